@@ -1,0 +1,68 @@
+"""What the heart asks the shell to do. Imperative, frozen, complete: nothing is fetched back.
+
+Rule 1: a command with `after_durable` waits until everything recorded before it is durable (output commit).
+Rule 2: carrying out the same command twice is harmless for the run; the heart refuses the second answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from planloom.core.result import RunStatus
+from planloom.plan.policy import Effects
+
+if TYPE_CHECKING:
+    from planloom.plan.model import Step
+
+
+@dataclass(frozen=True, slots=True)
+class RunStep:
+    """Make one attempt.
+
+    Attributes:
+        key: The step's key in the run, see events.py rule 3.
+        step: The step as the plan has it.
+        args: Its arguments with every reference resolved; a fresh copy, the executor may change it.
+            For model and agent steps `prompt` and `system` are in it.
+        deadline_at: Seconds since the epoch at which the attempt must have ended, or None.
+        idempotency_key: The same for every attempt of this step in this run.
+        allow: Tools this step may use, or None for all.
+    """
+
+    run_id: str
+    key: str
+    step: Step
+    attempt: int
+    epoch: int
+    args: dict[str, Any]
+    effects: Effects
+    after_durable: bool
+    idempotency_key: str
+    deadline_at: float | None = None
+    allow: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Send `TimerFired(key)` at `due_at`; replaces an earlier timer of the same key."""
+
+    key: str
+    due_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StopStep:
+    """Stop the attempt of this step that is under way: it must answer, at the latest with a cancelled failure."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndRun:
+    """Nothing is left to do."""
+
+    status: RunStatus
+
+
+Command = RunStep | SetTimer | StopStep | EndRun

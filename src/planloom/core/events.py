@@ -1,0 +1,285 @@
+"""The words a journal is written in: facts from outside, and the heart's decisions about them.
+
+Rule 1: an event is past tense, frozen, and holds JSON values only (codec.py writes them; `RunStarted.plan` as its text).
+Rule 2: `at` is seconds since the epoch as the driver's clock said when the fact came in; the heart never asks a clock.
+Rule 3: `step` is a step's key: its id, `map[3]` for an item, `sub/extract` inside a sub-plan.
+Rule 4: never change or reuse a field's meaning; add a field with a default, or a new event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from planloom.core.result import RunStatus, SkipReason, StepStatus, Usage
+from planloom.plan.policy import Effects, FailureKind
+
+if TYPE_CHECKING:
+    from planloom.plan.model import Plan
+    from planloom.plan.policy import ResourceLimits
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFacts:
+    """What a run was told about a tool when it started; pinned, so that a deploy changes nothing for it."""
+
+    digest: str
+    """SHA-256 of name, version and parameter schema."""
+    effects: Effects | None = None
+    """None: the tool declares nothing."""
+    cost_per_call_usd: float | None = None
+    expected_latency_ms: float | None = None
+    memory_mb: float | None = None
+    cpu_percent: float | None = None
+
+
+# --- facts: what the outside says --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A plan, its inputs and everything the run is pinned to."""
+
+    plan: Plan
+    inputs: dict[str, Any]
+    at: float
+    limits: ResourceLimits | None = None
+    tools: dict[str, ToolFacts] = field(default_factory=dict)
+    allow: tuple[str, ...] | None = None
+    """Tools the caller allows; None: every tool there is. The plan's own `allow` narrows it further."""
+    parallel: bool = True
+    track_cost: bool = True
+    engine: str = ""
+    """Version of planloom that started the run."""
+    from_run: str | None = None
+    reused: dict[str, Any] = field(default_factory=dict)
+    """Outputs of `from_run` by step key, taken over where nothing upstream of the step runs anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed:
+    """An engine took the run up again; results of earlier epochs are refused from here on."""
+
+    epoch: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptSucceeded:
+    step: str
+    attempt: int
+    epoch: int
+    output: Any
+    started_at: float
+    at: float
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    step: str
+    attempt: int
+    epoch: int
+    kind: FailureKind
+    error: str
+    started_at: float
+    at: float
+    error_types: tuple[str, ...] = ()
+    """Class names of the exception, most derived first."""
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    retry_after_s: float | None = None
+    abandoned: bool = False
+    """True when a thread that cannot be stopped still runs; its result will be ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """The wait of a step (before a retry, of a wait step, for an approval) is over, or, for step "", the run's time."""
+
+    step: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalAnswered:
+    step: str
+    approved: bool
+    by: str
+    at: float
+    output: Any = None
+    """What the person filled in."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResolved:
+    """A person says what came of a step whose outcome was unknown: `output`, `retry` or `fail`."""
+
+    step: str
+    how: str
+    by: str
+    at: float
+    output: Any = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    by: str
+    at: float
+    reason: str = ""
+
+
+# --- decisions: what the heart made of them ----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StepDispatched:
+    """An attempt may start; its slot and its share of the limits are taken."""
+
+    step: str
+    attempt: int
+    epoch: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepExpanded:
+    """A `for_each` step is now this many items; on record before any of them starts."""
+
+    step: str
+    items: list[Any]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SubPlanStarted:
+    step: str
+    inputs: dict[str, Any]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetryScheduled:
+    """The next attempt, number `attempt`, starts at `due_at`, also when the engine restarts in between."""
+
+    step: str
+    attempt: int
+    due_at: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class WaitStarted:
+    step: str
+    until: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRequested:
+    step: str
+    message: str
+    at: float
+    form: dict[str, Any] | None = None
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeUnknown:
+    """A `once` attempt was under way when its engine died: nobody knows whether its effect happened."""
+
+    step: str
+    attempt: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRefused:
+    """A result came for an attempt that is not under way (any more); it changed nothing."""
+
+    step: str
+    attempt: int
+    epoch: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepSucceeded:
+    """A step that no single attempt completes: a map, a sub-plan, a wait, an approval, a resolved or reused step."""
+
+    step: str
+    output: Any
+    at: float
+    errors: tuple[dict[str, Any], ...] = ()
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    """No attempt is left. `status` is failed, timed_out or cancelled."""
+
+    step: str
+    status: StepStatus
+    kind: FailureKind
+    error: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepSkipped:
+    step: str
+    reason: SkipReason
+    at: float
+    because: str = ""
+    """The step or condition behind the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStopping:
+    """From here nothing new starts; the run will end with `status`."""
+
+    status: RunStatus
+    at: float
+    because: str = ""
+    limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    status: RunStatus
+    output: Any
+    at: float
+    error: str | None = None
+    failed_step: str | None = None
+
+
+Fact = (
+    RunStarted
+    | RunResumed
+    | AttemptSucceeded
+    | AttemptFailed
+    | TimerFired
+    | ApprovalAnswered
+    | StepResolved
+    | CancelRequested
+)
+Decision = (
+    StepDispatched
+    | StepExpanded
+    | SubPlanStarted
+    | RetryScheduled
+    | WaitStarted
+    | ApprovalRequested
+    | OutcomeUnknown
+    | ResultRefused
+    | StepSucceeded
+    | StepFailed
+    | StepSkipped
+    | RunStopping
+    | RunFinished
+)
+Event = Fact | Decision
+EVENT_TYPES: tuple[type[Any], ...] = (*Fact.__args__, *Decision.__args__)

@@ -1,0 +1,174 @@
+"""What a step and a run came to: the only result types.
+
+Rule 1: an error is never an output; a step has one or the other.
+Rule 2: money is US dollars, times are seconds unless a name says otherwise; `None` means unknown, never zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class StepStatus(StrEnum):
+    PENDING = "pending"
+    """Waits for upstream steps."""
+    READY = "ready"
+    """May start; waits for a free slot, or for the wait before a retry to end."""
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+
+
+class RunStatus(StrEnum):
+    RUNNING = "running"
+    WAITING = "waiting"
+    """Nothing can go on until a person approves or resolves something."""
+    SUCCESS = "success"
+    PARTIAL = "partial"
+    """It ended well, but some steps were skipped or failed and were tolerated."""
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LIMIT_EXCEEDED = "limit_exceeded"
+
+
+class SkipReason(StrEnum):
+    CONDITION_FALSE = "condition_false"
+    UPSTREAM_FAILED = "upstream_failed"
+    UPSTREAM_SKIPPED = "upstream_skipped"
+    ON_ERROR_SKIP = "on_error_skip"
+    NOT_STARTED = "not_started"
+
+
+ENDED = frozenset(
+    {StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED, StepStatus.TIMED_OUT}
+)
+"""Statuses a step never leaves."""
+RUN_ENDED = frozenset(
+    {RunStatus.SUCCESS, RunStatus.PARTIAL, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.LIMIT_EXCEEDED}
+)
+"""Statuses a run never leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    requests: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.requests + other.requests,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What an executor hands back for one attempt that went well.
+
+    Attributes:
+        output: The value, JSON only.
+        usage: Tokens used, or None where no model was asked.
+        cost_usd: What it cost, or None when unknown.
+        cached: True when an earlier result was reused and nothing ran.
+    """
+
+    output: Any
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """How one step stands: of the plan itself, of a sub-plan (`sub/extract`) or one item of a map (`check[3]`)."""
+
+    id: str
+    kind: str
+    doer: str
+    status: StepStatus
+    output: Any = None
+    error: str | None = None
+    error_kind: str | None = None
+    skip_reason: SkipReason | None = None
+    attempts: int = 0
+    cost_usd: float | None = None
+    usage: Usage | None = None
+    started_at: float | None = None
+    """Seconds since the epoch of the first attempt's start."""
+    ended_at: float | None = None
+    busy_s: float = 0.0
+    """Seconds its attempts took, waits not counted."""
+    width: int | None = None
+    """Items of a `for_each` step, once known."""
+    errors: tuple[dict[str, Any], ...] = ()
+    """Of a `for_each` step that collects: index and error of each failed item."""
+    blocked: str | None = None
+    """What a running step waits for a person to do, or None."""
+
+    @property
+    def latency_ms(self) -> float | None:
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return (self.ended_at - self.started_at) * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run stands, or ended.
+
+    Attributes:
+        speedup: Sum of the seconds steps were busy, by the run's wall seconds.
+        parallel_efficiency: `speedup` by the largest number of steps under way at once; in (0, 1], 1.0 for a serial plan.
+        critical_path_ms: The longest chain of dependent steps, by their measured times.
+        scheduler_overhead_ms: Wall time beyond that chain; what waiting for slots and the engine itself cost.
+    """
+
+    run_id: str
+    plan: str
+    status: RunStatus
+    output: Any
+    steps: tuple[StepResult, ...]
+    error: str | None = None
+    failed_step: str | None = None
+    exceeded_limits: tuple[str, ...] = ()
+    limits_not_enforced: tuple[str, ...] = ()
+    """Limits the user set that nothing here can enforce."""
+    cost_usd: float | None = None
+    usage: Usage = field(default_factory=Usage)
+    tool_calls: int = 0
+    started_at: float | None = None
+    ended_at: float | None = None
+    speedup: float = 1.0
+    parallel_efficiency: float = 1.0
+    critical_path_ms: float = 0.0
+    scheduler_overhead_ms: float = 0.0
+
+    @property
+    def latency_ms(self) -> float:
+        if self.started_at is None or self.ended_at is None:
+            return 0.0
+        return (self.ended_at - self.started_at) * 1000
+
+    @property
+    def steps_completed(self) -> int:
+        return sum(step.status is StepStatus.COMPLETED for step in self.steps)
+
+    def step(self, step_id: str) -> StepResult:
+        """Return the result of the step with this id; KeyError if there is none."""
+        for step in self.steps:
+            if step.id == step_id:
+                return step
+        raise KeyError(step_id)

@@ -1,0 +1,366 @@
+"""One exception tree, ordered by who must act.
+
+    PlanloomError
+    ├── PlanError (ValueError)          the author of the plan
+    │   ├── PlanSyntaxError             the text is not a plan at all
+    │   ├── FieldError                  a field is missing, unknown or of the wrong type
+    │   ├── CycleError                  steps wait for each other
+    │   ├── UnknownStepError            a need or reference names no step
+    │   ├── DuplicateStepError          two steps share one id
+    │   ├── ExpressionError             an expression or reference cannot be read
+    │   ├── UnknownToolError            a tool nobody registered
+    │   ├── ArgumentsError              a tool is given the wrong parameters
+    │   ├── NotInstalledError           a step kind whose executor is not here
+    │   ├── NotAllowedError             a tool outside the allowlist
+    │   ├── InputsError                 what the run is given does not fit the plan's inputs
+    │   └── InvalidPlanError            several of these at once, in `.problems`
+    ├── StepError                       whoever owns the step
+    │   ├── MissingValueError           a reference points at nothing
+    │   ├── OutputError                 a result that is not JSON, or not of its schema
+    │   ├── NotDoneError                raised by a tool: nothing happened yet, safe to try again
+    │   └── ToolExecutionError          a step failed, and with it the run
+    ├── ResourceLimitError              whoever set the limit
+    │   └── PlanTimeoutError (TimeoutError)
+    ├── RunBlockedError                 a person: an approval or an unknown outcome waits
+    ├── JournalError                    the operator
+    │   ├── JournalConflictError        a second engine wrote to the same run
+    │   ├── JournalFormatError          not a journal, damaged, or of a newer version
+    │   ├── JournalWriteError           disk full, read-only, I/O error
+    │   ├── RunBusyError                another process drives this run now
+    │   └── RunNotFoundError            no such run here
+    └── ConfigError                     whoever installed or called it
+        └── UnknownFieldError (TypeError)
+
+Rule 1: a message says what is wrong and where; `remedy` says what to do.
+Rule 2: no error is ever the value of a step.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class PlanloomError(Exception):
+    """Anything planloom raises on purpose.
+
+    Attributes:
+        message: What is wrong and where, one sentence.
+        remedy: What to do about it; may be empty.
+        facts: Names and values behind the message, for logs and HTTP.
+        partial: The result so far as a dict, where a run had begun; else None.
+    """
+
+    code = "planloom"
+
+    def __init__(self, message: str, *, remedy: str = "", **facts: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.facts = facts
+        self.partial: dict[str, Any] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  try: {self.remedy}" if self.remedy else self.message
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return `code`, `message`, `remedy` and the facts, ready for JSON."""
+        return {"code": self.code, "message": self.message, "remedy": self.remedy, **self.facts}
+
+
+def suggestion(name: str, known: Iterable[str], *, otherwise: str = "") -> str:
+    """Return "did you mean 'x'?" for the closest known name, or the known names, or `otherwise`."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    if names:
+        shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+        return f"use one of: {shown}"
+    return otherwise
+
+
+# --- the author of the plan -------------------------------------------------------------------
+
+
+class PlanError(PlanloomError, ValueError):
+    """The plan cannot run as it is written. Raised before any side effect.
+
+    Attributes:
+        step: Id of the step concerned, or None.
+        path: Where in the plan, e.g. ``("steps", 2, "retry", "max_attempts")``.
+        line, column: 1-based position in the plan's text, or None for plans built in Python.
+        problems: Every problem found; just this one unless it is an `InvalidPlanError`.
+    """
+
+    code = "plan.invalid"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        step: str | None = None,
+        path: tuple[str | int, ...] = (),
+        line: int | None = None,
+        column: int | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, remedy=remedy, **facts)
+        self.step = step
+        self.path = path
+        self.line = line
+        self.column = column
+
+    @property
+    def problems(self) -> tuple[PlanError, ...]:
+        return (self,)
+
+    @property
+    def where(self) -> str:
+        """Return "line 3, column 5" or "steps[2].retry" or ""."""
+        if self.line is not None:
+            return f"line {self.line}, column {self.column}"
+        return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path).lstrip(".")
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text}\n  try: {self.remedy}" if self.remedy else text
+
+    def to_dict(self) -> dict[str, Any]:
+        place = {"step": self.step, "path": list(self.path), "line": self.line, "column": self.column}
+        return super().to_dict() | {key: value for key, value in place.items() if value not in (None, [])}
+
+
+class PlanSyntaxError(PlanError):
+    """The text is not YAML or JSON, or too large, too deep or not text at all."""
+
+    code = "plan.syntax"
+
+
+class FieldError(PlanError):
+    """A field is missing, unknown, doubled or of the wrong type."""
+
+    code = "plan.field"
+
+
+class CycleError(PlanError):
+    """Steps that wait for each other can never start."""
+
+    code = "plan.cycle"
+
+    def __init__(self, cycle: tuple[str, ...], **place: Any) -> None:
+        super().__init__(
+            f"steps wait for each other: {' -> '.join(cycle)}",
+            remedy=f"take {cycle[-2]!r} out of `needs` of {cycle[-1]!r}, or break the circle elsewhere on that path",
+            step=cycle[-1],
+            cycle=list(cycle),
+            **place,
+        )
+
+
+class UnknownStepError(PlanError):
+    """A need or a reference names a step that is not in the plan."""
+
+    code = "plan.unknown_step"
+
+
+class DuplicateStepError(PlanError):
+    """Two steps share one id."""
+
+    code = "plan.duplicate_step"
+
+
+class ExpressionError(PlanError):
+    """An expression or reference cannot be read, or asks for what the language does not have."""
+
+    code = "plan.expression"
+
+
+class UnknownToolError(PlanError):
+    """A step names a tool that nobody registered."""
+
+    code = "plan.unknown_tool"
+
+
+class ArgumentsError(PlanError):
+    """A tool is given wrong, unknown or too few parameters."""
+
+    code = "plan.arguments"
+
+
+class NotInstalledError(PlanError):
+    """A step kind whose executor is not part of this installation."""
+
+    code = "plan.not_installed"
+
+
+class NotAllowedError(PlanError):
+    """A tool outside the allowlist. The tool was not called."""
+
+    code = "plan.not_allowed"
+
+
+class InputsError(PlanError):
+    """What the run is given does not fit the plan's `inputs`."""
+
+    code = "plan.inputs"
+
+
+class InvalidPlanError(PlanError):
+    """Several problems of one plan, all of them in `.problems`."""
+
+    code = "plan.invalid"
+
+    def __init__(self, problems: Iterable[PlanError]) -> None:
+        self._problems = tuple(problems)
+        listed = "\n".join(f"- {problem}" for problem in self._problems)
+        super().__init__(f"{len(self._problems)} problems:\n{listed}")
+
+    @property
+    def problems(self) -> tuple[PlanError, ...]:
+        return self._problems
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"problems": [problem.to_dict() for problem in self._problems]}
+
+
+def plan_error(problems: Iterable[PlanError]) -> PlanError:
+    """Return the one problem itself, or all of them as one `InvalidPlanError`."""
+    found = tuple(problems)
+    return found[0] if len(found) == 1 else InvalidPlanError(found)
+
+
+# --- the step ---------------------------------------------------------------------------------
+
+
+class StepError(PlanloomError):
+    """A step could not be done."""
+
+    code = "step.failed"
+
+
+class MissingValueError(StepError):
+    """A reference points at nothing: names the step, the path and what is there."""
+
+    code = "step.missing_value"
+
+
+class OutputError(StepError):
+    """A result that is not JSON, or does not fit its declared schema."""
+
+    code = "step.output"
+
+
+class NotDoneError(StepError):
+    """Raised by a tool to say: nothing has happened yet, so trying again is safe, even for a `once` tool."""
+
+    code = "step.not_done"
+
+
+class ToolExecutionError(StepError):
+    """A step failed and the run with it.
+
+    Attributes:
+        step_id: The step that failed.
+        tool_name: Its tool, or its kind where it has none.
+        error: What went wrong, as text.
+    """
+
+    code = "step.tool_failed"
+
+    def __init__(self, step_id: str, tool_name: str, error: str, *, remedy: str = "", **facts: Any) -> None:
+        super().__init__(f"step {step_id!r} ({tool_name}) failed: {error}", remedy=remedy, **facts)
+        self.step_id = step_id
+        self.tool_name = tool_name
+        self.error = error
+
+
+# --- limits and people ------------------------------------------------------------------------
+
+
+class ResourceLimitError(PlanloomError):
+    """The run reached a limit. Finished work is in `.partial`.
+
+    Attributes:
+        exceeded: Names of the limits reached.
+    """
+
+    code = "run.limit"
+
+    def __init__(self, exceeded: tuple[str, ...], *, remedy: str = "") -> None:
+        super().__init__(
+            f"the run reached its limit: {', '.join(exceeded)}",
+            remedy=remedy or "raise the limit, or make the plan do less",
+            exceeded=list(exceeded),
+        )
+        self.exceeded = exceeded
+
+
+class PlanTimeoutError(ResourceLimitError, TimeoutError):
+    """The run reached `timeout_seconds`."""
+
+    code = "run.timeout"
+
+
+class RunBlockedError(PlanloomError):
+    """The run waits for a person. `.facts["blocked"]` lists the steps, why, and the command that goes on."""
+
+    code = "run.blocked"
+
+
+# --- the operator -----------------------------------------------------------------------------
+
+
+class JournalError(PlanloomError):
+    """The record cannot be read or written."""
+
+    code = "journal"
+
+
+class JournalConflictError(JournalError):
+    """Another engine wrote to this run: this one must stop."""
+
+    code = "journal.conflict"
+
+
+class JournalFormatError(JournalError):
+    """Not a journal, a damaged one, or one of a newer planloom."""
+
+    code = "journal.format"
+
+
+class JournalWriteError(JournalError):
+    """The record cannot be written: disk full, read-only, or an I/O error."""
+
+    code = "journal.write"
+
+
+class RunBusyError(JournalError):
+    """Another process drives this run now."""
+
+    code = "journal.busy"
+
+
+class RunNotFoundError(JournalError):
+    """No such run in this journal."""
+
+    code = "journal.no_run"
+
+
+# --- whoever installed or called it -----------------------------------------------------------
+
+
+class ConfigError(PlanloomError):
+    """A setting or a call is wrong, or something is not installed."""
+
+    code = "config"
+
+
+class UnknownFieldError(ConfigError, TypeError):
+    """A keyword that does not exist; the message lists those that do."""
+
+    code = "config.unknown_field"

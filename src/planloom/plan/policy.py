@@ -1,0 +1,198 @@
+"""What a plan may ask of the engine: retries, limits, effects, caching. Checked, frozen, JSON both ways.
+
+Rule 1: one class per concept. Other names users know (`RetryConfig`) are doors in `api/`.
+Rule 2: every number has its unit in its name or its docstring.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from planloom.errors import UnknownFieldError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Effects(StrEnum):
+    """What running a step again would do (design: effects)."""
+
+    NONE = "none"
+    """May run again: it changes nothing outside."""
+    IDEMPOTENT = "idempotent"
+    """May run again with the same key, which the tool is given."""
+    ONCE = "once"
+    """Is started at most once; an unknown outcome waits for a person."""
+
+
+class FailureKind(StrEnum):
+    """Why an attempt failed; the one classification, made in `executors/attempt.py`."""
+
+    ERROR = "error"
+    """The tool raised, and trying again might help."""
+    REFUSED = "refused"
+    """Trying again cannot help: programming errors, HTTP 4xx, failed validation."""
+    NOT_DONE = "not_done"
+    """The tool said that nothing has happened yet."""
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    INPUT = "input"
+    """Arguments or references that cannot be resolved or do not fit the tool's schema."""
+    OUTPUT = "output"
+    """A result that is not JSON or does not fit the declared schema."""
+    NOT_ALLOWED = "not_allowed"
+    LOST = "lost"
+    """The machine or worker died while the attempt ran."""
+
+
+class JoinRule(StrEnum):
+    """When a step with several upstream steps may start (Airflow's trigger rules)."""
+
+    ALL_SUCCESS = "all_success"
+    NONE_FAILED_MIN_ONE_SUCCESS = "none_failed_min_one_success"
+    ALL_DONE = "all_done"
+    ONE_SUCCESS = "one_success"
+    NONE_FAILED = "none_failed"
+    ALWAYS = "always"
+    """Like `all_done`, and also while the run stops after a failure: for clean-up."""
+
+
+class OnError(StrEnum):
+    """What a failed step means for the run."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+    CONTINUE = "continue"
+
+
+class _Policy(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RetryPolicy(_Policy):
+    """How often a failed step is tried again, and how long to wait before.
+
+    The wait before retry k (k = 1, 2, …) is ``min(max_delay, initial_delay * exponential_base ** (k-1))`` seconds; with
+    `jitter`, a share of it between 0 and 1 that is a hash of run, step and attempt, so that a replay waits as long.
+    A server's own Retry-After wins, up to `max_delay`.
+    """
+
+    max_attempts: PositiveInt = 3
+    """Attempts in all, the first included."""
+    initial_delay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """Seconds."""
+    max_delay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    """Seconds."""
+    exponential_base: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
+    jitter: bool = True
+    retryable_exceptions: tuple[str, ...] = ("Exception",)
+    """Names of exception classes, or of their bases, that are worth another attempt. Programming and validation
+    errors and HTTP 4xx other than 408, 425 and 429 never are."""
+
+    @field_validator("retryable_exceptions", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple(entry.__name__ if isinstance(entry, type) else entry for entry in value)
+        return value
+
+
+NO_RETRY = RetryPolicy(max_attempts=1)
+
+
+class ResourceLimits(_Policy):
+    """What a run may use. `None` means no limit of that kind.
+
+    The defaults apply when a `ResourceLimits` is given; a plan and a call without one are not limited at all.
+
+    Raises:
+        UnknownFieldError: A keyword that is not listed here.
+    """
+
+    timeout_seconds: Seconds | None = 30.0
+    """Wall-clock seconds in which the run is active; waiting for a person between two resumes does not count."""
+    max_tool_calls: Annotated[int, Field(ge=0)] | None = 100
+    """Attempts of tool steps, failed ones included."""
+    max_concurrent: PositiveInt | None = 5
+    """Attempts under way at the same time."""
+    max_total_cost_usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = 10.0
+    """US dollars, failed and cancelled attempts included."""
+    max_total_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Input plus output tokens of models."""
+    max_memory_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 512.0
+    """MB (10^6 bytes): the sum that running steps declare, and a hard cap on each sandboxed step."""
+    max_cpu_percent: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 50.0
+    """Percent of one core: the sum that running steps declare, and a cap on each sandboxed step."""
+
+    def __init__(self, **fields: Any) -> None:
+        if "max_duration" in fields:
+            fields.setdefault("timeout_seconds", fields.pop("max_duration"))
+        unknown = sorted(fields.keys() - ResourceLimits.model_fields.keys())
+        if unknown:
+            raise UnknownFieldError(
+                f"ResourceLimits has no {', '.join(map(repr, unknown))}",
+                remedy=f"use one of: {', '.join(ResourceLimits.model_fields)}",
+            )
+        super().__init__(**fields)
+
+
+class CachePolicy(_Policy):
+    """Reuse of a result by later steps with the same tool, tool version and arguments; for `none` steps only."""
+
+    ttl_seconds: Seconds | None = None
+    """Seconds a result stays usable; None: as long as it is kept."""
+
+
+class VerifyPolicy(_Policy):
+    """How a step's result is judged before anything may use it."""
+
+    strategy: str
+    model: str | None = None
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.7
+    rubric: dict[str, Any] | None = None
+    refinement: str = "none"
+    max_attempts: PositiveInt = 3
+
+
+class SpeculatePolicy(_Policy):
+    """Run what follows ahead on a cheaper model's answer, while the step's own model confirms it."""
+
+    draft: str
+    """Model URI of the draft."""
+
+
+class ApprovePolicy(_Policy):
+    """What a person is asked before the run goes on."""
+
+    message: str
+    form: dict[str, Any] | None = None
+    """JSON Schema of what the person fills in; becomes the step's output."""
+    expires_seconds: Seconds | None = None
+
+
+class WaitPolicy(_Policy):
+    """How long a wait step waits: a number of seconds or a moment, each may be an expression."""
+
+    seconds: float | str | None = None
+    until: str | None = None
+    """Moment as ISO 8601 with an offset, e.g. ``2026-12-01T09:00:00+01:00``."""
+
+
+class CodePolicy(_Policy):
+    """Code to run in a sandbox."""
+
+    source: str
+    runtime: str = "monty"
+    tools: tuple[str, ...] = ()
+    """Tools the code may call; none unless named."""
+
+
+class AgentPolicy(_Policy):
+    """An agent to give the step's prompt to."""
+
+    name: str
+    tools: tuple[str, ...] | None = None
+    max_iterations: PositiveInt = 10

@@ -1,0 +1,187 @@
+"""Every plug on one page: what the shell needs from what is around it.
+
+Rule 1: a port is a Protocol, named by a noun, as narrow as its one user needs.
+Rule 2: each port has a conformance suite in `testing/conformance` that every adapter passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from planloom.core.commands import RunStep
+    from planloom.core.events import Event, Fact
+    from planloom.core.result import StepOutcome
+
+
+class Clock(Protocol):
+    """Time, owned by whoever runs the engine; tests own it with `testing.ManualClock`."""
+
+    def now(self) -> float:
+        """Return seconds since the epoch; never goes back within a process."""
+        ...
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` on the event loop at `when`; return a function that cancels it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One event as it stands in a journal.
+
+    Attributes:
+        seq: 1, 2, 3, … within the run, without gaps.
+        cause: `seq` of the event that led to it; 0 for what came from outside unasked.
+    """
+
+    seq: int
+    cause: int
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One line of a list of runs; kept in step with the events in the same transaction."""
+
+    run_id: str
+    plan: str
+    plan_hash: str
+    status: str
+    """A `RunStatus`."""
+    started_at: float
+    updated_at: float
+    last_seq: int
+
+
+class RunWriter(Protocol):
+    """The one pen that writes a run. Whoever holds it owns the run."""
+
+    @property
+    def backlog(self) -> int:
+        """Return how many events are appended and not yet durable."""
+        ...
+
+    def append(self, events: Sequence[Event], causes: Sequence[int]) -> int:
+        """Hand over events, in order, all or none; return the seq of the last. Never waits.
+
+        Raises:
+            JournalError: An earlier append failed; nothing more can be written.
+        """
+        ...
+
+    async def flush(self) -> None:
+        """Wait until everything appended is durable.
+
+        Raises:
+            JournalConflictError: Another engine wrote to this run.
+            JournalWriteError: Disk full, read-only, or an I/O error.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Flush and give the run up."""
+        ...
+
+
+OnDurable = Callable[[int, BaseException | None], None]
+"""Called on the event loop with the last durable seq, or with the error that ended writing."""
+
+
+class Journal(Protocol):
+    """The record of all runs. Safe to use by many tasks of one event loop."""
+
+    async def create(self, run_id: str, on_durable: OnDurable) -> RunWriter:
+        """Take ownership of a new run.
+
+        Raises:
+            JournalConflictError: The run exists.
+            JournalError: The journal cannot be written.
+        """
+        ...
+
+    async def take(self, run_id: str, on_durable: OnDurable) -> tuple[list[Recorded], RunWriter]:
+        """Take ownership of a run on record; return its events and its pen.
+
+        Raises:
+            RunNotFoundError: No such run.
+            RunBusyError: Another process, or another driver of this one, owns it.
+        """
+        ...
+
+    async def read(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
+        """Return durable events with seq > `after`, in order; RunNotFoundError if there is no such run."""
+        ...
+
+    def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
+        """Yield durable events as they come, none left out, none twice; ends after `RunFinished`."""
+        ...
+
+    async def runs(self, *, status: str | None = None, limit: int = 100) -> list[RunRow]:
+        """Return runs, newest first."""
+        ...
+
+    async def post(self, run_id: str, fact: Fact) -> None:
+        """Leave a person's fact (an approval, a resolution, a cancel) for whoever drives the run; durable on return."""
+        ...
+
+    async def posted(self, run_id: str) -> list[tuple[int, Fact]]:
+        """Return facts left for this run and not yet taken, oldest first, each with its number."""
+        ...
+
+    async def taken(self, run_id: str, number: int) -> None:
+        """Forget the posted facts of this run up to `number`: their consequences are on record."""
+        ...
+
+    async def close(self) -> None:
+        """Write what is left and let go of files and threads."""
+        ...
+
+
+class Cache(Protocol):
+    """Results kept for reuse, by key."""
+
+    def get(self, key: str) -> StepOutcome | None: ...
+
+    def put(self, key: str, outcome: StepOutcome, *, ttl_s: float | None) -> None: ...
+
+
+class AttemptContext(Protocol):
+    """What an executor may know and do while it makes an attempt, beyond its request."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    def abandon(self) -> None:
+        """Say that a thread is left running that cannot be stopped."""
+        ...
+
+
+class AttemptExecutor(Protocol):
+    """Does one kind of step, or wraps something that does. Keeps no state between attempts."""
+
+    async def execute(self, request: RunStep, context: AttemptContext) -> StepOutcome:
+        """Do the step; raise whatever went wrong: `executors/attempt.py` classifies it."""
+        ...
+
+
+Deliver = Callable[[Any], None]
+"""Takes the one fact an attempt ends in, on the event loop."""
+
+
+class Transport(Protocol):
+    """How an attempt reaches the place where it is made."""
+
+    def submit(self, request: RunStep, deliver: Deliver) -> None:
+        """Have the attempt made; `deliver` gets exactly one fact. Submitting an attempt twice is harmless."""
+        ...
+
+    def stop(self, run_id: str, key: str) -> None:
+        """Stop that step's attempt if it is under way; its fact still comes."""
+        ...
+
+    async def close(self) -> None:
+        """Stop everything and wait for it."""
+        ...
