@@ -1,0 +1,58 @@
+# Every target makes the environment it needs. On a new machine: Python 3.11 or later, make and a network for pip.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := src tests examples benchmarks scripts
+# How many times `make crash` kills a process. More kills, more moments tried.
+KILLS ?= 100
+# pytest-xdist worker processes.
+JOBS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help setup fmt test slow crash check docs bench demo clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## make the environment
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[standard]' --group dev
+	touch $@
+
+fmt: $(STAMP)  ## format the code, sort imports
+	$(BIN)/ruff check --fix-only $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+test: $(STAMP)  ## every offline test but the kill loops; under five minutes
+	$(BIN)/python -m pytest -n $(JOBS) -m 'not crash and not live'
+
+slow: $(STAMP)  ## only the tests that take over a quarter of a second
+	$(BIN)/python -m pytest -n $(JOBS) -m 'slow and not crash and not live'
+
+crash: $(STAMP)  ## kill real processes at random moments, KILLS times, and look at what is left
+	PLANLOOM_KILLS=$(KILLS) $(BIN)/python -m pytest -m crash
+
+check: $(STAMP)  ## lint, format, types, layers, freshness of the generated pages
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m scripts.reference --check
+
+docs: $(STAMP)  ## redraw docs/reference from the code
+	$(BIN)/python -m scripts.reference
+
+bench: $(STAMP)  ## measure the engine beside plain asyncio and plain SQLite
+	$(BIN)/python -m benchmarks
+
+demo: $(STAMP)  ## run the receipts example over all its receipts
+	$(BIN)/python examples/receipts/run_all.py
+
+clean:  ## remove what the targets above made
+	rm -rf $(VENV) .planloom build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf examples/receipts/out examples/contacts/outbox examples/folder_map/out
+	find src tests examples benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
