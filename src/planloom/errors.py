@@ -16,6 +16,7 @@
     │   └── InvalidPlanError            several of these at once, in `.problems`
     ├── StepError                       whoever owns the step
     │   ├── MissingValueError           a reference points at nothing
+    │   ├── EvaluationError             an operator or function cannot take what it is given
     │   ├── OutputError                 a result that is not JSON, or not of its schema
     │   ├── NotDoneError                raised by a tool: nothing happened yet, safe to try again
     │   └── ToolExecutionError          a step failed, and with it the run
@@ -247,6 +248,12 @@ class MissingValueError(StepError):
     """A reference points at nothing: names the step, the path and what is there."""
 
     code = "step.missing_value"
+
+
+class EvaluationError(StepError):
+    """An operator or function of the expression language cannot take what it is given."""
+
+    code = "step.expression"
 
 
 class OutputError(StepError):
