@@ -1,0 +1,53 @@
+"""`python -m scripts.reference` writes the pages; with `--check` it only says which of them are stale."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from scripts.reference import commands, errors, events, plan_format, settings, states, tree
+
+FOLDER = Path(__file__).resolve().parent.parent.parent / "docs" / "reference"
+PAGES = {
+    "tree.md": tree,
+    "states.md": states,
+    "events.md": events,
+    "errors.md": errors,
+    "plan-format.md": plan_format,
+    "cli.md": commands,
+    "settings.md": settings,
+}
+NOTE = "<!-- Drawn from the code by `make docs`; change the code, not this page. -->"
+
+
+def drawn() -> dict[str, str]:
+    """Return the text of every page by file name."""
+    return {name: f"{NOTE}\n# {page.TITLE}\n\n{page.body().strip()}\n" for name, page in PAGES.items()}
+
+
+def stale() -> list[str]:
+    """Return the names of pages that are missing, differ from the code, or are drawn by nobody."""
+    on_disk = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
+    return sorted(name for name in on_disk.keys() | drawn().keys() if on_disk.get(name) != drawn().get(name))
+
+
+def main(arguments: list[str]) -> int:
+    if arguments == ["--check"]:
+        names = stale()
+        for name in names:
+            sys.stderr.write(f"docs/reference/{name} is stale: run `make docs`\n")
+        return 1 if names else 0
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    pages = drawn()
+    for name in stale():
+        if name in pages:
+            (FOLDER / name).write_text(pages[name], encoding="utf-8")
+            sys.stdout.write(f"drew docs/reference/{name}\n")
+        else:
+            (FOLDER / name).unlink()
+            sys.stdout.write(f"removed docs/reference/{name}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
