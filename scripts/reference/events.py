@@ -20,8 +20,8 @@ USUAL = {
 def body() -> str:
     parts = [
         "A journal holds these events per run, in order, numbered without gaps. *Facts* come from outside; *decisions*",
-        "are what the engine made of them. `step` is a step's key: its id, `map[3]` for an item, `sub/extract` inside a",
-        "sub-plan.",
+        "are what the engine made of them. `step` is a step's key: its id, `map[3]` for an item, `sub/extract` inside",
+        "a sub-plan.",
         "",
         "## Facts",
         *(_section(kind) for kind in typing.get_args(events.Fact)),
