@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from scripts.reference import commands, errors, events, plan_format, settings, states, tree
+from scripts.reference import commands, errors, events, expressions, plan_format, settings, states, tree
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "docs" / "reference"
 PAGES = {
@@ -14,6 +14,7 @@ PAGES = {
     "events.md": events,
     "errors.md": errors,
     "plan-format.md": plan_format,
+    "expressions.md": expressions,
     "cli.md": commands,
     "settings.md": settings,
 }

@@ -1,0 +1,71 @@
+"""The rooms depend downwards only, and the heart stays pure; the contracts are in pyproject.toml."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Read nowhere but where time, chance and waiting belong.
+CLOCKS = {"asyncio", "time", "random", "os", "socket", "threading", "logging", "sqlite3"}
+
+
+@pytest.mark.slow
+def test_imports_keep_to_the_contracts(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()", "--no-cache"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_room_has_a_place_among_the_layers(root: Path) -> None:
+    contracts = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    placed = {name.strip() for layer in layers for name in layer.split("|")}
+
+    rooms = {path.stem for path in (root / "src/planloom").iterdir() if path.name != "__pycache__"}
+
+    assert rooms - {"__init__", "__main__", "py"} - placed - {"py.typed"} == set()
+
+
+def test_only_the_attempt_catches_everything(root: Path) -> None:
+    found = []
+    for path in sorted((root / "src/planloom").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) == "Exception"):
+                found.append(f"{path.relative_to(root)}:{node.lineno}")
+
+    assert [place for place in found if "executors/attempt.py" not in place] == []
+
+
+def test_the_heart_never_asks_for_the_time_or_for_chance(root: Path) -> None:
+    found = [
+        f"{path.relative_to(root)} imports {name}"
+        for room in ("plan", "core")
+        for path in sorted((root / "src/planloom" / room).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in imported(node)
+        if name.partition(".")[0] in CLOCKS
+    ]
+
+    assert found == []
+
+
+def imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module is not None:
+        return [node.module]
+    return []
