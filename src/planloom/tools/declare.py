@@ -1,0 +1,104 @@
+"""`@tool`: declare a function a tool where it is written, and put it in the default registry.
+
+Rule 1: the function comes back as it was, and is called like any other.
+Rule 2: a module that is loaded again replaces its own tools; any other claim on a name that is taken is refused.
+Rule 3: a method is declared here and registered by whoever has an object of its class: `registry.add(obj.method)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from planloom.tools.registry import default_registry
+from planloom.tools.tool import Tool, declare
+
+if TYPE_CHECKING:
+    from planloom.plan.policy import Effects
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
+
+@overload
+def tool(name: AnyFunction, /) -> AnyFunction: ...
+
+
+@overload
+def tool(
+    name: str | None = None,
+    *,
+    effects: Effects | str | None = None,
+    version: str | None = None,
+    aliases: tuple[str, ...] | list[str] | str = (),
+    description: str | None = None,
+    cost_per_call: float | None = None,
+    expected_latency_ms: float | None = None,
+    memory_mb: float | None = None,
+    cpu_percent: float | None = None,
+    timeout_seconds: float | None = None,
+    output_schema: dict[str, Any] | None = None,
+    register: bool = True,
+) -> Callable[[AnyFunction], AnyFunction]: ...
+
+
+def tool(name: Any = None, *, register: bool = True, **declared: Any) -> Any:
+    """Declare a function a tool; its signature becomes the schema, its docstring the description.
+
+    Args:
+        name: The tool's name; by default the function's.
+        effects: ``"none"`` (may run again), ``"idempotent"`` (may run again with the same key) or ``"once"``. A tool
+            that says nothing is treated as ``"once"``.
+        version: Change it when the tool does something else with the same parameters.
+        aliases: Other names for it.
+        description: Instead of the docstring's.
+        cost_per_call: US dollars a call is expected to cost.
+        expected_latency_ms: Milliseconds a call is expected to take.
+        memory_mb: MB (10^6 bytes) a call needs.
+        cpu_percent: Percent of one core a call needs.
+        timeout_seconds: Seconds after which a call is given up, unless the step says otherwise.
+        output_schema: JSON Schema of the result.
+        register: False keeps it out of the default registry: for a tool that is passed on by hand.
+
+    Raises:
+        ConfigError: A signature that a plan cannot call, or a name that another function has.
+    """
+    if callable(name):
+        return _declared(name, {}, register=True)
+    options = {"name": name, **declared}
+    return lambda function: _declared(function, options, register=register)
+
+
+def _declared(function: AnyFunction, options: dict[str, Any], *, register: bool) -> AnyFunction:
+    declare(function, options)
+    if not _is_method(function):
+        made = Tool.from_function(function)  # also when it is not registered: a wrong signature shows here
+        if register:
+            _register(made)
+    return function
+
+
+def _register(made: Tool) -> None:
+    """Add a tool to the default registry; it replaces an earlier version of itself.
+
+    Functions defined inside functions come and go with their surroundings, so the latest of a name counts.
+    """
+    registry = default_registry()
+    earlier = registry.by_name().get(made.name)
+    registry.add(made, replace=earlier is not None and _takes_over(earlier, made))
+
+
+def _takes_over(earlier: Tool, made: Tool) -> bool:
+    old, new = _place(earlier), _place(made)
+    return old == new or ("<locals>" in old[1] and "<locals>" in new[1])
+
+
+def _place(made: Tool) -> tuple[str, str]:
+    return getattr(made.function, "__module__", ""), getattr(made.function, "__qualname__", "")
+
+
+def _is_method(function: Callable[..., Any]) -> bool:
+    """Return whether a function stands in a class body, and so still lacks its object."""
+    around = getattr(function, "__qualname__", "").rpartition(".")[0]
+    code = getattr(function, "__code__", None)
+    first = code.co_varnames[:1] if code else ()
+    return bool(around) and not around.endswith("<locals>") and first in {("self",), ("cls",)}
