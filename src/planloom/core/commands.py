@@ -27,7 +27,7 @@ class RunStep:
             For model and agent steps `prompt` and `system` are in it.
         deadline_at: Seconds since the epoch at which the attempt must have ended, or None.
         idempotency_key: The same for every attempt of this step in this run.
-        allow: Tools this step may use, or None for all.
+        allow: Tools this step may use: a tool must be in every one of these sets; no set, no restriction.
     """
 
     run_id: str
@@ -40,7 +40,7 @@ class RunStep:
     after_durable: bool
     idempotency_key: str
     deadline_at: float | None = None
-    allow: frozenset[str] | None = None
+    allow: tuple[frozenset[str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The words a journal is written in: facts from outside, and the heart's decisions about them.
 
-Rule 1: an event is past tense, frozen, and holds JSON values only (codec.py writes them; `RunStarted.plan` as its text).
+Rule 1: an event is past tense, frozen, and holds JSON values only (codec.py writes them; `RunStarted.plan` as its
+text).
 Rule 2: `at` is seconds since the epoch as the driver's clock said when the fact came in; the heart never asks a clock.
 Rule 3: `step` is a step's key: its id, `map[3]` for an item, `sub/extract` inside a sub-plan.
 Rule 4: never change or reuse a field's meaning; add a field with a default, or a new event.

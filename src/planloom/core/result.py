@@ -52,6 +52,8 @@ RUN_ENDED = frozenset(
     {RunStatus.SUCCESS, RunStatus.PARTIAL, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.LIMIT_EXCEEDED}
 )
 """Statuses a run never leaves."""
+FOR_A_PERSON = frozenset({"approval", "unknown"})
+"""What a step may wait for that only a person can give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +117,10 @@ class StepResult:
     """Items of a `for_each` step, once known."""
     errors: tuple[dict[str, Any], ...] = ()
     """Of a `for_each` step that collects: index and error of each failed item."""
-    blocked: str | None = None
-    """What a running step waits for a person to do, or None."""
+    waiting: str | None = None
+    """What else it waits for: "retry", "timer", or a person: "approval", "unknown"; or None."""
+    parts: tuple[StepResult, ...] = ()
+    """The items of a `for_each` step, or the steps of a sub-plan."""
 
     @property
     def latency_ms(self) -> float | None:
@@ -131,9 +135,9 @@ class RunResult:
 
     Attributes:
         speedup: Sum of the seconds steps were busy, by the run's wall seconds.
-        parallel_efficiency: `speedup` by the largest number of steps under way at once; in (0, 1], 1.0 for a serial plan.
+        parallel_efficiency: `speedup` by the most steps under way at once; in (0, 1], 1.0 for a serial plan.
         critical_path_ms: The longest chain of dependent steps, by their measured times.
-        scheduler_overhead_ms: Wall time beyond that chain; what waiting for slots and the engine itself cost.
+        scheduler_overhead_ms: Wall time beyond that chain: waiting for slots, and the engine's own cost.
     """
 
     run_id: str
@@ -151,6 +155,8 @@ class RunResult:
     tool_calls: int = 0
     started_at: float | None = None
     ended_at: float | None = None
+    active_s: float = 0.0
+    """Wall-clock seconds an engine worked on it; the time between a crash and a resume does not count."""
     speedup: float = 1.0
     parallel_efficiency: float = 1.0
     critical_path_ms: float = 0.0
@@ -158,9 +164,19 @@ class RunResult:
 
     @property
     def latency_ms(self) -> float:
-        if self.started_at is None or self.ended_at is None:
-            return 0.0
-        return (self.ended_at - self.started_at) * 1000
+        return self.active_s * 1000
+
+    @property
+    def blocked(self) -> tuple[StepResult, ...]:
+        """Return the steps, items and sub-plan steps included, that wait for a person."""
+        found: list[StepResult] = []
+        stack = list(reversed(self.steps))
+        while stack:
+            step = stack.pop()
+            if step.waiting in FOR_A_PERSON:
+                found.append(step)
+            stack.extend(reversed(step.parts))
+        return tuple(found)
 
     @property
     def steps_completed(self) -> int:

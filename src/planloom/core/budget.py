@@ -1,0 +1,147 @@
+"""Use so far against the run's limits: reserve before a step starts, settle when it has ended.
+
+Rule 1: what does not fit is not started; what was reserved and used is never lost, whatever the attempt came to.
+Rule 2: counters (calls, money, tokens) only grow; gauges (slots, memory, CPU, named limits) are given back.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from planloom.core.events import ToolFacts
+from planloom.core.result import Usage
+from planloom.plan.policy import ResourceLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one attempt needs. Steps with equal claims wait in one queue.
+
+    Attributes:
+        calls: Tool calls, 0 or 1.
+        cost_usd: Estimate; the ceiling where one is known.
+        tokens: Most tokens it may use.
+        memory_mb, cpu_percent: What it declares to take while it runs.
+        names: Named limits it counts against while it runs.
+    """
+
+    calls: int = 0
+    cost_usd: float = 0.0
+    tokens: int = 0
+    memory_mb: float = 0.0
+    cpu_percent: float = 0.0
+    names: tuple[str, ...] = ()
+
+
+NO_CLAIM = Claim()
+ONE_CALL = Claim(calls=1)
+
+
+def tool_claim(facts: ToolFacts | None) -> Claim:
+    """Return what a call of this tool needs; a tool that declares no cost is free."""
+    if facts is None:
+        return ONE_CALL
+    claim = Claim(1, facts.cost_per_call_usd or 0.0, 0, facts.memory_mb or 0.0, facts.cpu_percent or 0.0)
+    return ONE_CALL if claim == ONE_CALL else claim
+
+
+class Budget:
+    """The ledger of one run.
+
+    Attributes:
+        calls, cost_usd, usage: Settled use.
+        running: Attempts under way; `peak`: the most there ever were.
+    """
+
+    def __init__(self, limits: ResourceLimits | None, *, parallel: bool, named: Mapping[str, int]) -> None:
+        self.limits = limits
+        self.slots = limits.max_concurrent if limits is not None else None
+        if not parallel:
+            self.slots = 1
+        self.named = dict(named)
+        self.calls = 0
+        self.cost_usd = 0.0
+        self.cost_known = False
+        self.usage = Usage()
+        self.running = 0
+        self.peak = 0
+        self._reserved_calls = 0
+        self._reserved_cost = 0.0
+        self._reserved_tokens = 0
+        self._memory_mb = 0.0
+        self._cpu_percent = 0.0
+        self._names: dict[str, int] = defaultdict(int)
+
+    def fits(self, claim: Claim) -> bool:
+        if self.slots is not None and self.running >= self.slots:
+            return False
+        if self.limits is None and not claim.names:
+            return True
+        return not self.in_the_way(claim)
+
+    def in_the_way(self, claim: Claim) -> tuple[str, ...]:
+        """Return the names of the limits that this claim would break now."""
+        found = [name for name in claim.names if self._names[name] >= self.named.get(name, 1)]
+        limits = self.limits
+        if limits is None:
+            return tuple(found)
+        slack = 1e-9  # dollars are floats: 5 × 0.1 must fit into 0.5
+        tokens = self.usage.total_tokens + self._reserved_tokens + claim.tokens
+        for name, limit, wanted in (
+            ("max_tool_calls", limits.max_tool_calls, claim.calls and self.calls + self._reserved_calls + claim.calls),
+            ("max_total_cost_usd", limits.max_total_cost_usd, self._cost_with(claim) - slack),
+            ("max_total_tokens", limits.max_total_tokens, claim.tokens and tokens),
+            ("max_memory_mb", limits.max_memory_mb, claim.memory_mb and self._memory_mb + claim.memory_mb),
+            ("max_cpu_percent", limits.max_cpu_percent, claim.cpu_percent and self._cpu_percent + claim.cpu_percent),
+        ):
+            if limit is not None and wanted > limit:
+                found.append(name)
+        return tuple(found)
+
+    def _cost_with(self, claim: Claim) -> float:
+        return self.cost_usd + self._reserved_cost + claim.cost_usd if claim.cost_usd else 0.0
+
+    def take(self, claim: Claim) -> None:
+        self.running += 1
+        if self.running > self.peak:
+            self.peak = self.running
+        self._reserved_calls += claim.calls
+        if claim is not ONE_CALL:
+            self._reserve(claim, 1)
+
+    def settle(self, claim: Claim, *, cost_usd: float | None, usage: Usage | None) -> None:
+        """Give back what was reserved, book what was used; a cost nobody knows is booked as the estimate."""
+        self.running -= 1
+        self._reserved_calls -= claim.calls
+        self.calls += claim.calls
+        if claim is not ONE_CALL:
+            self._reserve(claim, -1)
+        actual = cost_usd if cost_usd is not None else claim.cost_usd
+        if cost_usd is not None or claim.cost_usd:
+            self.cost_known = True
+            self.cost_usd += actual
+        if usage is not None:
+            self.usage += usage
+
+    def _reserve(self, claim: Claim, sign: int) -> None:
+        self._reserved_cost += sign * claim.cost_usd
+        self._reserved_tokens += sign * claim.tokens
+        self._memory_mb += sign * claim.memory_mb
+        self._cpu_percent += sign * claim.cpu_percent
+        for name in claim.names:
+            self._names[name] += sign
+
+    @property
+    def exceeded(self) -> tuple[str, ...]:
+        """Return the limits that settled use has passed, because an estimate was too low."""
+        if self.limits is None:
+            return ()
+        cost, tokens = self.limits.max_total_cost_usd, self.limits.max_total_tokens
+        found = []
+        if cost is not None and self.cost_usd > cost + 1e-9:
+            found.append("max_total_cost_usd")
+        if tokens is not None and self.usage.total_tokens > tokens:
+            found.append("max_total_tokens")
+        return tuple(found)

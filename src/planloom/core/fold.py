@@ -1,0 +1,491 @@
+"""Everything known about a run, folded from its events.
+
+Rule 1: state changes only here, and only because of an event; the same events give the same state, live or replayed.
+Rule 2: nothing here decides: what follows without choice from an event (counters, queues) is derived, the rest is an
+event.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from planloom.core.budget import NO_CLAIM, ONE_CALL, Budget, Claim, tool_claim
+from planloom.core.events import (
+    ApprovalAnswered,
+    ApprovalRequested,
+    AttemptFailed,
+    AttemptSucceeded,
+    CancelRequested,
+    Event,
+    OutcomeUnknown,
+    ResultRefused,
+    RetryScheduled,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    RunStopping,
+    StepDispatched,
+    StepExpanded,
+    StepFailed,
+    StepResolved,
+    StepSkipped,
+    StepSucceeded,
+    SubPlanStarted,
+    TimerFired,
+    ToolFacts,
+    WaitStarted,
+)
+from planloom.core.ready import ReadySteps
+from planloom.core.result import FOR_A_PERSON, RunStatus, SkipReason, StepStatus, Usage
+from planloom.core.state import Node, ScopeState
+from planloom.errors import EvaluationError, MissingValueError
+from planloom.plan.expression import truthy
+from planloom.plan.graph import PlanGraph, compile_plan
+from planloom.plan.policy import Effects, FailureKind, JoinRule, OnError
+
+SEQUENTIAL = "mode: sequential"
+"""Named limit of 1 that the sequential steps of a plan share."""
+
+
+class RunState:
+    """A run as its events tell it.
+
+    Attributes:
+        seq: Number of the last event.
+        nodes: Every step and item by key.
+        ready: Steps whose turn may come.
+        joined: Steps whose upstream steps have ended, not yet looked at.
+        closing: Containers whose parts have all ended, not yet closed.
+        running: Attempts under way by step key.
+        timers: When each waiting step is due.
+        blocked: Steps that wait for a person.
+        to_stop: Attempts that the last events ask to stop.
+        stopping: What the run will end as, once it stops early; `limits` that made it stop.
+        imperfect: Steps skipped or failed and tolerated: a run with any is at best partial.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.seq = 0
+        self.epoch = 1
+        self.status = RunStatus.RUNNING
+        self.started: RunStarted | None = None
+        self.finished: RunFinished | None = None
+        self.root: ScopeState
+        self.budget: Budget
+        self.nodes: dict[str, Node] = {}
+        self.ready = ReadySteps()
+        self.joined: deque[Node] = deque()
+        self.closing: deque[Node] = deque()
+        self.running: dict[str, Node] = {}
+        self.timers: dict[str, float] = {}
+        self.blocked: dict[str, Node] = {}
+        self.to_stop: list[str] = []
+        self.stopping: RunStopping | None = None
+        self.imperfect = 0
+        self.refused = 0
+        self.last_at = 0.0
+        self.segment_at = 0.0
+        self.active_s = 0.0
+        self._claims: dict[str, Claim] = {}
+
+    # --- the run ---
+
+    def apply(self, event: Event) -> None:
+        """Take the next event in."""
+        self.seq += 1
+        self.last_at = event.at
+        _APPLY[type(event)](self, event)
+
+    def _run_started(self, event: RunStarted) -> None:
+        self.started = event
+        self.segment_at = event.at
+        plan = event.plan
+        self.budget = Budget(event.limits, parallel=event.parallel, named=plan.concurrency)
+        self._claims = {name: tool_claim(facts) for name, facts in event.tools.items()}
+        allow = () if event.allow is None else (frozenset(event.allow),)
+        self.root = ScopeState(self.run_id, compile_plan(plan), event.inputs, allow=allow)
+        self._open(self.root, ())
+        if event.limits is not None and event.limits.timeout_seconds is not None:
+            self.timers[""] = event.at + event.limits.timeout_seconds
+
+    def _run_resumed(self, event: RunResumed) -> None:
+        self.epoch = event.epoch
+        limits = self.started.limits if self.started else None
+        if limits is not None and limits.timeout_seconds is not None:
+            self.timers[""] = event.at + max(0.0, limits.timeout_seconds - self.active_s)
+        self.segment_at = event.at
+        for node in list(self.running.values()):
+            # What the lost attempt used is unknown, so its estimate counts as used.
+            self._slot_back(node, None, None)
+            if self.effects(node) is not Effects.ONCE:
+                node.move(StepStatus.READY)
+                self.ready.push(node, node.claim or NO_CLAIM)
+            else:
+                node.waiting = "lost"
+
+    def _cancel_requested(self, event: CancelRequested) -> None:
+        pass  # the decision that follows it, RunStopping, changes the state
+
+    def _run_stopping(self, event: RunStopping) -> None:
+        self.stopping = event
+        self.timers.pop("", None)
+        self._stop_scope(self.root, keep_always=event.status is RunStatus.FAILED)
+
+    def _run_finished(self, event: RunFinished) -> None:
+        self.finished = event
+        self.status = event.status
+        self.active_s += event.at - self.segment_at
+        self.timers.clear()
+
+    def end_segment(self) -> None:
+        """Close the books on the time an engine that is gone was active; called once a replay has ended."""
+        if self.finished is None:
+            self.active_s += self.last_at - self.segment_at
+
+    # --- steps ---
+
+    def effects(self, node: Node) -> Effects:
+        """Return what running this step again would do: what step or tool say, else the safe answer for its kind."""
+        step = node.step
+        facts = self.tool_facts(step.tool)
+        declared = facts.effects if facts is not None else None
+        if step.effects is not None:
+            return step.effects
+        if declared is not None:
+            return declared
+        return Effects.ONCE if step.tool is not None or step.agent is not None else Effects.NONE
+
+    def tool_facts(self, tool: str | None) -> ToolFacts | None:
+        return self.started.tools.get(tool) if self.started is not None and tool is not None else None
+
+    def claim_of(self, node: Node) -> Claim:
+        """Return what an attempt of this step needs of the run's limits."""
+        step = node.step
+        claim = NO_CLAIM if step.tool is None else self._claims.get(step.tool, ONE_CALL)
+        names: list[str] = []
+        if step.concurrency is not None:
+            names.append(step.concurrency)
+        if step.mode == "sequential":
+            names.append(SEQUENTIAL)
+        if step.max_parallel is not None and node.parent is not None:
+            names.append(node.parent.key)
+            self.budget.named[node.parent.key] = step.max_parallel
+        if not names:
+            return claim
+        return Claim(claim.calls, claim.cost_usd, claim.tokens, claim.memory_mb, claim.cpu_percent, tuple(names))
+
+    def _open(self, scope: ScopeState, turn: tuple[int, ...]) -> None:
+        """Create the nodes of a plan instance; those without upstream steps are joined at once."""
+        turns = _turns(scope.graph, self.started.tools if self.started else {})
+        clean = scope.owner is None or scope.owner.clean
+        for entry in scope.graph.steps:
+            node = Node(scope.prefix + entry.step.id, scope, entry, (*turn, turns[entry.place]))
+            node.clean = clean
+            scope.nodes.append(node)
+            self.nodes[node.key] = node
+        for node in scope.nodes:
+            if not node.entry.upstream:
+                self.joined.append(node)
+
+    def _step_dispatched(self, event: StepDispatched) -> None:
+        node = self.nodes[event.step]
+        node.move(StepStatus.RUNNING)
+        node.queued = False
+        node.attempt = event.attempt
+        node.epoch = event.epoch
+        node.seq = self.seq
+        if node.claim is None:
+            node.claim = self.claim_of(node)
+        if node.started_at is None:
+            node.started_at = event.at
+        step = node.entry.step
+        if step.timeout_seconds is not None and node.deadline_at is None:
+            node.deadline_at = event.at + step.timeout_seconds
+        self.budget.take(node.claim)
+        self.running[event.step] = node
+
+    def _attempt_succeeded(self, event: AttemptSucceeded) -> None:
+        node = self._attempt_ended(event)
+        node.output = event.output
+        node.ended_at = event.at
+        node.move(StepStatus.COMPLETED)
+        self._ended(node)
+
+    def _attempt_failed(self, event: AttemptFailed) -> None:
+        node = self._attempt_ended(event)
+        node.failures += 1
+        node.error = event.error
+        node.error_kind = event.kind
+
+    def _attempt_ended(self, event: AttemptSucceeded | AttemptFailed) -> Node:
+        node = self.nodes[event.step]
+        self._slot_back(node, event.cost_usd, event.usage)
+        node.busy_s += event.at - event.started_at
+        return node
+
+    def _slot_back(self, node: Node, cost_usd: float | None, usage: Usage | None) -> None:
+        del self.running[node.key]
+        claim = node.claim or NO_CLAIM
+        self.budget.settle(claim, cost_usd=cost_usd, usage=usage)
+        if cost_usd is not None or claim.cost_usd:
+            node.cost_usd = (node.cost_usd or 0.0) + (cost_usd if cost_usd is not None else claim.cost_usd)
+        if usage is not None:
+            node.usage = usage if node.usage is None else node.usage + usage
+
+    def _retry_scheduled(self, event: RetryScheduled) -> None:
+        node = self.nodes[event.step]
+        node.move(StepStatus.READY)
+        self._wait(node, "retry", event.due_at)
+
+    def _wait_started(self, event: WaitStarted) -> None:
+        self._begin(event.step, event.at)
+        self._wait(self.nodes[event.step], "timer", event.until)
+
+    def _approval_requested(self, event: ApprovalRequested) -> None:
+        self._begin(event.step, event.at)
+        self._wait(self.nodes[event.step], "approval", event.expires_at)
+
+    def _outcome_unknown(self, event: OutcomeUnknown) -> None:
+        self._wait(self.nodes[event.step], "unknown", None)
+
+    def _wait(self, node: Node, what: str, due_at: float | None) -> None:
+        node.waiting = what
+        node.due_at = due_at
+        node.seq = self.seq
+        if due_at is not None:
+            self.timers[node.key] = due_at
+        if what in FOR_A_PERSON:
+            self.blocked[node.key] = node
+
+    def _wait_over(self, node: Node) -> None:
+        node.waiting = node.due_at = None
+        self.timers.pop(node.key, None)
+        self.blocked.pop(node.key, None)
+
+    def _timer_fired(self, event: TimerFired) -> None:
+        if event.step == "":
+            self.timers.pop("", None)
+            return
+        node = self.nodes[event.step]
+        retry = node.waiting == "retry"
+        self._wait_over(node)
+        if retry:
+            self.ready.push(node, node.claim or NO_CLAIM)
+
+    def _approval_answered(self, event: ApprovalAnswered) -> None:
+        self._wait_over(self.nodes[event.step])
+
+    def _step_resolved(self, event: StepResolved) -> None:
+        node = self.nodes[event.step]
+        self._wait_over(node)
+        if event.how == "retry":
+            node.move(StepStatus.READY)
+            self.ready.push(node, node.claim or NO_CLAIM)
+
+    def _result_refused(self, event: ResultRefused) -> None:
+        self.refused += 1
+
+    # --- containers ---
+
+    def _begin(self, key: str, at: float) -> Node:
+        node = self.nodes[key]
+        node.move(StepStatus.RUNNING)
+        node.queued = False
+        node.seq = self.seq
+        node.started_at = at
+        return node
+
+    def _step_expanded(self, event: StepExpanded) -> None:
+        node = self._begin(event.step, event.at)
+        node.left = len(event.items)
+        node.children = []
+        for index, item in enumerate(event.items):
+            child = Node(
+                f"{node.key}[{index}]", node.scope, node.entry, (*node.turn, index), parent=node, item=item, index=index
+            )
+            child.clean = node.clean
+            node.children.append(child)
+            self.nodes[child.key] = child
+            self.joined.append(child)
+        if not event.items:
+            self.closing.append(node)
+
+    def _sub_plan_started(self, event: SubPlanStarted) -> None:
+        node = self._begin(event.step, event.at)
+        graph = node.entry.sub
+        assert graph is not None, f"{node.key} has no sub-plan"
+        node.inner = ScopeState(
+            self.run_id, graph, event.inputs, prefix=f"{node.key}/", owner=node, allow=node.scope.allow
+        )
+        self._open(node.inner, node.turn)
+        if not graph.steps:
+            self.closing.append(node)
+
+    # --- ends ---
+
+    def _step_succeeded(self, event: StepSucceeded) -> None:
+        node = self.nodes[event.step]
+        node.output = event.output
+        node.errors = event.errors
+        node.ended_at = event.at
+        node.clean = event.reused
+        if event.errors:
+            self.imperfect += 1
+        node.move(StepStatus.COMPLETED)
+        self._ended(node)
+
+    def _step_failed(self, event: StepFailed) -> None:
+        node = self.nodes[event.step]
+        self._wait_over(node)
+        node.error = event.error
+        node.error_kind = event.kind
+        node.ended_at = event.at
+        node.move(event.status)
+        if node.parent is not None:
+            if node.step.on_item_error == "fail_fast":
+                self._stop_container(node.parent, keep_always=False)
+        elif node.tolerated:
+            self.imperfect += 1
+        elif event.status is not StepStatus.CANCELLED or not node.scope.stopping:
+            node.scope.failures += 1
+            if node.scope.owner is not None and node.scope.graph.plan.fail_fast:
+                self._stop_scope(node.scope, keep_always=True)
+        self._ended(node)
+
+    def _step_skipped(self, event: StepSkipped) -> None:
+        node = self.nodes[event.step]
+        node.ended_at = event.at
+        self._skip(node, event.reason, event.because)
+
+    def _skip(self, node: Node, reason: SkipReason, because: str) -> None:
+        self._wait_over(node)
+        node.reason = reason
+        node.because = because
+        self.imperfect += 1
+        node.move(StepStatus.SKIPPED)
+        self._ended(node)
+
+    def _ended(self, node: Node) -> None:
+        """Tell the container, or every step that waits for this one."""
+        if node.status is not StepStatus.COMPLETED:
+            node.clean = False
+        elif node.parent is None and node.children is None and node.inner is None and node.attempt:
+            node.clean = False
+        if node.parent is not None:
+            node.parent.left -= 1
+            if node.parent.left == 0:
+                self.closing.append(node.parent)
+            return
+        scope = node.scope
+        scope.left -= 1
+        if scope.left == 0 and scope.owner is not None:
+            self.closing.append(scope.owner)
+        for place in node.entry.downstream:
+            below = scope.nodes[place]
+            self._count(node, below)
+            if not node.clean:
+                below.clean = False
+            below.met += 1
+            early = below.entry.join is JoinRule.ONE_SUCCESS and below.ok == 1
+            if (below.met == len(below.entry.upstream) or early) and below.status is StepStatus.PENDING:
+                self.joined.append(below)
+
+    def _count(self, node: Node, below: Node) -> None:
+        """Count an ended upstream step as ok, failed or skipped, as the edge's condition has it."""
+        if node.status is StepStatus.COMPLETED:
+            good = True
+        elif node.status is StepStatus.SKIPPED:
+            if node.reason is SkipReason.UPSTREAM_FAILED:
+                below.failed += 1
+            else:
+                below.skipped += 1
+            return
+        else:
+            good = node.tolerated
+        condition = below.entry.conditions.get(node.entry.place) if below.entry.conditions else None
+        if good and condition is not None:
+            try:
+                good = truthy(condition.evaluate(node.scope))
+            except (MissingValueError, EvaluationError) as error:
+                below.broken = f"the condition on the edge from {node.step.id!r} cannot be worked out: {error.message}"
+            if not good:
+                below.skipped += 1
+                return
+        if good:
+            below.ok += 1
+        else:
+            below.failed += 1
+
+    # --- stopping ---
+
+    def _stop_scope(self, scope: ScopeState, *, keep_always: bool) -> None:
+        scope.stopping = True
+        for node in scope.nodes:
+            self._halt(node, keep_always=keep_always)
+
+    def _stop_container(self, node: Node, *, keep_always: bool) -> None:
+        node.stopping = True
+        if node.inner is not None:
+            self._stop_scope(node.inner, keep_always=keep_always)
+        for child in node.children or ():
+            self._halt(child, keep_always=keep_always)
+
+    def _halt(self, node: Node, *, keep_always: bool) -> None:
+        """End what has not begun, ask what is under way to stop."""
+        if node.ended:
+            return
+        if node.key in self.running:
+            self.to_stop.append(node.key)
+        elif node.children is not None or node.inner is not None:
+            self._stop_container(node, keep_always=keep_always)
+        elif node.started_at is not None:
+            self._wait_over(node)
+            node.ended_at = self.last_at
+            node.error = node.error or "the run stopped before this step was done"
+            node.error_kind = node.error_kind or FailureKind.CANCELLED
+            node.move(StepStatus.CANCELLED)
+            self._ended(node)
+        elif not (keep_always and node.entry.join is JoinRule.ALWAYS):
+            self._skip(node, SkipReason.NOT_STARTED, "")
+
+
+def _turns(graph: PlanGraph, tools: dict[str, ToolFacts]) -> list[int]:
+    """Return each step's turn; paths weigh what tools are expected to take, where any of them says so."""
+    expected = {name: facts.expected_latency_ms for name, facts in tools.items() if facts.expected_latency_ms}
+    if not expected:
+        return graph.urgency()
+    usual = sum(expected.values()) / len(expected)
+    return graph.urgency([expected.get(entry.step.tool or "", usual) for entry in graph.steps])
+
+
+def failure_of(node: Node) -> OnError:
+    """Return what the failure of this node means: items always fail, their `for_each` step decides further."""
+    return OnError.FAIL if node.parent is not None else node.step.on_error
+
+
+_APPLY: dict[type[Any], Callable[[RunState, Any], None]] = {
+    RunStarted: RunState._run_started,
+    RunResumed: RunState._run_resumed,
+    CancelRequested: RunState._cancel_requested,
+    RunStopping: RunState._run_stopping,
+    RunFinished: RunState._run_finished,
+    StepDispatched: RunState._step_dispatched,
+    AttemptSucceeded: RunState._attempt_succeeded,
+    AttemptFailed: RunState._attempt_failed,
+    RetryScheduled: RunState._retry_scheduled,
+    WaitStarted: RunState._wait_started,
+    ApprovalRequested: RunState._approval_requested,
+    ApprovalAnswered: RunState._approval_answered,
+    OutcomeUnknown: RunState._outcome_unknown,
+    StepResolved: RunState._step_resolved,
+    ResultRefused: RunState._result_refused,
+    TimerFired: RunState._timer_fired,
+    StepExpanded: RunState._step_expanded,
+    SubPlanStarted: RunState._sub_plan_started,
+    StepSucceeded: RunState._step_succeeded,
+    StepFailed: RunState._step_failed,
+    StepSkipped: RunState._step_skipped,
+}

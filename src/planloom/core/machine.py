@@ -1,0 +1,534 @@
+"""The heart: facts in, decisions and commands out.
+
+Rule 1: everything that decides what a run does next lives in this file (how long to wait in retry.py, what fits in
+budget.py).
+Rule 2: a decision is recorded, then its consequences are derived by `fold.py`; there is no third way to change state.
+Rule 3: nothing here reads a clock, rolls dice, logs or waits.
+Rule 4: after `RunFinished` nothing is recorded any more, whatever comes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, assert_never
+
+from planloom.core.commands import Command, EndRun, RunStep, SetTimer, StopStep
+from planloom.core.events import (
+    ApprovalAnswered,
+    ApprovalRequested,
+    AttemptFailed,
+    AttemptSucceeded,
+    CancelRequested,
+    Event,
+    Fact,
+    OutcomeUnknown,
+    ResultRefused,
+    RetryScheduled,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    RunStopping,
+    StepDispatched,
+    StepExpanded,
+    StepFailed,
+    StepResolved,
+    StepSkipped,
+    StepSucceeded,
+    SubPlanStarted,
+    TimerFired,
+    WaitStarted,
+)
+from planloom.core.fold import RunState, failure_of
+from planloom.core.result import RUN_ENDED, RunStatus, SkipReason, StepStatus
+from planloom.core.retry import delay_s, worth_retrying
+from planloom.core.state import Node, ScopeState
+from planloom.errors import EvaluationError, InputsError, MissingValueError
+from planloom.plan.check import check_inputs
+from planloom.plan.expression import truthy
+from planloom.plan.policy import NO_RETRY, Effects, FailureKind, JoinRule, OnError
+from planloom.plan.refs import Template
+
+_CANNOT_RESOLVE = (MissingValueError, EvaluationError)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one fact led to.
+
+    Attributes:
+        events: The fact and the decisions, to be recorded in this order, all or none; empty if it changed nothing.
+        causes: For each event the number of the event that led to it, 0 for none.
+        commands: What to do, in this order.
+    """
+
+    events: tuple[Event, ...]
+    causes: tuple[int, ...]
+    commands: tuple[Command, ...]
+
+
+NOTHING = Turn((), (), ())
+
+
+class RunMachine:
+    """One run. `handle` facts, or `replay` a record and then `handle(RunResumed)`."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.state = RunState(run_id)
+        self._events: list[Event] = []
+        self._causes: list[int] = []
+        self._commands: list[Command] = []
+        self._now = 0.0
+        self._cause = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.state.status in RUN_ENDED
+
+    @property
+    def waits_for_person(self) -> bool:
+        """Return True when nothing is under way and only a person can make the run go on."""
+        state = self.state
+        if self.ended or state.running or not state.blocked:
+            return False
+        return all(key == "" or key in state.blocked for key in state.timers)
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Take in what is on record; decides nothing."""
+        for event in events:
+            self.state.apply(event)
+            self.state.to_stop.clear()
+        self.state.end_segment()
+
+    def handle(self, fact: Fact) -> Turn:
+        """Take one fact in and return what it leads to."""
+        if self.ended or not self._wanted(fact):
+            return NOTHING
+        self._events, self._causes, self._commands = [], [], []
+        self._now = fact.at
+        self._cause = 0
+        first = self.state.seq + 1
+        if isinstance(fact, AttemptSucceeded | AttemptFailed):
+            node = self.state.running.get(fact.step)
+            if node is None or node.attempt != fact.attempt or node.epoch != fact.epoch:
+                self._record(ResultRefused(fact.step, fact.attempt, fact.epoch, self._now))
+                return self._turn()
+            self._cause = node.seq
+        elif isinstance(fact, TimerFired | ApprovalAnswered | StepResolved) and fact.step:
+            self._cause = self.state.nodes[fact.step].seq
+        self._record(fact)
+        self._cause = first
+        self._react(fact)
+        self._decide()
+        return self._turn()
+
+    def _turn(self) -> Turn:
+        to_stop = self.state.to_stop
+        if to_stop:
+            self._commands.extend(StopStep(key) for key in to_stop)
+            to_stop.clear()
+        return Turn(tuple(self._events), tuple(self._causes), tuple(self._commands))
+
+    def _record(self, event: Event) -> None:
+        self.state.apply(event)
+        self._events.append(event)
+        self._causes.append(self._cause)
+
+    # --- facts ---
+
+    def _wanted(self, fact: Fact) -> bool:
+        """Return False for a fact that says nothing new: an answer nobody waits for, a timer that was set anew."""
+        state = self.state
+        if isinstance(fact, AttemptSucceeded | AttemptFailed):
+            return fact.step in state.nodes
+        if isinstance(fact, TimerFired):
+            due_at = state.timers.get(fact.step)
+            return due_at is not None and fact.at >= due_at
+        if isinstance(fact, ApprovalAnswered | StepResolved):
+            node = state.blocked.get(fact.step)
+            return node is not None and node.waiting == (
+                "approval" if isinstance(fact, ApprovalAnswered) else "unknown"
+            )
+        if isinstance(fact, CancelRequested):
+            return state.stopping is None or state.stopping.status is not RunStatus.CANCELLED
+        return True
+
+    def _react(self, fact: Fact) -> None:
+        match fact:
+            case RunStarted():
+                self._set_timers()
+            case RunResumed():
+                self._resumed()
+            case AttemptSucceeded():
+                pass
+            case AttemptFailed():
+                self._attempt_failed(self.state.nodes[fact.step], fact)
+            case TimerFired():
+                self._timer_fired(fact)
+            case ApprovalAnswered():
+                self._approval_answered(self.state.nodes[fact.step], fact)
+            case StepResolved():
+                self._resolved(self.state.nodes[fact.step], fact)
+            case CancelRequested():
+                because = f"{fact.by}: {fact.reason}" if fact.reason else fact.by
+                self._record(RunStopping(RunStatus.CANCELLED, self._now, because))
+            case _:
+                assert_never(fact)
+
+    def _set_timers(self) -> None:
+        self._commands.extend(SetTimer(key, due_at) for key, due_at in self.state.timers.items())
+
+    def _resumed(self) -> None:
+        """Ask again for what was under way; what must not run twice waits for a person."""
+        for node in self.state.nodes.values():
+            if node.waiting == "lost":
+                self._record(OutcomeUnknown(node.key, node.attempt, self._now))
+        self._set_timers()
+
+    def _timer_fired(self, fact: TimerFired) -> None:
+        if fact.step == "":
+            because = "the run's time is over"
+            self._record(RunStopping(RunStatus.LIMIT_EXCEEDED, self._now, because, ("timeout_seconds",)))
+            return
+        node = self.state.nodes[fact.step]
+        if node.status is not StepStatus.RUNNING:
+            return  # a wait before a retry: fold.py queued the step
+        if node.step.approve is not None:
+            self._fail(node, StepStatus.TIMED_OUT, FailureKind.TIMEOUT, "nobody answered in time")
+        else:
+            self._record(StepSucceeded(node.key, None, self._now))
+
+    def _approval_answered(self, node: Node, fact: ApprovalAnswered) -> None:
+        if not fact.approved:
+            self._fail(node, StepStatus.FAILED, FailureKind.REFUSED, f"denied by {fact.by}")
+            return
+        assert node.step.approve is not None
+        output = fact.output if node.step.approve.form is not None else {"approved_by": fact.by}
+        self._record(StepSucceeded(node.key, output, self._now))
+
+    def _resolved(self, node: Node, fact: StepResolved) -> None:
+        if fact.how == "output":
+            self._record(StepSucceeded(node.key, fact.output, self._now))
+        elif fact.how == "fail":
+            self._fail(node, StepStatus.FAILED, FailureKind.ERROR, fact.error or f"marked as failed by {fact.by}")
+
+    def _attempt_failed(self, node: Node, fact: AttemptFailed) -> None:
+        policy = node.step.retry or NO_RETRY
+        effects = self.state.effects(node)
+        if not self._stopping(node) and worth_retrying(policy, fact, failures=node.failures, effects=effects):
+            seed = f"{self.run_id}/{node.key}/{node.failures}"
+            due_at = self._now + delay_s(policy, node.failures, seed, retry_after_s=fact.retry_after_s)
+            if node.deadline_at is None or due_at < node.deadline_at:
+                self._record(RetryScheduled(node.key, node.attempt + 1, due_at, self._now))
+                self._commands.append(SetTimer(node.key, due_at))
+                return
+        status = StepStatus.FAILED
+        stop = self.state.stopping
+        if fact.kind is FailureKind.TIMEOUT or (stop is not None and "timeout_seconds" in stop.limits):
+            status = StepStatus.TIMED_OUT
+        elif fact.kind is FailureKind.CANCELLED:
+            status = StepStatus.CANCELLED
+        self._fail(node, status, fact.kind, fact.error)
+
+    def _stopping(self, node: Node) -> bool:
+        """Return True when nothing new may be tried for this step; clean-up steps go on after a failure."""
+        stop = self.state.stopping
+        if node.entry.join is JoinRule.ALWAYS and (stop is None or stop.status is RunStatus.FAILED):
+            return node.parent is not None and node.parent.stopping
+        return node.scope.stopping or (node.parent is not None and node.parent.stopping)
+
+    def _fail(self, node: Node, status: StepStatus, kind: FailureKind, error: str) -> None:
+        on_error = failure_of(node)
+        if on_error is OnError.SKIP and status is not StepStatus.CANCELLED:
+            self._record(StepSkipped(node.key, SkipReason.ON_ERROR_SKIP, self._now, error))
+            return
+        self._record(StepFailed(node.key, status, kind, error, self._now))
+        state = self.state
+        if state.root.failures and state.root.graph.plan.fail_fast and state.stopping is None:
+            self._record(RunStopping(RunStatus.FAILED, self._now, node.key))
+
+    # --- decisions ---
+
+    def _decide(self) -> None:
+        state = self.state
+        joined, closing = state.joined, state.closing
+        while True:
+            if joined:
+                self._join(joined.popleft())
+            elif closing:
+                self._close(closing.popleft())
+            else:
+                node = state.ready.pop(state.budget)
+                if node is not None:
+                    self._start(node)
+                elif state.root.left == 0:
+                    self._finish()
+                    return
+                elif not state.running and not self._starved():
+                    return
+                elif state.running:
+                    return
+
+    def _join(self, node: Node) -> None:
+        """Look at a step whose upstream steps have ended: run it, skip it, or fail it."""
+        if node.status is not StepStatus.PENDING or node.queued:
+            return
+        if node.parent is None:
+            if node.broken is not None:
+                self._fail(node, StepStatus.FAILED, FailureKind.INPUT, node.broken)
+                return
+            reason = _skip_reason(node)
+            if reason is not None:
+                self._record(StepSkipped(node.key, reason, self._now, _because(node)))
+                return
+            when = node.entry.when
+            if when is not None:
+                try:
+                    wanted = truthy(when.evaluate(node.scope))
+                except _CANNOT_RESOLVE as error:
+                    self._fail(
+                        node, StepStatus.FAILED, FailureKind.INPUT, f"`when` cannot be worked out: {error.message}"
+                    )
+                    return
+                if not wanted:
+                    self._record(StepSkipped(node.key, SkipReason.CONDITION_FALSE, self._now, str(node.step.when)))
+                    return
+        if node.needs_slot:
+            self.state.ready.push(node, node.claim or self.state.claim_of(node))
+        else:
+            self.state.ready.push_free(node)
+
+    def _start(self, node: Node) -> None:
+        started = self.state.started
+        assert started is not None
+        if node.clean and node.key in started.reused:
+            self._record(StepSucceeded(node.key, started.reused[node.key], self._now, reused=True))
+            return
+        step = node.step
+        try:
+            if node.is_map:
+                self._expand(node)
+            elif node.entry.sub is not None:
+                self._open_sub_plan(node)
+            elif step.approve is not None:
+                self._ask(node)
+            elif step.wait is not None:
+                until = self._until(node)
+                self._record(WaitStarted(node.key, until, self._now))
+                self._commands.append(SetTimer(node.key, until))
+            else:
+                self._dispatch(node)
+        except _CANNOT_RESOLVE as error:
+            self._fail(node, StepStatus.FAILED, FailureKind.INPUT, error.message)
+        except InputsError as error:
+            self._fail(node, StepStatus.FAILED, FailureKind.INPUT, error.message)
+
+    def _dispatch(self, node: Node) -> None:
+        state, entry = self.state, node.entry
+        view = node.view
+        args = entry.args.resolve(view)
+        key = f"{self.run_id}/{node.key}" if entry.key is None else str(entry.key.resolve(view))
+        effects = state.effects(node)
+        attempt = node.attempt + 1
+        self._record(StepDispatched(node.key, attempt, state.epoch, self._now))
+        step = entry.step
+        deadline_at = node.deadline_at
+        if step.attempt_timeout is not None:
+            end = self._now + step.attempt_timeout
+            deadline_at = end if deadline_at is None else min(end, deadline_at)
+        self._commands.append(
+            RunStep(
+                self.run_id,
+                node.key,
+                step,
+                attempt,
+                state.epoch,
+                args,
+                effects,
+                effects is not Effects.NONE,
+                key,
+                deadline_at,
+                node.scope.allow,
+            )
+        )
+
+    def _expand(self, node: Node) -> None:
+        assert node.entry.for_each is not None
+        items = node.entry.for_each.resolve(node.scope)
+        if not isinstance(items, list):
+            raise EvaluationError(
+                f"`for_each` needs a list and got {type(items).__name__}: {node.step.for_each!r}",
+                remedy="use keys(…) or values(…) of an object",
+            )
+        self._record(StepExpanded(node.key, items, self._now))
+
+    def _open_sub_plan(self, node: Node) -> None:
+        assert node.entry.sub is not None
+        inputs = check_inputs(node.entry.sub.plan, node.entry.args.resolve(node.view))
+        self._record(SubPlanStarted(node.key, inputs, self._now))
+
+    def _ask(self, node: Node) -> None:
+        approve = node.step.approve
+        assert approve is not None
+        message = str(node.entry.args.resolve(node.view)["message"])
+        expires_at = None if approve.expires_seconds is None else self._now + approve.expires_seconds
+        self._record(ApprovalRequested(node.key, message, self._now, approve.form, expires_at))
+        if expires_at is not None:
+            self._commands.append(SetTimer(node.key, expires_at))
+
+    def _until(self, node: Node) -> float:
+        given = node.entry.args.resolve(node.view)
+        if given["until"] is not None:
+            try:
+                moment = datetime.fromisoformat(str(given["until"]))
+            except ValueError:
+                moment = None
+            if moment is None or moment.tzinfo is None:
+                raise EvaluationError(
+                    f"`until` needs a moment with an offset and got {given['until']!r}",
+                    remedy="write e.g. 2026-12-01T09:00:00+01:00",
+                )
+            return max(self._now, moment.timestamp())
+        seconds = given["seconds"]
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 10**10:
+            raise EvaluationError(f"`wait` needs seconds, 0 or more, and got {seconds!r}", remedy="give a number")
+        return self._now + seconds
+
+    # --- ends ---
+
+    def _close(self, node: Node) -> None:
+        """End a container whose parts have all ended."""
+        if node.ended:
+            return
+        if node.children is not None:
+            self._close_map(node, node.children)
+        elif node.inner is not None:
+            self._close_sub_plan(node, node.inner)
+
+    def _close_map(self, node: Node, children: list[Node]) -> None:
+        bad = [child for child in children if child.status is not StepStatus.COMPLETED]
+        culprits = [child for child in bad if child.status in (StepStatus.FAILED, StepStatus.TIMED_OUT)]
+        collect = node.step.on_item_error == "collect" and not node.stopping and len(bad) < len(children)
+        if not bad or collect:
+            errors = tuple({"index": child.index, "error": child.error, "kind": child.error_kind} for child in bad)
+            self._record(StepSucceeded(node.key, [child.output for child in children], self._now, errors))
+        elif culprits:
+            first = culprits[0]
+            more = f" (and {len(culprits) - 1} more)" if len(culprits) > 1 else ""
+            kind = first.error_kind or FailureKind.ERROR
+            self._fail(node, StepStatus.FAILED, kind, f"item {first.index}: {first.error}{more}")
+        else:
+            self._fail(node, StepStatus.CANCELLED, FailureKind.CANCELLED, "stopped with items not done")
+
+    def _close_sub_plan(self, node: Node, inner: ScopeState) -> None:
+        culprit = next(
+            (part for part in inner.nodes if part.ended and part.error is not None and not part.tolerated), None
+        )
+        if inner.failures and culprit is not None:
+            kind = culprit.error_kind or FailureKind.ERROR
+            self._fail(node, StepStatus.FAILED, kind, f"step {culprit.step.id!r} of the sub-plan: {culprit.error}")
+        elif inner.stopping:
+            self._fail(node, StepStatus.CANCELLED, FailureKind.CANCELLED, "stopped with steps not done")
+        else:
+            try:
+                output = _outputs(inner)
+            except _CANNOT_RESOLVE as error:
+                self._fail(node, StepStatus.FAILED, FailureKind.INPUT, f"`outputs` of the sub-plan: {error.message}")
+                return
+            self._record(StepSucceeded(node.key, output, self._now))
+
+    def _starved(self) -> bool:
+        """Stop the run if what could start next can never fit; return whether anything was decided."""
+        starved = self.state.ready.starved()
+        if not starved:
+            return False
+        names: list[str] = []
+        for node in starved:
+            names.extend(self.state.budget.in_the_way(node.claim or self.state.claim_of(node)))
+        limits = tuple(dict.fromkeys(names))
+        self._record(RunStopping(RunStatus.LIMIT_EXCEEDED, self._now, starved[0].key, limits))
+        return True
+
+    def _finish(self) -> None:
+        state = self.state
+        stop = state.stopping
+        failed = next((node for node in state.root.nodes if _broke(node)), None)
+        if stop is not None:
+            status = stop.status
+        elif failed is not None:
+            status = RunStatus.FAILED
+        else:
+            status = RunStatus.PARTIAL if state.imperfect else RunStatus.SUCCESS
+        error = failed.error if failed is not None else None
+        output = None
+        try:
+            output = _outputs(state.root, lenient=status is not RunStatus.SUCCESS)
+        except _CANNOT_RESOLVE as problem:
+            status, error = RunStatus.FAILED, f"`outputs` of the plan: {problem.message}"
+        self._record(RunFinished(status, output, self._now, error, failed.key if failed is not None else None))
+        self._commands.append(EndRun(status))
+
+
+def _broke(node: Node) -> bool:
+    """Return whether this step's failure fails the run."""
+    return node.status in (StepStatus.FAILED, StepStatus.TIMED_OUT) and not node.tolerated
+
+
+def _skip_reason(node: Node) -> SkipReason | None:
+    """Return why the join rule skips this step, or None if it may run."""
+    rule = node.entry.join
+    upstream_failed = node.failed > 0
+    match rule:
+        case JoinRule.ALL_DONE | JoinRule.ALWAYS:
+            run = True
+        case JoinRule.ALL_SUCCESS:
+            run = not upstream_failed and node.skipped == 0
+        case JoinRule.NONE_FAILED:
+            run = not upstream_failed
+        case JoinRule.ONE_SUCCESS:
+            run = node.ok > 0 or not node.entry.upstream
+        case JoinRule.NONE_FAILED_MIN_ONE_SUCCESS:
+            run = not upstream_failed and (node.ok > 0 or not node.entry.upstream)
+        case _:
+            assert_never(rule)
+    if run:
+        return None
+    return SkipReason.UPSTREAM_FAILED if upstream_failed else SkipReason.UPSTREAM_SKIPPED
+
+
+def _because(node: Node) -> str:
+    """Return the first upstream step that did not complete."""
+    nodes = node.scope.nodes
+    bad = (nodes[place] for place in node.entry.upstream if nodes[place].status is not StepStatus.COMPLETED)
+    first = next(bad, None)
+    return first.key if first is not None else "condition"
+
+
+def _outputs(scope: ScopeState, *, lenient: bool = False) -> Any:
+    """Return what a plan instance returns.
+
+    Args:
+        lenient: Give null for a top-level part that leads nowhere, because the run did not do all its steps anyway.
+    """
+    template = scope.graph.outputs
+    if template is None:
+        ends = [node for node in scope.nodes if not node.entry.downstream]
+        if len(ends) == 1:
+            return ends[0].output
+        return {node.step.id: node.output for node in ends if node.status is StepStatus.COMPLETED} or None
+    if not lenient:
+        return template.resolve(scope)
+    return _lenient(scope, template)
+
+
+def _lenient(scope: ScopeState, template: Template) -> Any:
+    def attempt(part: Template) -> Any:
+        try:
+            return part.resolve(scope)
+        except _CANNOT_RESOLVE:
+            return None
+
+    parts = template.parts()
+    return attempt(template) if parts is None else {name: attempt(part) for name, part in parts.items()}

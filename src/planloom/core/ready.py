@@ -1,0 +1,65 @@
+"""Which ready step goes first: one queue per claim, ordered by turn.
+
+Rule 1: a step that does not fit never holds up one that does.
+Rule 2: finding the next step costs the same however many wait; it grows only with the number of different claims.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heappop, heappush
+
+from planloom.core.budget import Budget, Claim
+from planloom.core.result import StepStatus
+from planloom.core.state import Node
+
+_WAITING = (StepStatus.PENDING, StepStatus.READY)
+
+
+class ReadySteps:
+    """Steps whose turn may come. Entries that were started or ended meanwhile are dropped when met."""
+
+    def __init__(self) -> None:
+        self._queues: dict[Claim, list[tuple[tuple[int, ...], Node]]] = {}
+        self._free: deque[Node] = deque()
+
+    def push(self, node: Node, claim: Claim) -> None:
+        """Queue a step that needs a slot."""
+        node.queued = True
+        node.claim = claim
+        queue = self._queues.get(claim)
+        if queue is None:
+            queue = self._queues[claim] = []
+        heappush(queue, (node.turn, node))
+
+    def push_free(self, node: Node) -> None:
+        """Queue a container, a wait or an approval: it takes no slot."""
+        node.queued = True
+        self._free.append(node)
+
+    def pop(self, budget: Budget) -> Node | None:
+        """Return the step to start now, or None."""
+        while self._free:
+            node = self._free.popleft()
+            if node.status in _WAITING:
+                node.queued = False
+                return node
+        best: list[tuple[tuple[int, ...], Node]] | None = None
+        for claim, queue in self._queues.items():
+            while queue and not self._alive(queue[0][1]):
+                heappop(queue)
+            if queue and (best is None or queue[0][0] < best[0][0]) and budget.fits(claim):
+                best = queue
+        if best is None:
+            return None
+        node = heappop(best)[1]
+        node.queued = False
+        return node
+
+    @staticmethod
+    def _alive(node: Node) -> bool:
+        return node.queued and node.status in _WAITING and node.waiting is None
+
+    def starved(self) -> list[Node]:
+        """Return the first waiting step of each queue."""
+        return [queue[0][1] for queue in self._queues.values() if queue and self._alive(queue[0][1])]

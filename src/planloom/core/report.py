@@ -1,0 +1,121 @@
+"""A run's state as the result people read: `RunState` → `RunResult`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from planloom.core.fold import RunState
+from planloom.core.result import RunResult, RunStatus, StepResult, StepStatus
+from planloom.core.state import Node
+from planloom.plan.graph import critical_path
+
+
+def run_result(state: RunState, *, waiting: bool = False) -> RunResult:
+    """Return how the run stands.
+
+    Args:
+        waiting: True when nothing can go on without a person, so that an unended run reads `waiting`.
+    """
+    started, finished = state.started, state.finished
+    assert started is not None, "a run without RunStarted has no state to report"
+    steps = tuple(_step(node, track_cost=started.track_cost) for node in state.root.nodes)
+    active_s = state.active_s if finished is not None else state.active_s + state.last_at - state.segment_at
+    busy_s = sum(_busy_s(step) for step in steps)
+    spans = {step.id: (step.ended_at or step.started_at or 0.0) - (step.started_at or 0.0) for step in steps}
+    path_s = critical_path(state.root.graph, spans)
+    budget = state.budget
+    speedup = busy_s / active_s if active_s > 0 else 1.0
+    exceeded = state.stopping.limits if state.stopping is not None else ()
+    status = state.status
+    return RunResult(
+        run_id=state.run_id,
+        plan=started.plan.name,
+        status=RunStatus.WAITING if waiting and finished is None else status,
+        output=finished.output if finished is not None else None,
+        steps=steps,
+        error=finished.error if finished is not None else None,
+        failed_step=finished.failed_step if finished is not None else None,
+        exceeded_limits=tuple(dict.fromkeys((*exceeded, *budget.exceeded))),
+        limits_not_enforced=_not_enforced(state),
+        cost_usd=budget.cost_usd if started.track_cost else None,
+        usage=budget.usage,
+        tool_calls=budget.calls,
+        started_at=started.at,
+        ended_at=finished.at if finished is not None else None,
+        active_s=active_s,
+        speedup=speedup,
+        parallel_efficiency=min(1.0, speedup / budget.peak) if budget.peak else 1.0,
+        critical_path_ms=path_s * 1000,
+        scheduler_overhead_ms=max(0.0, active_s - path_s) * 1000,
+    )
+
+
+def _busy_s(step: StepResult) -> float:
+    return step.busy_s + sum(_busy_s(part) for part in step.parts)
+
+
+def _step(node: Node, *, track_cost: bool) -> StepResult:
+    parts: tuple[StepResult, ...] = ()
+    if node.children is not None:
+        parts = tuple(_step(child, track_cost=track_cost) for child in node.children)
+    elif node.inner is not None:
+        parts = tuple(_step(inner, track_cost=track_cost) for inner in node.inner.nodes)
+    status = StepStatus.READY if node.status is StepStatus.PENDING and node.queued else node.status
+    failed = status in (StepStatus.FAILED, StepStatus.TIMED_OUT, StepStatus.CANCELLED, StepStatus.SKIPPED)
+    error = node.error if failed else None
+    return StepResult(
+        id=node.key,
+        kind=node.step.kind,
+        doer=node.step.doer,
+        status=status,
+        output=node.output,
+        error=error,
+        error_kind=node.error_kind.value if error is not None and node.error_kind is not None else None,
+        skip_reason=node.reason,
+        attempts=node.attempt,
+        cost_usd=_cost(node, parts) if track_cost else None,
+        usage=node.usage,
+        started_at=node.started_at,
+        ended_at=node.ended_at,
+        busy_s=node.busy_s,
+        width=len(node.children) if node.children is not None else None,
+        errors=node.errors,
+        waiting=node.waiting,
+        parts=parts,
+    )
+
+
+def _cost(node: Node, parts: tuple[StepResult, ...]) -> float | None:
+    known = [cost for cost in (node.cost_usd, *(part.cost_usd for part in parts)) if cost is not None]
+    return sum(known) if known else None
+
+
+def _not_enforced(state: RunState) -> tuple[str, ...]:
+    """Return limits the user set on purpose that bind only tools which declare their needs, where some do not."""
+    assert state.started is not None
+    limits, tools = state.started.limits, state.started.tools
+    if limits is None:
+        return ()
+    chosen = limits.model_fields_set
+    found = []
+    if "max_memory_mb" in chosen and any(facts.memory_mb is None for facts in tools.values()):
+        found.append("max_memory_mb")
+    if "max_cpu_percent" in chosen and any(facts.cpu_percent is None for facts in tools.values()):
+        found.append("max_cpu_percent")
+    return tuple(found)
+
+
+def blockers(result: RunResult) -> list[dict[str, Any]]:
+    """Return for each step that waits for a person: step, why, and the command that makes it go on."""
+    found = []
+    for step in result.blocked:
+        verb = "approve" if step.waiting == "approval" else "resolve"
+        options = "" if verb == "approve" else " --output JSON | --retry | --fail"
+        found.append(
+            {
+                "step": step.id,
+                "why": "waits for approval" if verb == "approve" else "its outcome is unknown and it may run only once",
+                "command": f"planloom {verb} {result.run_id} {step.id}{options}",
+            }
+        )
+    return found

@@ -1,0 +1,253 @@
+"""Where every step of a run stands, and which moves are legal.
+
+Rule 1: statuses move along TRANSITIONS only; the manual's diagram is drawn from that table.
+Rule 2: nothing here is changed but by `fold.py`, and by nobody outside `core`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from planloom.core.result import ENDED, SkipReason, StepStatus, Usage
+from planloom.errors import MissingValueError
+from planloom.plan.policy import FailureKind, OnError
+
+if TYPE_CHECKING:
+    from planloom.core.budget import Claim
+    from planloom.plan.graph import GraphStep, PlanGraph
+    from planloom.plan.model import Step
+
+_S = StepStatus
+TRANSITIONS: dict[StepStatus, frozenset[StepStatus]] = {
+    _S.PENDING: frozenset({_S.RUNNING, _S.COMPLETED, _S.FAILED, _S.SKIPPED, _S.CANCELLED}),
+    _S.READY: frozenset({_S.RUNNING, _S.COMPLETED, _S.FAILED, _S.SKIPPED, _S.CANCELLED, _S.TIMED_OUT}),
+    _S.RUNNING: frozenset({_S.READY, _S.COMPLETED, _S.FAILED, _S.SKIPPED, _S.CANCELLED, _S.TIMED_OUT}),
+    _S.COMPLETED: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.SKIPPED: frozenset(),
+    _S.CANCELLED: frozenset(),
+    _S.TIMED_OUT: frozenset(),
+}
+"""Status → where it may go. `pending → completed` is a reused step; `running → ready` a retry or a resume."""
+
+WAITS = ("retry", "timer", "approval", "unknown")
+"""What a step may wait for besides its attempt: `Node.waiting`."""
+
+
+class Node:
+    """One step of one plan instance, or one item of a `for_each` step.
+
+    Attributes:
+        key: Its name in the journal, see events.py rule 3.
+        turn: Where it stands among ready steps; smaller goes first, unique in the run.
+        parent: The `for_each` node this is an item of.
+        met, ok, failed, skipped: How many upstream steps have ended, and how.
+        broken: What went wrong with a condition on an incoming edge.
+        clean: True when everything upstream was reused from an earlier run, so that this may be too.
+        children, inner, left: Items or sub-plan of a container, and how many of them have not ended.
+        attempt: Number of the last attempt; `failures`: how many of them failed.
+    """
+
+    __slots__ = (
+        "attempt",
+        "because",
+        "broken",
+        "busy_s",
+        "children",
+        "claim",
+        "clean",
+        "cost_usd",
+        "deadline_at",
+        "due_at",
+        "ended_at",
+        "entry",
+        "epoch",
+        "error",
+        "error_kind",
+        "errors",
+        "failed",
+        "failures",
+        "index",
+        "inner",
+        "item",
+        "key",
+        "left",
+        "met",
+        "ok",
+        "output",
+        "parent",
+        "queued",
+        "reason",
+        "scope",
+        "seq",
+        "skipped",
+        "started_at",
+        "status",
+        "stopping",
+        "turn",
+        "usage",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        scope: ScopeState,
+        entry: GraphStep,
+        turn: tuple[int, ...],
+        *,
+        parent: Node | None = None,
+        item: Any = None,
+        index: int | None = None,
+    ) -> None:
+        self.key = key
+        self.scope = scope
+        self.entry = entry
+        self.turn = turn
+        self.parent = parent
+        self.item = item
+        self.index = index
+        self.status = StepStatus.PENDING
+        self.met = self.ok = self.failed = self.skipped = 0
+        self.broken: str | None = None
+        self.clean = True
+        self.queued = False
+        self.stopping = False
+        self.claim: Claim | None = None
+        self.attempt = self.failures = self.epoch = self.seq = 0
+        self.output: Any = None
+        self.error: str | None = None
+        self.error_kind: FailureKind | None = None
+        self.errors: tuple[dict[str, Any], ...] = ()
+        self.reason: SkipReason | None = None
+        self.because = ""
+        self.waiting: str | None = None
+        self.due_at: float | None = None
+        self.deadline_at: float | None = None
+        self.started_at: float | None = None
+        self.ended_at: float | None = None
+        self.busy_s = 0.0
+        self.cost_usd: float | None = None
+        self.usage: Usage | None = None
+        self.children: list[Node] | None = None
+        self.inner: ScopeState | None = None
+        self.left = 0
+
+    @property
+    def step(self) -> Step:
+        return self.entry.step
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+    @property
+    def tolerated(self) -> bool:
+        """Return True for a failed step that its dependants need not mind."""
+        return self.parent is None and self.entry.step.on_error is OnError.CONTINUE
+
+    @property
+    def is_map(self) -> bool:
+        return self.parent is None and self.entry.for_each is not None
+
+    @property
+    def is_container(self) -> bool:
+        return self.is_map or self.entry.sub is not None
+
+    @property
+    def needs_slot(self) -> bool:
+        """Return True for what an executor does; False for containers, waits and approvals."""
+        step = self.entry.step
+        return not self.is_container and step.wait is None and step.approve is None
+
+    @property
+    def view(self) -> ScopeState | ItemView:
+        """Return what this step's references see."""
+        return self.scope if self.index is None else ItemView(self)
+
+    def move(self, status: StepStatus) -> None:
+        assert status in TRANSITIONS[self.status], f"{self.key}: {self.status} -> {status}"
+        self.status = status
+
+
+class ScopeState:
+    """One plan instance: the run's own, or one of a sub-plan. What references inside it see.
+
+    Attributes:
+        owner: The step that runs this sub-plan; None for the run's own plan.
+        prefix: What its steps' keys begin with: "" or "sub/".
+        left: Steps that have not ended.
+        failures: Steps that failed and were not tolerated.
+        allow: Tools its steps may use, one set per plan above and including this one.
+    """
+
+    __slots__ = ("allow", "failures", "graph", "inputs", "left", "nodes", "owner", "prefix", "run_id", "stopping")
+
+    def __init__(
+        self,
+        run_id: str,
+        graph: PlanGraph,
+        inputs: dict[str, Any],
+        *,
+        prefix: str = "",
+        owner: Node | None = None,
+        allow: tuple[frozenset[str], ...] = (),
+    ) -> None:
+        self.run_id = run_id
+        self.graph = graph
+        self.inputs = inputs
+        self.prefix = prefix
+        self.owner = owner
+        own = graph.plan.allow
+        self.allow = allow if own is None else (*allow, frozenset(own))
+        self.nodes: list[Node] = []
+        self.left = len(graph.steps)
+        self.failures = 0
+        self.stopping = False
+
+    def root(self, name: str) -> Any:
+        if name == "inputs":
+            return self.inputs
+        if name == "run":
+            return {"id": self.run_id, "plan": self.graph.plan.name}
+        raise MissingValueError(
+            f"{name!r} exists only inside a `for_each` step", remedy="give the step a for_each, or refer to a step"
+        )
+
+    def step(self, step_id: str, field: str) -> Any:
+        node = self.nodes[self.graph.index[step_id]]
+        if field == "output":
+            if node.status is StepStatus.COMPLETED:
+                return node.output
+            if node.ended and node.tolerated and node.status is not StepStatus.SKIPPED:
+                return None
+            why = f" ({node.reason})" if node.reason else ""
+            raise MissingValueError(
+                f"step {step_id!r} has no output: it is {node.status}{why}",
+                remedy=f"give a fallback: default(steps.{step_id}.output, …)",
+                reference=f"steps.{step_id}.output",
+            )
+        if field == "status":
+            return node.status.value
+        if field == "errors":
+            return list(node.errors)
+        return node.error if field == "error" else node.attempt
+
+
+class ItemView:
+    """What references inside one item of a `for_each` step see."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def root(self, name: str) -> Any:
+        if name == "item":
+            return self.node.item
+        if name == "index":
+            return self.node.index
+        return self.node.scope.root(name)
+
+    def step(self, step_id: str, field: str) -> Any:
+        return self.node.scope.step(step_id, field)
