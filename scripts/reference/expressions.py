@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planloom.plan.refs import FUNCTIONS, MAX_DEPTH, MAX_EXPRESSION, MAX_TEXT, ROOTS, STEP_FIELDS
+from planloom.plan.expression import FUNCTIONS, MAX_DEPTH, MAX_EXPRESSION, MAX_TEXT, ROOTS, STEP_FIELDS
 
 TITLE = "References and conditions"
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from planloom.core.state import TRANSITIONS
-
 from planloom.core.result import ENDED, RunStatus, SkipReason, StepStatus
+from planloom.core.state import TRANSITIONS
 from scripts.reference.source import field_notes_of_enum
 
 TITLE = "States"
