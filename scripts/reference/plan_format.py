@@ -69,7 +69,8 @@ def _section(of: type, schema: dict[str, Any]) -> list[str]:
 
 def _for_files(note: str) -> str:
     """Return a note of the code in the words of a plan file."""
-    return note.replace("None:", "Left out:").replace("`None`", "`null`")
+    words = note.replace("None:", "left out:").replace("`None`", "`null`")
+    return words[:1].upper() + words[1:]
 
 
 def _choice(of: type[StrEnum]) -> list[str]:
