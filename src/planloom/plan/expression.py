@@ -269,6 +269,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, int], str]] = {
     "ends_with": (lambda text, end: str.endswith(text, end), (2, 2), "ends_with(text, end)"),
     "number": (_number, (1, 1), "number(text)"),
     "text": (as_text, (1, 1), "text(value)"),
+    "json": (lambda value: json.dumps(value, ensure_ascii=False), (1, 1), "json(value): as JSON, text in quotes"),
     "round": (lambda value, digits=0: round(_number(value), digits), (1, 2), "round(number, digits)"),
     "abs": (lambda value: abs(_number(value)), (1, 1), "abs(number)"),
     "min": (lambda values: min(map(_number, values)), (1, 1), "min(list of numbers)"),
