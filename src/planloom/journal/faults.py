@@ -1,0 +1,62 @@
+"""What SQLite's errors mean for whoever runs the engine.
+
+Rule 1: every `sqlite3.Error` that leaves this room went through `journal_error`.
+Rule 2: "cannot be written" and "is not a journal" are different errors: the first passes, the second does not.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from planloom.errors import JournalError, JournalFormatError, JournalWriteError
+
+_PRIMARY = 0xFF
+"""SQLite keeps the general code in the low byte of an extended one."""
+_ACKNOWLEDGED = "what was acknowledged is kept"
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Return whether another connection was in the way, so that trying again may help."""
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def journal_error(error: sqlite3.Error, path: str) -> JournalError:
+    """Return what is wrong with the journal at `path`, with a remedy."""
+    match _code(error):
+        case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_FORMAT:
+            return JournalFormatError(f"{path} is not a journal: {error}", remedy="name another file, or move this one")
+        case sqlite3.SQLITE_CORRUPT:
+            return JournalFormatError(
+                f"journal {path} is damaged: {error}", remedy="restore it from a backup, and check the disk"
+            )
+        case sqlite3.SQLITE_FULL:
+            return JournalWriteError(
+                f"journal {path} cannot grow: the disk is full",
+                remedy=f"free space on that disk, then resume the run; {_ACKNOWLEDGED}",
+            )
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
+            return JournalWriteError(
+                f"journal {path} is read-only for this user: {error}",
+                remedy="give this user the right to write to the file and its folder, or name another journal",
+            )
+        case sqlite3.SQLITE_CANTOPEN:
+            return JournalWriteError(
+                f"journal {path} cannot be opened: {error}",
+                remedy="name a file in a folder that exists and that this user may write to",
+            )
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return JournalWriteError(
+                f"journal {path} stayed locked by another program",
+                remedy=f"end that program (a backup, a shell with an open transaction), then resume; {_ACKNOWLEDGED}",
+            )
+        case _:
+            return JournalWriteError(
+                f"journal {path} cannot be read or written: {error}",
+                remedy=f"check the disk and its file system, then resume the run; {_ACKNOWLEDGED}",
+            )
+
+
+def _code(error: sqlite3.Error) -> int | None:
+    """Return SQLite's general code; None for what Python's own module found wrong."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & _PRIMARY

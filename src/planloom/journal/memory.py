@@ -1,0 +1,228 @@
+"""The record of all runs in memory, for runs that need not outlive their process.
+
+Rule 1: an event is durable as soon as it is appended: `on_durable` is called before `append` returns.
+Rule 2: events are kept as the objects they are. Whoever changes a value inside one changes the record.
+Rule 3: one event loop at a time; nothing here is for threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from planloom.core.events import RunFinished, RunStarted
+from planloom.core.result import RunStatus
+from planloom.errors import JournalConflictError, JournalError, RunBusyError, RunNotFoundError
+from planloom.ports import Recorded, RunRow
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from planloom.core.events import Event, Fact
+    from planloom.ports import OnDurable
+
+
+class _Run:
+    """The record of one run, and who waits for more of it."""
+
+    def __init__(self) -> None:
+        self.events: list[Recorded] = []
+        self.row: RunRow | None = None
+        self.posted: list[tuple[int, Fact]] = []
+        self.writer: MemoryRunWriter | None = None
+        self.waiters: set[asyncio.Event] = set()
+
+    def append(self, run_id: str, events: Sequence[Event], causes: Sequence[int]) -> int:
+        seq = len(self.events)
+        pairs = list(zip(events, causes, strict=True))
+        if self.row is None:
+            self.row = _first_row(run_id, events[0])
+        for event, cause in pairs:
+            seq += 1
+            self.events.append(Recorded(seq, cause, event))
+            if isinstance(event, RunFinished):
+                self.row = replace(self.row, status=event.status.value)
+        self.wake()
+        return seq
+
+    def wake(self) -> None:
+        for waiter in self.waiters:
+            waiter.set()
+
+    @contextmanager
+    def waiting(self) -> Iterator[asyncio.Event]:
+        news = asyncio.Event()
+        self.waiters.add(news)
+        try:
+            yield news
+        finally:
+            self.waiters.discard(news)
+
+
+class MemoryRunWriter:
+    """The pen of one run in memory."""
+
+    backlog = 0
+
+    def __init__(self, run_id: str, run: _Run, on_durable: OnDurable) -> None:
+        self._run_id = run_id
+        self._run = run
+        self._on_durable = on_durable
+        self._closed = False
+        run.writer = self
+
+    def append(self, events: Sequence[Event], causes: Sequence[int]) -> int:
+        """Record events, in order, all or none; return the seq of the last."""
+        if self._closed:
+            raise JournalError(f"the writer of run {self._run_id!r} is closed", remedy="take the run again")
+        if not events:
+            return len(self._run.events)
+        seq = self._run.append(self._run_id, events, causes)
+        self._on_durable(seq, None)
+        return seq
+
+    async def flush(self) -> None:
+        """Return at once: there is nothing to wait for."""
+
+    async def close(self) -> None:
+        """Give the run up. A second call is harmless."""
+        self.end()
+
+    def end(self) -> None:
+        """Give the run up without waiting."""
+        if not self._closed:
+            self._closed = True
+            self._run.writer = None
+            self._run.wake()
+
+
+class MemoryJournal:
+    """A journal that lives as long as this object."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, _Run] = {}
+        self._last_number = 0
+        self._closed = False
+
+    async def create(self, run_id: str, on_durable: OnDurable) -> MemoryRunWriter:
+        """Take ownership of a new run; JournalConflictError if it exists."""
+        self._check_open()
+        run = self._runs.get(run_id)
+        if run is not None and (run.events or run.writer is not None):
+            raise JournalConflictError(
+                f"run {run_id!r} exists", remedy="resume it, or start a run under another id", run_id=run_id
+            )
+        run = self._runs.setdefault(run_id, _Run())
+        return MemoryRunWriter(run_id, run, on_durable)
+
+    async def take(self, run_id: str, on_durable: OnDurable) -> tuple[list[Recorded], MemoryRunWriter]:
+        """Take ownership of a run on record; RunNotFoundError, or RunBusyError when somebody drives it."""
+        self._check_open()
+        run = self._runs.get(run_id)
+        if run is not None and run.writer is not None:
+            raise RunBusyError(f"this process drives run {run_id!r} now", remedy="wait for it", run_id=run_id)
+        run = self._found(run_id)
+        return list(run.events), MemoryRunWriter(run_id, run, on_durable)
+
+    async def read(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
+        """Return events with seq > `after`, in order; RunNotFoundError if there is no such run."""
+        self._check_open()
+        first = max(after, 0)
+        return self._found(run_id).events[first : None if limit is None else first + limit]
+
+    async def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
+        """Yield events as they come, none left out, none twice; ends after `RunFinished`."""
+        run = self._runs.get(run_id)
+        if run is None:
+            raise _not_found(run_id)
+        after = max(after, 0)
+        with run.waiting() as news:
+            while not self._closed:
+                while after < len(run.events):
+                    recorded = run.events[after]
+                    after += 1
+                    yield recorded
+                if run.row is None and run.writer is None:
+                    raise _not_found(run_id)
+                if run.row is not None and run.row.status != RunStatus.RUNNING:
+                    return
+                await news.wait()
+                news.clear()
+        raise _closed_error()
+
+    async def runs(self, *, status: str | None = None, limit: int = 100) -> list[RunRow]:
+        """Return runs, newest first."""
+        self._check_open()
+        rows = [_current(run.row, run.events[-1]) for run in self._runs.values() if run.row is not None]
+        wanted = [row for row in rows if status is None or row.status == status]
+        return sorted(wanted, key=lambda row: (row.started_at, row.run_id), reverse=True)[:limit]
+
+    async def post(self, run_id: str, fact: Fact) -> None:
+        """Leave a person's fact for whoever drives the run; RunNotFoundError if there is no such run."""
+        self._check_open()
+        run = self._found(run_id)
+        self._last_number += 1
+        run.posted.append((self._last_number, fact))
+
+    async def posted(self, run_id: str) -> list[tuple[int, Fact]]:
+        """Return facts left for this run and not yet taken, oldest first, each with its number."""
+        self._check_open()
+        run = self._runs.get(run_id)
+        return [] if run is None else list(run.posted)
+
+    async def posted_runs(self) -> set[str]:
+        """Return the runs that have facts left for them."""
+        self._check_open()
+        return {run_id for run_id, run in self._runs.items() if run.posted}
+
+    async def taken(self, run_id: str, number: int) -> None:
+        """Forget the posted facts of this run up to `number`."""
+        self._check_open()
+        run = self._found(run_id)
+        run.posted = [entry for entry in run.posted if entry[0] > number]
+
+    async def close(self) -> None:
+        """End every writer and follower. A second call is harmless."""
+        self._closed = True
+        for run in self._runs.values():
+            if run.writer is not None:
+                run.writer.end()
+            run.wake()
+
+    def _found(self, run_id: str) -> _Run:
+        run = self._runs.get(run_id)
+        if run is None or not run.events:
+            raise _not_found(run_id)
+        return run
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _closed_error()
+
+
+def _first_row(run_id: str, first: Event) -> RunRow:
+    if not isinstance(first, RunStarted):
+        raise JournalError(
+            f"run {run_id!r} would begin with {type(first).__name__}", remedy="append `RunStarted` first"
+        )
+    running = RunStatus.RUNNING.value
+    return RunRow(run_id, first.plan.name, first.plan.hash, running, first.at, first.at, 0)
+
+
+def _current(row: RunRow, last: Recorded) -> RunRow:
+    """Return the row with what changes with every event, worked out when asked for."""
+    return replace(row, last_seq=last.seq, updated_at=last.event.at)
+
+
+def _closed_error() -> JournalError:
+    return JournalError("this journal is closed", remedy="make a new one; what is in memory ends with its journal")
+
+
+def _not_found(run_id: str) -> RunNotFoundError:
+    return RunNotFoundError(
+        f"this journal in memory has no run {run_id!r}",
+        remedy="a journal in a file outlives its process",
+        run_id=run_id,
+    )

@@ -1,0 +1,246 @@
+"""The record of all runs in one SQLite file.
+
+Rule 1: this file puts the parts together and says what a run's life is; SQL that writes is in writer.py, SQL that reads
+in reader.py, and what a file must be in schema.py.
+Rule 2: a run is written by whoever holds its lock (ownership.py); that its numbers are unique is what makes it safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planloom.core.events import RunFinished
+from planloom.errors import JournalConflictError, RunBusyError
+from planloom.journal.codec import encode
+from planloom.journal.followers import Followers
+from planloom.journal.ownership import OwnersFile, owners_of
+from planloom.journal.reader import (
+    ReadPool,
+    closed_error,
+    events_of,
+    has_ended,
+    newest_runs,
+    not_found,
+    posted_facts,
+    runs_with_posted_facts,
+    status_of,
+)
+from planloom.journal.schema import prepare, writing_connection
+from planloom.journal.writer import Committer, SqliteRunWriter, insert_posted
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from planloom.core.events import Fact
+    from planloom.ports import OnDurable, Recorded, RunRow
+
+_PAGE = 500
+"""Events that a follower reads at once."""
+
+
+class SqliteJournal:
+    """A journal in a file. Other processes may read and write the same file at the same time.
+
+    Args:
+        path: The file; made, with the folders above it, when it is not there. Only its owner may read it.
+
+    Raises:
+        JournalFormatError: The file is something else, damaged, or of a newer planloom.
+        JournalWriteError: The file cannot be made or opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(os.path.realpath(path))
+        prepare(self.path)
+        self._reads = ReadPool(self.path)
+        self._followers = Followers(self.path)
+        self._writers: dict[str, SqliteRunWriter | None] = {}
+        """Runs that this journal drives; None while one is being taken."""
+        self._committer: Committer | None = None
+        self._writable = False
+        self._owners: OwnersFile | None = None
+        self._closed = False
+
+    async def create(self, run_id: str, on_durable: OnDurable) -> SqliteRunWriter:
+        """Take ownership of a new run.
+
+        Raises:
+            JournalConflictError: The run exists.
+            JournalError: The journal cannot be written.
+        """
+        committer = await self._writing()
+        with ExitStack() as undo:
+            if not self._claim(run_id, undo):
+                raise _exists(run_id, f" and {self._owned().owner(run_id)} drives it")
+            if await self._reads.read(lambda connection: status_of(connection, run_id)) is not None:
+                raise _exists(run_id, "")
+            return self._pen(run_id, committer, on_durable, 0, undo)
+
+    async def take(self, run_id: str, on_durable: OnDurable) -> tuple[list[Recorded], SqliteRunWriter]:
+        """Take ownership of a run on record; return its events and its pen.
+
+        Raises:
+            RunNotFoundError: No such run.
+            RunBusyError: Another process, or another driver of this one, owns it.
+        """
+        committer = await self._writing()
+        with ExitStack() as undo:
+            if not self._claim(run_id, undo):
+                raise RunBusyError(
+                    f"{self._owned().owner(run_id)} drives run {run_id!r} now",
+                    remedy="wait for it, or end that process: the run is then free at once",
+                    run_id=run_id,
+                )
+            events = await self.read(run_id)
+            return events, self._pen(run_id, committer, on_durable, events[-1].seq, undo)
+
+    async def read(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
+        """Return durable events with seq > `after`, in order.
+
+        Raises:
+            RunNotFoundError: No such run.
+            JournalFormatError: One of them is missing, damaged, or of a newer planloom.
+        """
+        return await self._reads.read(partial(self._events, run_id, after, limit))
+
+    async def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
+        """Yield durable events as they come, none left out, none twice; ends after `RunFinished`.
+
+        Raises:
+            RunNotFoundError: No such run on record, and none of that name is being started here.
+            JournalError: The journal was closed meanwhile.
+        """
+        with self._followers.waiting(run_id) as waiter:
+            while not self._closed:
+                ended, page = await self._reads.read(partial(_next_page, run_id=run_id, after=after))
+                if ended is None and run_id not in self._writers:
+                    raise not_found(run_id, self.path)
+                for recorded in page:
+                    yield recorded
+                    after = recorded.seq
+                    if isinstance(recorded.event, RunFinished):
+                        return
+                if ended and not page:
+                    return
+                if not page:
+                    await waiter.news()
+        raise closed_error(self.path)
+
+    async def runs(self, *, status: str | None = None, limit: int = 100) -> list[RunRow]:
+        """Return runs, newest first."""
+        return await self._reads.read(lambda connection: newest_runs(connection, status, limit))
+
+    async def post(self, run_id: str, fact: Fact) -> None:
+        """Leave a person's fact for whoever drives the run; durable on return.
+
+        Raises:
+            RunNotFoundError: No such run.
+        """
+        encoded = encode(fact)
+        committer = await self._writing()
+
+        def insert(connection: sqlite3.Connection) -> None:
+            if status_of(connection, run_id) is None:
+                raise not_found(run_id, self.path)
+            insert_posted(connection, run_id, encoded)
+
+        await committer.do(insert)
+
+    async def posted(self, run_id: str) -> list[tuple[int, Fact]]:
+        """Return facts left for this run and not yet taken, oldest first, each with its number."""
+        return await self._reads.read(lambda connection: posted_facts(connection, run_id))
+
+    async def posted_runs(self) -> set[str]:
+        """Return the runs that have facts left for them."""
+        return await self._reads.read(runs_with_posted_facts)
+
+    async def taken(self, run_id: str, number: int) -> None:
+        """Forget the posted facts of this run up to `number`: their consequences are on record."""
+        committer = await self._writing()
+        await committer.do(
+            lambda connection: (
+                connection.execute("DELETE FROM posted WHERE run_id = ? AND number <= ?", (run_id, number)).rowcount
+            )
+        )
+
+    async def close(self) -> None:
+        """Write what is left and let go of files, locks and threads. A second call is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        if self._committer is not None:
+            await loop.run_in_executor(None, self._committer.close)
+        for writer in tuple(self._writers.values()):
+            if writer is not None:
+                writer.end()
+        if self._owners is not None:
+            self._owners.close()
+        await loop.run_in_executor(None, self._followers.close)
+        await self._reads.close()
+
+    async def _writing(self) -> Committer:
+        """Return the committer, started with the first thing to write: a journal that is only read needs none."""
+        if self._closed:
+            raise closed_error(self.path)
+        if self._committer is None:
+            self._committer = Committer(writing_connection(self.path), str(self.path), committed=self._followers.wake)
+        if not self._writable:
+            await self._committer.do(_probe)
+            self._writable = True
+        return self._committer
+
+    def _owned(self) -> OwnersFile:
+        if self._owners is None:
+            self._owners = owners_of(self.path)
+        return self._owners
+
+    def _claim(self, run_id: str, undo: ExitStack) -> bool:
+        if not self._owned().claim(run_id):
+            return False
+        self._writers[run_id] = None
+        undo.callback(self._release, run_id)
+        return True
+
+    def _release(self, run_id: str) -> None:
+        self._writers.pop(run_id, None)
+        self._owned().release(run_id)
+        self._followers.wake((run_id,))  # one who waits for a run that was never begun must not wait for ever
+
+    def _pen(
+        self, run_id: str, committer: Committer, on_durable: OnDurable, last_seq: int, undo: ExitStack
+    ) -> SqliteRunWriter:
+        writer = SqliteRunWriter(
+            run_id, committer, on_durable, last_seq=last_seq, released=partial(self._release, run_id)
+        )
+        self._writers[run_id] = writer
+        undo.pop_all()  # from here the writer gives the run up
+        return writer
+
+    def _events(self, run_id: str, after: int, limit: int | None, connection: sqlite3.Connection) -> list[Recorded]:
+        found = events_of(connection, run_id, after, limit)
+        if not found and status_of(connection, run_id) is None:
+            raise not_found(run_id, self.path)
+        return found
+
+
+def _next_page(connection: sqlite3.Connection, *, run_id: str, after: int) -> tuple[bool | None, list[Recorded]]:
+    """Return whether the run had ended before these events were read, and the events."""
+    ended = has_ended(connection, run_id)
+    return ended, events_of(connection, run_id, after, _PAGE)
+
+
+def _probe(connection: sqlite3.Connection) -> None:
+    """Nothing: that its transaction could begin shows that the file can be written."""
+
+
+def _exists(run_id: str, how: str) -> JournalConflictError:
+    return JournalConflictError(
+        f"run {run_id!r} exists{how}", remedy="resume it, or start a run under another id", run_id=run_id
+    )

@@ -1,0 +1,397 @@
+"""Writing a journal: one thread commits whatever all runs have waiting, in one transaction.
+
+Rule 1: an append is encoded and numbered where it is made, so a value that is not JSON fails there, all or nothing,
+and nobody can change it afterwards. Encoding in the thread measured no faster: the interpreter runs one of them.
+Rule 2: the first error of a run ends its writing, at once and for good; otherwise later events would leave a gap.
+Rule 3: a number that is taken is a conflict of that run alone: the other runs of the batch are committed all the same.
+Rule 4: nothing is told before it is durable: `on_durable`, `flush` and followers hear of a commit after it returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any
+
+from planloom.core.events import RunFinished, RunStarted
+from planloom.errors import JournalConflictError, JournalError
+from planloom.journal.codec import encode
+from planloom.journal.faults import journal_error
+from planloom.journal.handover import on_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from planloom.core.events import Event
+    from planloom.journal.blobs import Blob
+    from planloom.journal.codec import Encoded
+    from planloom.ports import OnDurable
+
+_COLUMNS = 7
+_ROW = "(?, ?, ?, ?, ?, ?, ?)"
+_ROWS_AT_ONCE = 64
+"""Rows of one INSERT. The interpreter's lock is given up once per statement: a busy loop delays 64 rows, not each."""
+_INSERT_EVENTS = "INSERT INTO events (run_id, seq, cause, kind, version, at, body) VALUES "
+_INSERT_ONE = _INSERT_EVENTS + _ROW
+_INSERT_MANY = _INSERT_EVENTS + ", ".join([_ROW] * _ROWS_AT_ONCE)
+_INSERT_BLOB = "INSERT OR IGNORE INTO blobs (sha256, size, body) VALUES (?, ?, ?)"
+_INSERT_POSTED = "INSERT INTO posted (run_id, kind, version, body) VALUES (?, ?, ?, ?)"
+_INSERT_RUN = "INSERT INTO runs (run_id, plan, plan_hash, status, started_at) VALUES (?, ?, ?, 'running', ?)"
+_END_RUN = "UPDATE runs SET status = ? WHERE run_id = ?"
+
+RunRowStart = tuple[str, str, str, float]
+"""Run id, plan's name, plan's hash, started at."""
+
+
+class Share:
+    """What one run has waiting for the next commit."""
+
+    __slots__ = ("blobs", "last_seq", "rows", "started", "status", "writer")
+
+    def __init__(self, writer: SqliteRunWriter) -> None:
+        self.writer = writer
+        self.last_seq = 0
+        self.rows: list[Any] = []
+        """The values of all its rows, one after the other."""
+        self.blobs: list[Blob] = []
+        self.started: RunRowStart | None = None
+        self.status: str | None = None
+
+
+@dataclass(slots=True)
+class Job:
+    """Something else to do in a transaction of its own, after what was appended before it."""
+
+    work: Callable[[sqlite3.Connection], Any]
+    done: asyncio.Future[Any]
+
+
+Outcome = tuple["SqliteRunWriter", int, "JournalError | None"]
+
+
+class Committer:
+    """The thread that writes. Owns its connection from the start to the end."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, path: str, *, committed: Callable[[Iterable[str]], None]
+    ) -> None:
+        self._connection = connection
+        self._path = path
+        self._committed = committed
+        self._lock = Lock()
+        """Guards the next four; held for microseconds, so an append never waits for a commit."""
+        self._shares: dict[SqliteRunWriter, Share] = {}
+        self._jobs: list[Job] = []
+        self._awake = False
+        self._closed = False
+        self._calls: SimpleQueue[None] = SimpleQueue()
+        """One entry each time there is something to write again."""
+        self._thread = Thread(target=self._work, name="planloom-write", daemon=True)
+        self._thread.start()
+
+    def put(
+        self,
+        writer: SqliteRunWriter,
+        last_seq: int,
+        rows: list[Any],
+        blobs: list[Blob],
+        started: RunRowStart | None,
+        status: str | None,
+    ) -> None:
+        """Queue the rows of one append. Never waits.
+
+        Raises:
+            JournalError: The journal is closed.
+        """
+        with self._lock:
+            share = self._shares.get(writer)
+            if share is None:
+                self._call()
+                share = self._shares[writer] = Share(writer)
+            share.last_seq = last_seq
+            share.rows += rows
+            if blobs:
+                share.blobs += blobs
+            if started is not None:
+                share.started = started
+            if status is not None:
+                share.status = status
+
+    async def do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        """Return what `work` returns, once its transaction is durable.
+
+        Raises:
+            JournalError: It could not be written, or `work` raised it.
+        """
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        with self._lock:
+            self._call()
+            self._jobs.append(Job(work, done))
+        return await done
+
+    def close(self) -> None:
+        """Write what is queued, end the thread and close the connection. Blocks; a second call is harmless."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._calls.put(None)
+        self._thread.join()
+
+    def _call(self) -> None:
+        """Call the thread, unless it has been called and not come yet. The lock is held."""
+        if self._closed:
+            raise JournalError(f"journal {self._path} is closed", remedy="open it again")
+        if not self._awake:
+            self._awake = True
+            self._calls.put(None)
+
+    def _next(self) -> tuple[list[Share], list[Job], bool]:
+        """Return everything that waits, and whether it is the last."""
+        with self._lock:
+            shares, self._shares = self._shares, {}
+            jobs, self._jobs = self._jobs, []
+            self._awake = False
+            return list(shares.values()), jobs, self._closed
+
+    def _work(self) -> None:
+        shares: list[Share] = []
+        jobs: list[Job] = []
+        finished = False
+        try:
+            while not finished:
+                self._calls.get()
+                shares, jobs, finished = self._next()
+                self._commit([share for share in shares if share.writer.error is None])
+                for job in jobs:
+                    self._carry_out(job)
+        finally:
+            if not finished:
+                self._give_up(shares, jobs)
+            self._connection.close()
+
+    def _give_up(self, shares: list[Share], jobs: list[Job]) -> None:
+        """Tell everybody who waits that this thread dies of an error of ours, whose traceback is on stderr."""
+        with self._lock:
+            self._closed = True
+        late_shares, late_jobs, _ = self._next()
+        error = JournalError(
+            f"the thread that writes journal {self._path} died", remedy="report the traceback; then resume the run"
+        )
+        self._tell([(share.writer, share.last_seq, error) for share in (*shares, *late_shares)])
+        for job in (*jobs, *late_jobs):
+            on_loop(job.done.get_loop(), _settle, job.done, None, error)
+
+    def _commit(self, shares: list[Share]) -> None:
+        if not shares:
+            return
+        error: JournalError | None = None
+        try:
+            self._transaction(partial(_insert, shares))
+        except sqlite3.IntegrityError:
+            if len(shares) > 1:  # one of them is in conflict: each on its own, so that the others are committed
+                for share in shares:
+                    self._commit([share])
+                return
+            error = _conflict(shares[0].writer.run_id)
+        except sqlite3.Error as problem:
+            error = journal_error(problem, self._path)
+        self._tell([(share.writer, share.last_seq, error) for share in shares])
+
+    def _carry_out(self, job: Job) -> None:
+        result: Any = None
+        failure: JournalError | None = None
+        try:
+            result = self._transaction(job.work)
+        except sqlite3.Error as error:
+            failure = journal_error(error, self._path)
+        except JournalError as error:
+            failure = error
+        on_loop(job.done.get_loop(), _settle, job.done, result, failure)
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        execute = self._connection.execute
+        try:
+            execute("BEGIN IMMEDIATE")
+            result = work(self._connection)
+            execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                with suppress(sqlite3.Error):  # the disk may be gone altogether; the first error is the one that counts
+                    execute("ROLLBACK")
+        return result
+
+    def _tell(self, outcomes: list[Outcome]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, deque[Outcome]] = {}
+        for outcome in outcomes:
+            writer, _, error = outcome
+            if error is not None:
+                writer.error = error
+            by_loop.setdefault(writer.loop, deque()).append(outcome)
+        for loop, its_own in by_loop.items():
+            on_loop(loop, _deliver, its_own)
+        self._committed([writer.run_id for writer, _, error in outcomes if error is None])
+
+
+class SqliteRunWriter:
+    """The pen of one run. Used on the event loop it was made on."""
+
+    def __init__(
+        self, run_id: str, committer: Committer, on_durable: OnDurable, *, last_seq: int, released: Callable[[], None]
+    ) -> None:
+        self.run_id = run_id
+        self.loop = asyncio.get_running_loop()
+        self.error: JournalError | None = None
+        """What ended the writing; set by the committer's thread before anybody is told."""
+        self._committer = committer
+        self._on_durable = on_durable
+        self._released = released
+        self._appended = last_seq
+        self._durable = last_seq
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._closed = False
+
+    @property
+    def backlog(self) -> int:
+        """Return how many events are appended and not yet durable."""
+        return self._appended - self._durable
+
+    def append(self, events: Sequence[Event], causes: Sequence[int]) -> int:
+        """Hand over events, in order, all or none; return the seq of the last. Never waits.
+
+        Raises:
+            OutputError: An event holds something that is not JSON; nothing was appended.
+            JournalError: An earlier append failed, or this writer is closed.
+        """
+        if self.error is not None:
+            raise self.error
+        if self._closed:
+            raise JournalError(f"the writer of run {self.run_id!r} is closed", remedy="take the run again")
+        if not events:
+            return self._appended
+        run_id = self.run_id
+        seq = self._appended
+        rows: list[Any] = []
+        blobs: list[Blob] = []
+        status: str | None = None
+        for event, cause in zip(events, causes, strict=True):
+            kind, version, body, apart = encode(event)
+            seq += 1
+            rows += (run_id, seq, cause, kind, version, event.at, body)
+            if apart:
+                blobs += apart
+            if isinstance(event, RunFinished):
+                status = event.status.value
+        started = self._row_of(events[0]) if self._appended == 0 else None
+        self._committer.put(self, seq, rows, blobs, started, status)
+        self._appended = seq
+        return seq
+
+    async def flush(self) -> None:
+        """Wait until everything appended is durable.
+
+        Raises:
+            JournalConflictError: Another engine wrote to this run.
+            JournalWriteError: Disk full, read-only, or an I/O error.
+        """
+        if self.error is not None:
+            raise self.error
+        if self._durable < self._appended:
+            durable = self.loop.create_future()
+            self._waiting.append((self._appended, durable))
+            await durable
+
+    async def close(self) -> None:
+        """Flush and give the run up. Harmless when called again or after an error."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self.error is None:  # else `on_durable` and `append` have said so
+                await self.flush()
+        finally:
+            self._released()
+
+    def end(self) -> None:
+        """Give the run up without waiting, once the journal has written everything and is closing."""
+        if not self._closed:
+            self._closed = True
+            self._released()
+
+    def settle(self, seq: int, error: JournalError | None) -> None:
+        """Note on the loop that everything up to `seq` is durable, or why nothing more will be."""
+        if error is None:
+            self._durable = seq
+        while self._waiting and (error is not None or self._waiting[0][0] <= seq):
+            _, durable = self._waiting.popleft()
+            _settle(durable, None, error)
+        self._on_durable(self._durable, error)
+
+    def _row_of(self, first: Event) -> RunRowStart:
+        if not isinstance(first, RunStarted):
+            raise JournalError(
+                f"run {self.run_id!r} would begin with {type(first).__name__}", remedy="append `RunStarted` first"
+            )
+        return self.run_id, first.plan.name, first.plan.hash, first.at
+
+
+def _insert(shares: list[Share], connection: sqlite3.Connection) -> None:
+    rows: list[Any] = []
+    for share in shares:
+        rows += share.rows
+        _insert_blobs(connection, share.blobs)
+        if share.started is not None:
+            connection.execute(_INSERT_RUN, share.started)
+        if share.status is not None:
+            connection.execute(_END_RUN, (share.status, share.writer.run_id))
+    at_once = _ROWS_AT_ONCE * _COLUMNS
+    whole = len(rows) - len(rows) % at_once
+    for start in range(0, whole, at_once):
+        connection.execute(_INSERT_MANY, rows[start : start + at_once])
+    for start in range(whole, len(rows), _COLUMNS):
+        connection.execute(_INSERT_ONE, rows[start : start + _COLUMNS])
+
+
+def insert_posted(connection: sqlite3.Connection, run_id: str, encoded: Encoded) -> None:
+    """Write a fact that a person left for a run, within the transaction of a `Job`."""
+    kind, version, body, blobs = encoded
+    _insert_blobs(connection, blobs)
+    connection.execute(_INSERT_POSTED, (run_id, kind, version, body))
+
+
+def _insert_blobs(connection: sqlite3.Connection, blobs: Iterable[Blob]) -> None:
+    for blob in blobs:
+        connection.execute(_INSERT_BLOB, (blob.sha256, blob.size_bytes, blob.text))
+
+
+def _conflict(run_id: str) -> JournalConflictError:
+    return JournalConflictError(
+        f"another engine wrote to run {run_id!r}: this one has stopped writing",
+        remedy="let the other engine go on, or end it and resume the run",
+        run_id=run_id,
+    )
+
+
+def _deliver(outcomes: deque[Outcome]) -> None:
+    """Settle them in order, also those after one whose callback raises: that error is the callback's owner's."""
+    try:
+        while outcomes:
+            writer, seq, error = outcomes.popleft()
+            writer.settle(seq, error)
+    finally:
+        if outcomes:
+            asyncio.get_running_loop().call_soon(_deliver, outcomes)
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: JournalError | None) -> None:
+    if future.done():  # whoever waited was cancelled
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
