@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "planloom.api.execute": ("execute_plan",),
+    "planloom.api.execute": ("execute_plan", "run_plan"),
     "planloom.core.result": ("RunResult", "RunStatus", "StepResult", "StepStatus", "Usage"),
     "planloom.errors": (
         "ConfigError",
@@ -28,11 +28,14 @@ _HOMES = {
     "planloom.plan.model": ("ExecutionPlan", "Plan", "Step"),
     "planloom.plan.policy": ("Effects", "ResourceLimits", "RetryPolicy"),
     "planloom.plan.schema": ("plan_schema",),
-    "planloom.runtime.engine": ("Engine", "Run"),
+    "planloom.runtime.engine": ("Engine",),
+    "planloom.runtime.run": ("Run",),
+    "planloom.runtime.settings": ("Settings",),
     "planloom.tools.context": ("ToolContext",),
+    "planloom.tools.declare": ("tool",),
     "planloom.tools.registry": ("ToolRegistry",),
     "planloom.tools.standard": ("get_default_tools",),
-    "planloom.tools.tool": ("Tool", "tool"),
+    "planloom.tools.tool": ("Tool",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -6,9 +6,9 @@ Rule 2: each port has a conformance suite in `testing/conformance` that every ad
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
@@ -131,6 +131,10 @@ class Journal(Protocol):
         """Return facts left for this run and not yet taken, oldest first, each with its number."""
         ...
 
+    async def posted_runs(self) -> set[str]:
+        """Return the runs that have facts left for them."""
+        ...
+
     async def taken(self, run_id: str, number: int) -> None:
         """Forget the posted facts of this run up to `number`: their consequences are on record."""
         ...
@@ -154,9 +158,17 @@ class AttemptContext(Protocol):
     @property
     def clock(self) -> Clock: ...
 
+    @property
+    def stopping(self) -> bool:
+        """Return True once the attempt is asked to stop; then a cancellation is its answer, not the engine's end."""
+        ...
+
     def abandon(self) -> None:
         """Say that a thread is left running that cannot be stopped."""
         ...
+
+    @property
+    def abandoned(self) -> bool: ...
 
 
 class AttemptExecutor(Protocol):
@@ -167,21 +179,36 @@ class AttemptExecutor(Protocol):
         ...
 
 
-Deliver = Callable[[Any], None]
+Deliver = Callable[["Fact"], None]
 """Takes the one fact an attempt ends in, on the event loop."""
+
+MakeAttempt = Callable[["RunStep", AttemptContext], Awaitable["Fact"]]
+"""Makes an attempt and returns its fact; raises CancelledError only when the engine itself is closing."""
+
+
+class Lane(Protocol):
+    """Attempts of runs that share one set of context variables."""
+
+    def submit(self, request: RunStep, deliver: Deliver) -> None:
+        """Have the attempt made; `deliver` gets exactly one fact, later. Submitting an attempt twice is harmless."""
+        ...
+
+    def stop(self, run_id: str, key: str) -> None:
+        """Stop that step's attempt if it is under way or queued; its fact still comes, within `grace` seconds."""
+        ...
+
+    def close(self) -> None:
+        """Give the lane back; what it runs goes on until it is stopped."""
+        ...
 
 
 class Transport(Protocol):
     """How an attempt reaches the place where it is made."""
 
-    def submit(self, request: RunStep, deliver: Deliver) -> None:
-        """Have the attempt made; `deliver` gets exactly one fact. Submitting an attempt twice is harmless."""
-        ...
-
-    def stop(self, run_id: str, key: str) -> None:
-        """Stop that step's attempt if it is under way; its fact still comes."""
+    def lane(self) -> Lane:
+        """Return the lane for the caller's context variables."""
         ...
 
     async def close(self) -> None:
-        """Stop everything and wait for it."""
+        """Stop everything and wait for it; nothing more is delivered."""
         ...

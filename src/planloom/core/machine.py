@@ -44,9 +44,9 @@ from planloom.core.fold import RunState, failure_of
 from planloom.core.result import RUN_ENDED, RunStatus, SkipReason, StepStatus
 from planloom.core.retry import delay_s, worth_retrying
 from planloom.core.state import Node, ScopeState
-from planloom.errors import EvaluationError, InputsError, MissingValueError
-from planloom.plan.check import check_inputs
+from planloom.errors import EvaluationError, MissingValueError, PlanError
 from planloom.plan.expression import truthy
+from planloom.plan.inputs import check_inputs
 from planloom.plan.policy import NO_RETRY, Effects, FailureKind, JoinRule, OnError
 from planloom.plan.refs import Template
 
@@ -322,7 +322,7 @@ class RunMachine:
                 self._dispatch(node)
         except _CANNOT_RESOLVE as error:
             self._fail(node, StepStatus.FAILED, FailureKind.INPUT, error.message)
-        except InputsError as error:
+        except PlanError as error:
             self._fail(node, StepStatus.FAILED, FailureKind.INPUT, error.message)
 
     def _dispatch(self, node: Node) -> None:

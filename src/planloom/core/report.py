@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from planloom.core.fold import RunState
 from planloom.core.result import RunResult, RunStatus, StepResult, StepStatus
 from planloom.core.state import Node
@@ -103,19 +101,3 @@ def _not_enforced(state: RunState) -> tuple[str, ...]:
     if "max_cpu_percent" in chosen and any(facts.cpu_percent is None for facts in tools.values()):
         found.append("max_cpu_percent")
     return tuple(found)
-
-
-def blockers(result: RunResult) -> list[dict[str, Any]]:
-    """Return for each step that waits for a person: step, why, and the command that makes it go on."""
-    found = []
-    for step in result.blocked:
-        verb = "approve" if step.waiting == "approval" else "resolve"
-        options = "" if verb == "approve" else " --output JSON | --retry | --fail"
-        found.append(
-            {
-                "step": step.id,
-                "why": "waits for approval" if verb == "approve" else "its outcome is unknown and it may run only once",
-                "command": f"planloom {verb} {result.run_id} {step.id}{options}",
-            }
-        )
-    return found

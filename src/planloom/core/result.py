@@ -68,6 +68,14 @@ class Usage:
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
+    def to_dict(self) -> dict[str, int]:
+        return {
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "total_tokens": self.total_tokens,
+            "requests": self.requests,
+        }
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.input_tokens + other.input_tokens,
@@ -127,6 +135,37 @@ class StepResult:
         if self.started_at is None or self.ended_at is None:
             return None
         return (self.ended_at - self.started_at) * 1000
+
+    def to_dict(self, *, track_cost: bool = True) -> dict[str, Any]:
+        """Return the step as JSON. `cost` is 0.0 where nothing was paid for, None when costs are not tracked."""
+        told: dict[str, Any] = {
+            "id": self.id,
+            "kind": self.kind,
+            "tool": self.doer,
+            "status": self.status.value,
+            "output": self.output,
+            "error": self.error,
+            "attempts": self.attempts,
+            "cost": (self.cost_usd or 0.0) if track_cost else None,
+            "latency_ms": self.latency_ms,
+            "started_at": self.started_at,
+            "ended_at": self.ended_at,
+        }
+        if self.error_kind is not None:
+            told["error_kind"] = self.error_kind
+        if self.skip_reason is not None:
+            told["skip_reason"] = self.skip_reason.value
+        if self.usage is not None:
+            told["usage"] = self.usage.to_dict()
+        if self.waiting is not None:
+            told["waiting"] = self.waiting
+        if self.width is not None:
+            told["width"] = self.width
+        if self.errors:
+            told["errors"] = list(self.errors)
+        if self.parts:
+            told["parts"] = [part.to_dict(track_cost=track_cost) for part in self.parts]
+        return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,3 +227,42 @@ class RunResult:
             if step.id == step_id:
                 return step
         raise KeyError(step_id)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the run as JSON; `result` is its output, `cost` None when costs are not tracked."""
+        tracked = self.cost_usd is not None
+        return {
+            "run_id": self.run_id,
+            "plan": self.plan,
+            "status": self.status.value,
+            "result": self.output,
+            "error": self.error,
+            "failed_step": self.failed_step,
+            "steps": [step.to_dict(track_cost=tracked) for step in self.steps],
+            "steps_completed": self.steps_completed,
+            "cost": self.cost_usd,
+            "usage": self.usage.to_dict(),
+            "tool_calls": self.tool_calls,
+            "latency_ms": self.latency_ms,
+            "speedup": self.speedup,
+            "parallel_efficiency": self.parallel_efficiency,
+            "critical_path_ms": self.critical_path_ms,
+            "scheduler_overhead_ms": self.scheduler_overhead_ms,
+            "exceeded_limits": list(self.exceeded_limits),
+            "limits_not_enforced": list(self.limits_not_enforced),
+            "blocked": self.blockers(),
+            "started_at": self.started_at,
+            "ended_at": self.ended_at,
+        }
+
+    def blockers(self) -> list[dict[str, str]]:
+        """Return for each step that waits for a person: the step, why, and the command that makes it go on."""
+        found = []
+        for step in self.blocked:
+            if step.waiting == "approval":
+                why, command = "waits for approval", f"planloom approve {self.run_id} {step.id}"
+            else:
+                why = "it may run only once, and whether it did is unknown"
+                command = f"planloom resolve {self.run_id} {step.id} --output JSON | --retry | --fail"
+            found.append({"step": step.id, "why": why, "command": command})
+        return found

@@ -1,0 +1,27 @@
+"""Step kind → the executor that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from planloom.errors import NotInstalledError
+
+if TYPE_CHECKING:
+    from planloom.core.commands import RunStep
+    from planloom.core.result import StepOutcome
+    from planloom.ports import AttemptContext, AttemptExecutor
+
+
+@dataclass(frozen=True, slots=True)
+class ByKind:
+    executors: Mapping[str, AttemptExecutor]
+
+    async def execute(self, request: RunStep, context: AttemptContext) -> StepOutcome:
+        executor = self.executors.get(request.step.kind)
+        if executor is None:
+            raise NotInstalledError(
+                f"nothing here does {request.step.kind} steps", remedy="run it where that executor is installed"
+            )
+        return await executor.execute(request, context)

@@ -1,0 +1,98 @@
+"""What kind of failure an exception is. The one classification; `core/retry.py` decides what follows from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonschema.exceptions import ValidationError as SchemaValidationError
+from pydantic import ValidationError
+
+from planloom.errors import (
+    ArgumentsError,
+    EvaluationError,
+    MissingValueError,
+    NotAllowedError,
+    NotDoneError,
+    OutputError,
+    PlanError,
+    PlanloomError,
+)
+from planloom.plan.policy import FailureKind
+
+MAX_ERROR = 4_000
+"""Characters of an error that go on record."""
+RETRYABLE_STATUS = frozenset({408, 425, 429})
+"""HTTP 4xx that another attempt may mend; so may every 5xx."""
+
+_BY_TYPE: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], FailureKind], ...] = (
+    (NotDoneError, FailureKind.NOT_DONE),
+    (NotAllowedError, FailureKind.NOT_ALLOWED),
+    ((ArgumentsError, MissingValueError, EvaluationError), FailureKind.INPUT),
+    (OutputError, FailureKind.OUTPUT),
+    (TimeoutError, FailureKind.TIMEOUT),
+    (
+        (
+            PlanError,
+            SyntaxError,
+            TypeError,
+            AttributeError,
+            NameError,
+            ImportError,
+            ValidationError,
+            SchemaValidationError,
+            SystemExit,
+            KeyboardInterrupt,
+        ),
+        FailureKind.REFUSED,
+    ),
+)
+
+
+def kind_of(error: BaseException) -> FailureKind:
+    """Return what kind of failure this is."""
+    for types, kind in _BY_TYPE:
+        if isinstance(error, types):
+            return kind
+    status = http_status(error)
+    if status is not None and 400 <= status < 500 and status not in RETRYABLE_STATUS:
+        return FailureKind.REFUSED
+    return FailureKind.ERROR
+
+
+def http_status(error: BaseException) -> int | None:
+    """Return the HTTP status an exception of any client library carries, or None."""
+    for holder in (getattr(error, "response", None), error):
+        for name in ("status_code", "status", "code"):
+            status = getattr(holder, name, None)
+            if isinstance(status, int) and 100 <= status < 600:
+                return status
+    return None
+
+
+def retry_after_s(error: BaseException) -> float | None:
+    """Return the seconds that the server asked to wait, or None."""
+    direct = getattr(error, "retry_after", None)
+    headers: Any = getattr(getattr(error, "response", None), "headers", None) or getattr(error, "headers", None)
+    value = direct if direct is not None else headers.get("retry-after") if hasattr(headers, "get") else None
+    try:
+        seconds = float(value) if value is not None else None
+    except (TypeError, ValueError):
+        return None  # an HTTP date: too rare to be worth a clock here; the policy's own delay applies
+    return seconds if seconds is not None and 0 <= seconds < float("inf") else None
+
+
+def type_names(error: BaseException) -> tuple[str, ...]:
+    """Return the names of its class and bases, most derived first, up to `Exception`."""
+    return tuple(base.__name__ for base in type(error).__mro__ if base not in (object, BaseException))
+
+
+def text_of(error: BaseException) -> str:
+    """Return the error as one text: planloom's own as they read, others with their class name."""
+    if isinstance(error, PlanloomError):
+        text = str(error)
+    elif isinstance(error, SystemExit):
+        text = f"the tool called sys.exit({error.code!r})"
+    else:
+        message = str(error)
+        text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return text if len(text) <= MAX_ERROR else f"{text[: MAX_ERROR - 1]}…"

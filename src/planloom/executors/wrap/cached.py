@@ -1,0 +1,108 @@
+"""Reuse of results of `none` steps that ask for it: the same tool, version and arguments give the same result once.
+
+Rule 1: the key is everything that matters: tool, digest, arguments and the step's own key; so no tool ever gets
+another tool's value.
+Rule 2: single flight: equal attempts under way at the same time are made once.
+Rule 3: errors are never kept, and every hit is a copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from planloom.core.result import StepOutcome
+from planloom.plan.expression import fresh
+from planloom.plan.policy import Effects
+
+if TYPE_CHECKING:
+    from planloom.core.commands import RunStep
+    from planloom.ports import AttemptContext, AttemptExecutor, Cache, Clock
+
+
+class LruCache:
+    """The most recently used results, in memory."""
+
+    def __init__(self, clock: Clock, *, size: int = 1_000) -> None:
+        self._clock = clock
+        self._size = size
+        self._kept: OrderedDict[str, tuple[StepOutcome, float | None]] = OrderedDict()
+
+    def get(self, key: str) -> StepOutcome | None:
+        kept = self._kept.get(key)
+        if kept is None:
+            return None
+        outcome, until = kept
+        if until is not None and self._clock.now() >= until:
+            del self._kept[key]
+            return None
+        self._kept.move_to_end(key)
+        return outcome
+
+    def put(self, key: str, outcome: StepOutcome, *, ttl_s: float | None) -> None:
+        self._kept[key] = (outcome, None if ttl_s is None else self._clock.now() + ttl_s)
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._size:
+            self._kept.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CachedExecutor:
+    """Around any executor.
+
+    Attributes:
+        digest_of: Says which version of what would do the step.
+    """
+
+    inner: AttemptExecutor
+    store: Cache
+    digest_of: Callable[[RunStep], str]
+    _under_way: dict[str, asyncio.Future[StepOutcome]] = field(default_factory=dict)
+
+    async def execute(self, request: RunStep, context: AttemptContext) -> StepOutcome:
+        policy = request.step.cache
+        if policy is None or request.effects is not Effects.NONE:
+            return await self.inner.execute(request, context)
+        key = self._key(request)
+        kept = self.store.get(key)
+        if kept is not None:
+            return _hit(kept)
+        first = self._under_way.get(key)
+        if first is not None:
+            try:
+                return _hit(await asyncio.shield(first))
+            except asyncio.CancelledError:
+                if not first.cancelled():
+                    raise
+                return await self.execute(request, context)  # the one that was first was stopped; try ourselves
+        future: asyncio.Future[StepOutcome] = asyncio.get_running_loop().create_future()
+        self._under_way[key] = future
+        try:
+            outcome = await self.inner.execute(request, context)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                future.set_exception(error)
+                future.exception()  # seen: nobody else may be waiting
+            else:
+                future.cancel()
+            raise
+        else:
+            self.store.put(key, outcome, ttl_s=policy.ttl_seconds)
+            future.set_result(outcome)
+            return outcome
+        finally:
+            del self._under_way[key]
+
+    def _key(self, request: RunStep) -> str:
+        own_key = request.idempotency_key if request.step.idempotency_key is not None else ""
+        parts = [request.step.kind, request.step.doer, self.digest_of(request), request.args, own_key]
+        return sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _hit(kept: StepOutcome) -> StepOutcome:
+    return replace(kept, output=fresh(kept.output), cost_usd=0.0 if kept.cost_usd is not None else None, cached=True)

@@ -1,0 +1,176 @@
+"""One run, driven: write down, do, listen.
+
+Rule 1: what a fact leads to is written down before anything is done about it; what has effects waits until that is
+durable (output commit), and so does telling anyone how the run stands.
+Rule 2: the driver decides nothing; it carries out commands and hands in facts.
+Rule 3: when the record cannot be written, everything under way is stopped and the run's owner gets that error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, assert_never
+
+from planloom.core.commands import EndRun, RunStep, SetTimer, StopStep
+from planloom.core.events import AttemptFailed, TimerFired
+from planloom.plan.policy import FailureKind
+
+if TYPE_CHECKING:
+    from planloom.core.commands import Command
+    from planloom.core.events import Fact
+    from planloom.core.machine import RunMachine, Turn
+    from planloom.ports import Clock, Lane, RunWriter
+
+
+class Driver:
+    """Carries out one machine's commands.
+
+    Attributes:
+        machine: The run.
+        settled: Set to None once the run has ended or waits for a person and all of that is durable; or to the error
+            that broke the record. A new future takes its place when a person makes the run go on.
+    """
+
+    def __init__(self, machine: RunMachine, lane: Lane, clock: Clock) -> None:
+        self.machine = machine
+        self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lane = lane
+        self._clock = clock
+        self._writer: RunWriter | None = None
+        self._written = 0
+        self._durable = 0
+        self._parked: deque[tuple[int, RunStep]] = deque()
+        self._timers: dict[str, Callable[[], None]] = {}
+        self._broken: BaseException | None = None
+        self._closed = False
+
+    def begin(self, writer: RunWriter, fact: Fact) -> None:
+        """Take the pen and hand in the first fact."""
+        self._writer = writer
+        self._written = self._durable = self.machine.state.seq
+        self.deliver(fact)
+
+    async def flushed(self) -> None:
+        """Wait until everything handed in so far is durable."""
+        if self._writer is not None:
+            await self._writer.flush()
+
+    @property
+    def durable(self) -> int:
+        """Return the number of the last durable event."""
+        return self._durable
+
+    def deliver(self, fact: Fact) -> None:
+        """Hand in a fact; returns once its consequences are written (not yet durable) and commands are under way."""
+        if self._broken is not None or self._closed:
+            return
+        assert self._writer is not None
+        try:
+            turn = self.machine.handle(fact)
+            if not turn.events:
+                return
+            self._written = self._writer.append(turn.events, turn.causes)
+            self._carry_out(turn)
+        except Exception as error:  # noqa: BLE001 - a failing record, or a bug in the heart, must end this run and not hang it
+            self.break_off(error)
+            return
+        self._settle()
+
+    def on_durable(self, seq: int, error: BaseException | None) -> None:
+        """Hear from the journal how far the record is durable."""
+        if error is not None:
+            self.break_off(error)
+            return
+        self._durable = max(self._durable, seq)
+        while self._parked and self._parked[0][0] <= self._durable and self._broken is None:
+            self._lane.submit(self._parked.popleft()[1], self.deliver)
+        self._settle()
+
+    def break_off(self, error: BaseException) -> None:
+        """Stop everything: this run cannot go on here."""
+        if self._broken is not None:
+            return
+        self._broken = error
+        self._stop_all()
+        if self.settled.done():
+            self.settled = asyncio.get_running_loop().create_future()
+        self.settled.set_exception(error)
+        self.settled.exception()  # seen: nobody may be waiting
+
+    async def close(self) -> None:
+        """Let go of the run, ended or not; what is under way is stopped and not recorded."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stop_all()
+        self._lane.close()
+        if self._writer is not None:
+            await self._writer.close()
+
+    # --- commands ---
+
+    def _carry_out(self, turn: Turn) -> None:
+        for command in turn.commands:
+            self._do(command)
+
+    def _do(self, command: Command) -> None:
+        match command:
+            case RunStep():
+                if command.after_durable and self._durable < self._written:
+                    self._parked.append((self._written, command))
+                else:
+                    self._lane.submit(command, self.deliver)
+            case SetTimer():
+                self._cancel_timer(command.key)
+                self._timers[command.key] = self._clock.call_at(command.due_at, lambda: self._fire(command.key))
+            case StopStep():
+                self._stop(command.key)
+            case EndRun():
+                for key in list(self._timers):
+                    self._cancel_timer(key)
+            case _:
+                assert_never(command)
+
+    def _fire(self, key: str) -> None:
+        self._timers.pop(key, None)
+        # The loop may call a little early; the heart compares with the due time it recorded.
+        due_at = self.machine.state.timers.get(key, 0.0)
+        self.deliver(TimerFired(key, max(self._clock.now(), due_at)))
+
+    def _cancel_timer(self, key: str) -> None:
+        cancel = self._timers.pop(key, None)
+        if cancel is not None:
+            cancel()
+
+    def _stop(self, key: str) -> None:
+        parked = next((entry for entry in self._parked if entry[1].key == key), None)
+        if parked is None:
+            self._lane.stop(self.machine.run_id, key)
+            return
+        self._parked.remove(parked)
+        request, now = parked[1], self._clock.now()
+        stopped = AttemptFailed(
+            key, request.attempt, request.epoch, FailureKind.CANCELLED, "stopped before it began", now, now
+        )
+        # Not at once: the turn that asked for it is still being carried out.
+        asyncio.get_running_loop().call_soon(self.deliver, stopped)
+
+    def _stop_all(self) -> None:
+        self._parked.clear()
+        for key in list(self._timers):
+            self._cancel_timer(key)
+        for key in self.machine.state.running:
+            self._lane.stop(self.machine.run_id, key)
+
+    def _settle(self) -> None:
+        """Say that nothing more happens by itself, once that is durable."""
+        if self._broken is not None:
+            return
+        at_rest = self.machine.ended or self.machine.waits_for_person
+        if not at_rest:
+            if self.settled.done():
+                self.settled = asyncio.get_running_loop().create_future()
+        elif self._durable >= self._written and not self.settled.done():
+            self.settled.set_result(None)

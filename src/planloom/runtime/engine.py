@@ -1,0 +1,333 @@
+"""Many runs: start, resume, recover, retry, batch. Holds what they share: journal, tools, transport.
+
+Rule 1: a plan, its inputs and its tools are checked whole before a run exists.
+Rule 2: whoever drives a run owns it; nobody else writes to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import planloom
+from planloom.core.events import RunResumed, RunStarted, ToolFacts
+from planloom.core.machine import RunMachine
+from planloom.core.report import run_result
+from planloom.core.result import RunResult, RunStatus, StepStatus
+from planloom.errors import ConfigError, RunBusyError, plan_error
+from planloom.journal.open import open_journal
+from planloom.plan.against import check_against
+from planloom.plan.check import check_plan
+from planloom.plan.inputs import check_inputs
+from planloom.plan.load import load_plan
+from planloom.plan.model import Plan
+from planloom.runtime.clock import LoopClock
+from planloom.runtime.driver import Driver
+from planloom.runtime.replay import replayed
+from planloom.runtime.run import Run
+from planloom.runtime.settings import Settings
+from planloom.runtime.wiring import wire
+from planloom.tools.registry import ToolRegistry
+
+if TYPE_CHECKING:
+    from planloom.core.state import Node
+    from planloom.plan.policy import ResourceLimits
+    from planloom.ports import Clock, Journal, Recorded
+
+PlanSource = Plan | Mapping[str, Any] | Path | str
+POLL_S = 0.5
+"""Seconds between looks for what people left for a run from another process."""
+CANCEL_S = 2.0
+"""Seconds a cancelled run has to end."""
+CHECKED_PLANS = 256
+"""Checked plans an engine remembers."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    plan: Plan
+    tools: dict[str, ToolFacts]
+
+
+class Engine:
+    """Runs plans. An async context manager; leaving it lets go of every run, and unended ones can be resumed.
+
+    Args:
+        journal: A path (SQLite), a journal, or None for one in memory.
+        tools: A registry, a list of tools or functions, a module; None: the tools decorated in this process.
+        allow: Names of the tools that plans may use; None: all of `tools`.
+        settings: See `Settings`.
+        clock: Time; None: the real one.
+    """
+
+    def __init__(
+        self,
+        journal: str | os.PathLike[str] | Journal | None = None,
+        *,
+        tools: Any = None,
+        allow: Iterable[str] | None = None,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings = settings or Settings()
+        self._clock = clock or LoopClock()
+        self._registry = ToolRegistry.of(tools).frozen()
+        self._allow = None if allow is None else tuple(sorted(self._registry.expanded(allow)))
+        self._journal = open_journal(journal)
+        self._owns_journal = self._journal is not journal
+        self._wired = wire(self._registry, self._settings, self._clock)
+        self._drivers: dict[str, Driver] = {}
+        self._checked: OrderedDict[int, _Checked] = OrderedDict()
+        self._poll: asyncio.Task[None] | None = None
+
+    @property
+    def journal(self) -> Journal:
+        return self._journal
+
+    @property
+    def tools(self) -> ToolRegistry:
+        return self._registry
+
+    async def __aenter__(self) -> Engine:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of every run and stop what is under way; what was not recorded will be asked for again on resume."""
+        if self._poll is not None:
+            self._poll.cancel()
+        drivers = list(self._drivers.values())
+        self._drivers.clear()
+        await asyncio.gather(*(driver.close() for driver in drivers))
+        await self._wired.transport.close()
+        self._wired.threads.close()
+        if self._owns_journal:
+            await self._journal.close()
+
+    # --- check ---
+
+    def check(self, plan: PlanSource) -> Plan:
+        """Return the plan, checked against everything that is here.
+
+        Raises:
+            PlanError: All that is wrong with it, in `.problems`.
+        """
+        return self._check(plan).plan
+
+    def _check(self, source: PlanSource) -> _Checked:
+        known = self._checked.get(id(source))
+        if known is not None and known.plan is source:
+            return known
+        plan = load_plan(source)
+        # A loaded plan was checked as it was read; one built in Python was not.
+        problems = check_plan(plan) if plan is source else []
+        if not problems:
+            problems = check_against(plan, self._registry, allow=self._allow, installed_kinds=self._wired.kinds)
+        if problems:
+            raise plan_error(problems)
+        checked = _Checked(plan, {name: self._registry.get(name).facts for name in _tools_of(plan)})
+        self._checked[id(plan)] = checked
+        while len(self._checked) > CHECKED_PLANS:
+            self._checked.popitem(last=False)
+        return checked
+
+    # --- start ---
+
+    async def start(
+        self,
+        plan: PlanSource,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        limits: ResourceLimits | None = None,
+        run_id: str | None = None,
+        parallel: bool = True,
+        track_cost: bool = True,
+    ) -> Run:
+        """Start a run and return it in hand.
+
+        Args:
+            limits: In place of the plan's own; None: the plan's.
+            run_id: Its name in the journal; None: a new one that sorts by time.
+            parallel: False: one step at a time, in stable topological order.
+
+        Raises:
+            PlanError: The plan or its inputs are wrong; nothing has happened.
+            JournalConflictError: A run of that name exists.
+        """
+        checked = self._check(plan)
+        started = RunStarted(
+            checked.plan,
+            check_inputs(checked.plan, inputs),
+            self._clock.now(),
+            limits if limits is not None else checked.plan.limits,
+            checked.tools,
+            self._allow,
+            parallel,
+            track_cost,
+            planloom.__version__,
+        )
+        return await self._begin(run_id or new_run_id(), started)
+
+    async def run(self, plan: PlanSource, inputs: Mapping[str, Any] | None = None, **options: Any) -> RunResult:
+        """Start a run (see `start`), wait for it, let go of it, and return its result."""
+        return await self.finish(await self.start(plan, inputs, **options))
+
+    async def finish(self, run: Run) -> RunResult:
+        """Wait for a run, let go of it, and return its result. If the waiter is cancelled, so is the run, on record."""
+        try:
+            return await run.result()
+        except asyncio.CancelledError:
+            await run.cancel(by="caller", reason="whoever waited for it was cancelled")
+            async with asyncio.timeout(CANCEL_S):
+                await run.result()
+            raise
+        finally:
+            await self.release(run.run_id)
+
+    async def _begin(self, run_id: str, started: RunStarted) -> Run:
+        machine = RunMachine(run_id)
+        driver = Driver(machine, self._wired.transport.lane(), self._clock)
+        writer = await self._journal.create(run_id, driver.on_durable)
+        self._keep(run_id, driver)
+        driver.begin(writer, started)
+        return Run(machine, driver, self._journal, self._clock)
+
+    def _keep(self, run_id: str, driver: Driver) -> None:
+        self._drivers[run_id] = driver
+        if self._poll is None:
+            self._poll = asyncio.get_running_loop().create_task(self._hear_people())
+
+    async def release(self, run_id: str) -> None:
+        """Let go of a run: stop what is under way, give up the pen. An unended run can be resumed."""
+        driver = self._drivers.pop(run_id, None)
+        if driver is not None:
+            await driver.close()
+
+    # --- go on ---
+
+    async def resume(self, run_id: str) -> Run:
+        """Take up a run where its record ends; a run that has ended is returned as it is.
+
+        Raises:
+            RunNotFoundError: No such run.
+            RunBusyError: Somebody drives it now.
+        """
+        if run_id in self._drivers:
+            raise RunBusyError(f"run {run_id} is driven by this engine already", remedy="use the Run in hand")
+        record = await self._journal.read(run_id)
+        machine = replayed(run_id, record)
+        if machine.ended:
+            return Run(machine, None, self._journal, self._clock)
+        driver = Driver(machine, self._wired.transport.lane(), self._clock)
+        record, writer = await self._journal.take(run_id, driver.on_durable)
+        driver.machine = machine = replayed(run_id, record)
+        if machine.ended:  # its last driver ended it in the meantime
+            await writer.close()
+            return Run(machine, None, self._journal, self._clock)
+        self._missing_tools(machine)
+        self._keep(run_id, driver)
+        now = max(self._clock.now(), machine.state.last_at)
+        driver.begin(writer, RunResumed(machine.state.epoch + 1, now))
+        await self._take_posted(run_id, driver)
+        return Run(machine, driver, self._journal, self._clock)
+
+    def _missing_tools(self, machine: RunMachine) -> None:
+        assert machine.state.started is not None
+        missing = sorted(name for name in machine.state.started.tools if self._registry.resolve(name) is None)
+        if missing:
+            raise ConfigError(
+                f"run {machine.run_id} uses tools that are not here: {', '.join(missing)}",
+                remedy="give the tools it was started with, e.g. with --tools",
+            )
+
+    async def recover(self) -> list[Run]:
+        """Resume every unended run that nobody drives; return them."""
+        runs = []
+        for row in await self._journal.runs(status=RunStatus.RUNNING.value, limit=1_000_000):
+            try:
+                runs.append(await self.resume(row.run_id))
+            except RunBusyError:
+                continue
+        return runs
+
+    async def retry_failed(self, run_id: str, *, new_id: str | None = None) -> Run:
+        """Start a new run of an ended one's plan and inputs that reuses every result not behind a failure.
+
+        Raises:
+            ConfigError: The run has not ended (resume it) or needs no retry.
+        """
+        machine = replayed(run_id, await self._journal.read(run_id))
+        state = machine.state
+        if not machine.ended:
+            raise ConfigError(f"run {run_id} has not ended", remedy=f"planloom resume {run_id}")
+        if state.status is RunStatus.SUCCESS:
+            raise ConfigError(f"run {run_id} ended well; there is nothing to retry", remedy="start a new run")
+        assert state.started is not None
+        old = state.started
+        checked = self._check(old.plan)
+        reused = {key: node.output for key, node in state.nodes.items() if _reusable(node)}
+        started = RunStarted(
+            checked.plan,
+            old.inputs,
+            self._clock.now(),
+            old.limits,
+            checked.tools,
+            self._allow,
+            old.parallel,
+            old.track_cost,
+            planloom.__version__,
+            run_id,
+            reused,
+        )
+        return await self._begin(new_id or new_run_id(), started)
+
+    async def result_of(self, run_id: str) -> RunResult:
+        """Return how a run stands, from the record alone."""
+        machine = replayed(run_id, await self._journal.read(run_id))
+        return run_result(machine.state, waiting=machine.waits_for_person)
+
+    def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
+        """Yield a run's durable events as they come, without gap or double; ends with the run."""
+        return self._journal.follow(run_id, after=after)
+
+    # --- people ---
+
+    async def _hear_people(self) -> None:
+        """Hand on what people left for our runs from other processes."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            for run_id in await self._journal.posted_runs() & self._drivers.keys():
+                await self._take_posted(run_id, self._drivers[run_id])
+
+    async def _take_posted(self, run_id: str, driver: Driver) -> None:
+        posted = await self._journal.posted(run_id)
+        for _, fact in posted:
+            driver.deliver(fact)
+        if posted:
+            await driver.flushed()
+            await self._journal.taken(run_id, posted[-1][0])
+
+
+def new_run_id() -> str:
+    """Return a name that sorts by time and does not come twice: 20261120-093015-4f1c09ab."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(4).hex()}"
+
+
+def _tools_of(plan: Plan) -> Iterable[str]:
+    for step in plan.steps:
+        if step.tool is not None:
+            yield step.tool
+        if isinstance(step.plan, Plan):
+            yield from _tools_of(step.plan)
+
+
+def _reusable(node: Node) -> bool:
+    return node.status is StepStatus.COMPLETED and not node.errors

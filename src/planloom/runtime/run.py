@@ -1,0 +1,85 @@
+"""A run in hand: wait for it, follow it, answer it, cancel it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from planloom.core.events import CancelRequested
+from planloom.core.report import run_result
+from planloom.core.result import RunResult, RunStatus
+from planloom.runtime.people import answer_fact, resolution_fact
+
+if TYPE_CHECKING:
+    from planloom.core.machine import RunMachine
+    from planloom.ports import Clock, Journal, Recorded
+    from planloom.runtime.driver import Driver
+
+
+class Run:
+    """One run, driven by this engine or already ended.
+
+    Attributes:
+        run_id: Names it in the journal.
+    """
+
+    def __init__(self, machine: RunMachine, driver: Driver | None, journal: Journal, clock: Clock) -> None:
+        self.run_id = machine.run_id
+        self._machine = machine
+        self._driver = driver
+        self._journal = journal
+        self._clock = clock
+
+    def __await__(self) -> Any:
+        return self.result().__await__()
+
+    @property
+    def status(self) -> RunStatus:
+        """Return how the run stands as far as it is durable."""
+        return self.state_now().status
+
+    async def result(self) -> RunResult:
+        """Wait until the run has ended or waits for a person; return how it stands then.
+
+        Raises:
+            JournalError: The record broke; the run can be resumed.
+        """
+        if self._driver is not None:
+            # Shielded: a waiter that is cancelled must not end what others wait for.
+            await asyncio.shield(self._driver.settled)
+        return self.state_now()
+
+    def state_now(self) -> RunResult:
+        """Return how the run stands at this moment."""
+        return run_result(self._machine.state, waiting=self._machine.waits_for_person)
+
+    def follow(self, *, after: int = 0) -> AsyncIterator[Recorded]:
+        """Yield the run's durable events with numbers above `after` as they come, without gap or double."""
+        return self._journal.follow(self.run_id, after=after)
+
+    async def cancel(self, *, by: str = "caller", reason: str = "") -> None:
+        """Ask the run to stop; it is recorded, then enforced."""
+        if self._driver is not None:
+            self._driver.deliver(CancelRequested(by, self._clock.now(), reason))
+
+    async def approve(self, step: str, *, by: str, approved: bool = True, output: Any = None) -> None:
+        """Answer an approval that waits.
+
+        Raises:
+            ConfigError: No such approval waits, or `output` does not fit its form.
+        """
+        fact = answer_fact(self._machine.state, step, by=by, approved=approved, output=output, at=self._clock.now())
+        if self._driver is not None:
+            self._driver.deliver(fact)
+
+    async def resolve(self, step: str, how: str, *, by: str, output: Any = None, error: str | None = None) -> None:
+        """Say what came of a step whose outcome is unknown: "output", "retry" or "fail".
+
+        Raises:
+            ConfigError: No such step waits, or another word.
+        """
+        state, now = self._machine.state, self._clock.now()
+        fact = resolution_fact(state, step, how, by=by, output=output, error=error, at=now)
+        if self._driver is not None:
+            self._driver.deliver(fact)

@@ -1,0 +1,60 @@
+"""What an operator sets: engine settings, and the `planloom.toml` of a project folder.
+
+Rule 1: settings say where tools come from; a plan never does.
+Rule 2: an unknown key is an error that lists the keys there are.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from planloom.errors import ConfigError
+
+FILE_NAME = "planloom.toml"
+DEFAULT_JOURNAL = ".planloom/runs.db"
+
+
+class Settings(BaseModel):
+    """Settings of an engine; every one has a default that works on one machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tools: tuple[str, ...] = ()
+    """Python files, relative to the settings file, or modules, whose tools plans may use."""
+    allow: tuple[str, ...] | None = None
+    """Names of the tools that plans may use, `family.*` for a family; None: all there are."""
+    journal: str = DEFAULT_JOURNAL
+    """SQLite file of the record, relative to the folder the command runs in."""
+    max_threads: Annotated[int, Field(ge=1, le=1000)] = 32
+    """Sync tools that may run at the same time."""
+    cache_size: Annotated[int, Field(ge=0)] = 1_000
+    """Results of steps with `cache` that are kept for reuse."""
+
+
+def find_settings(start: Path) -> Path | None:
+    """Return the nearest `planloom.toml` in this folder or one above it, or None."""
+    for folder in (start, *start.parents):
+        candidate = folder / FILE_NAME
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def read_settings(path: Path) -> Settings:
+    """Return the settings of a file.
+
+    Raises:
+        ConfigError: Not TOML, or a key or value that is wrong.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise ConfigError(f"{path}: {told}", remedy=f"the keys are {', '.join(Settings.model_fields)}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", remedy="mend the file, or take it away") from error
