@@ -19,6 +19,7 @@
     │   ├── EvaluationError             an operator or function cannot take what it is given
     │   ├── OutputError                 a result that is not JSON, or not of its schema
     │   ├── NotDoneError                raised by a tool: nothing happened yet, safe to try again
+    │   ├── HttpStatusError             a server answered with 400 or more
     │   └── ToolExecutionError          a step failed, and with it the run
     ├── ResourceLimitError              whoever set the limit
     │   └── PlanTimeoutError (TimeoutError)
@@ -266,6 +267,22 @@ class NotDoneError(StepError):
     """Raised by a tool to say: nothing has happened yet, so trying again is safe, even for a `once` tool."""
 
     code = "step.not_done"
+
+
+class HttpStatusError(StepError):
+    """A server answered with a status of 400 or more.
+
+    Attributes:
+        status_code: The status.
+        retry_after_s: Seconds the server asked to wait before the next attempt, or None.
+    """
+
+    code = "step.http_status"
+
+    def __init__(self, message: str, *, status_code: int, retry_after_s: float | None = None, **facts: Any) -> None:
+        super().__init__(message, status_code=status_code, retry_after_s=retry_after_s, **facts)
+        self.status_code = status_code
+        self.retry_after_s = retry_after_s
 
 
 class ToolExecutionError(StepError):

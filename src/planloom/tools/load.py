@@ -32,6 +32,8 @@ def load_tools(source: str) -> ToolRegistry:
 
 
 def _from_name(name: str) -> ModuleType:
+    if name.startswith("."):
+        raise ConfigError(f"tools module {name!r} is relative, and to nothing", remedy="give its full name")
     try:
         return importlib.import_module(name)
     except (ImportError, SyntaxError, ValueError) as error:

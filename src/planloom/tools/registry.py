@@ -186,6 +186,11 @@ class ToolRegistry:
             return canonical.startswith(_bare(entry)[:-1])
         return self.resolve(entry) == canonical
 
+    def expanded(self, allow: Iterable[str] | None) -> frozenset[str]:
+        """Return the canonical names of the tools that an allowlist covers; None: of all that may be used."""
+        entries = None if allow is None else list(allow)
+        return frozenset(name for name in self._tools if self.allows(name, entries))
+
     def restricted(self, allow: Iterable[str] | None) -> ToolRegistry:
         """Return an immutable view with the allowed tools only; None: with all of them.
 
@@ -199,7 +204,8 @@ class ToolRegistry:
                     f"the allowlist names {entry!r}, and there is no such tool", remedy=suggestion(entry, self._tools)
                 )
         view = ToolRegistry()
-        view._tools = {name: one for name, one in self._tools.items() if self.allows(name, entries)}
+        covered = self.expanded(entries)
+        view._tools = {name: one for name, one in self._tools.items() if name in covered}
         view._denied = self._denied | (self._tools.keys() - view._tools.keys())
         view._spellings = dict(self._spellings)
         view._llm_names = dict(self._llm_names)
