@@ -22,7 +22,7 @@ steps:
     tool: demo.say
     join: none_failed_min_one_success
     needs: [large, small]
-    with: {text: "${{ default(steps.large.output, null) or steps.small.output }}"}
+    with: {text: "${{ default(steps.large.output, steps.small.output) }}"}
 """
 
 

@@ -1,4 +1,4 @@
-"""A plan is checked whole before anything happens: every problem at once, each with its line and a remedy."""
+"""A plan is checked whole before anything happens: every problem at once, each with its place and a remedy."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ steps:
     with: {to: somebody}
   - id: second
     tool: demo.sned
-    with: {to: "${{ steps.frist.output }}"}
+    with: {to: "${{ steps.first.output }}"}
   - id: third
     tool: demo.send
     with: {too: somebody}
@@ -40,8 +40,8 @@ async def main() -> None:
         raise AssertionError("a broken plan ran")
 
     assert calls == []
-    assert {problem.code for problem in problems} == {"plan.unknown_tool", "plan.unknown_step", "plan.arguments"}
-    assert all(problem.line is not None and problem.remedy for problem in problems)
+    assert {problem.code for problem in problems} == {"plan.unknown_tool", "plan.arguments"}
+    assert all(problem.where and problem.remedy for problem in problems)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from planloom import tool
 
 HERE = Path(__file__).parent
+OUTBOX = Path(os.environ.get("CONTACTS_OUTBOX", HERE / "outbox"))
 
 
 @tool(name="contacts.all", effects="none")
@@ -33,11 +35,10 @@ def compose(text: str, subject: str = "Hello") -> dict[str, str]:
 
 
 @tool(name="mail.send", effects="idempotent")
-def send(contacts: list[dict[str, Any]], message: dict[str, str], outbox: str = str(HERE / "outbox")) -> list[str]:
+def send(contacts: list[dict[str, Any]], message: dict[str, str]) -> list[str]:
     """Write one mail per contact into the outbox; return the file names."""
-    folder = Path(outbox)
-    folder.mkdir(parents=True, exist_ok=True)
-    return [_write(folder, contact, message) for contact in contacts]
+    OUTBOX.mkdir(parents=True, exist_ok=True)
+    return [_write(OUTBOX, contact, message) for contact in contacts]
 
 
 def _write(folder: Path, contact: dict[str, Any], message: dict[str, str]) -> str:

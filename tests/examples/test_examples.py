@@ -18,11 +18,11 @@ EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 NUMBERED = sorted(EXAMPLES.glob("[0-9][0-9]_*.py"))
 
 
-def run(folder: Path, *command: str | Path) -> str:
+def run(folder: Path, *command: str | Path, **variables: str) -> str:
     done = subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=folder,
-        env=os.environ | {"NO_COLOR": "1"},
+        env=os.environ | {"NO_COLOR": "1"} | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -83,7 +83,7 @@ def saved(database: Path) -> set[tuple[Any, ...]]:
 @pytest.mark.slow
 def test_the_english_plan_leaves_one_mail_per_contact_however_often_it_runs(tmp_path: Path) -> None:
     for _ in range(2):
-        run(tmp_path, EXAMPLES / "contacts/run.py", "--outbox", tmp_path / "outbox")
+        run(tmp_path, "-m", "planloom", "run", EXAMPLES / "contacts/plan.txt", CONTACTS_OUTBOX=str(tmp_path / "outbox"))
 
     mails = [message_from_bytes(path.read_bytes()) for path in (tmp_path / "outbox").iterdir()]
     assert len(mails) == len({mail["To"] for mail in mails}) == 8
