@@ -15,6 +15,8 @@ from contextlib import closing
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from stat import S_ISREG
+from threading import Lock
 from urllib.parse import quote
 
 from planloom.errors import ConfigError, JournalFormatError, JournalWriteError
@@ -25,7 +27,10 @@ APPLICATION_ID = 0x706C6F6D
 BUSY_TIMEOUT_S = 30.0
 """How long a commit waits for another process that is writing to the same journal."""
 _OLDEST_SQLITE = (3, 35, 0)
+_SMALLEST_BYTES = 512
 _RETRY_S = 0.01
+_PREPARING = Lock()
+"""Closing a file gives up all POSIX locks its process has on it, SQLite's as well: nobody here may be at it yet."""
 
 
 def prepare(path: Path) -> None:
@@ -40,7 +45,13 @@ def prepare(path: Path) -> None:
             f"this Python has SQLite {sqlite3.sqlite_version}; a journal needs 3.35 or later",
             remedy="use a newer Python, or keep journals in memory",
         )
-    _make_file(path)
+    with _PREPARING:
+        _make_file(path)
+        _refuse_stump(path)
+        _try_to_migrate(path)
+
+
+def _try_to_migrate(path: Path) -> None:
     until = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
@@ -103,6 +114,21 @@ def _make_file(path: Path) -> None:
             f"journal {path} cannot be made: {error.strerror}",
             remedy="name a file in a folder that this user may write to",
         ) from error
+
+
+def _refuse_stump(path: Path) -> None:
+    """Refuse what is too short to be a database, which SQLite takes for an empty one and would write over."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise JournalWriteError(
+            f"journal {path} cannot be opened: {error.strerror}",
+            remedy="name a file in a folder that this user may enter",
+        ) from error
+    if S_ISREG(found.st_mode) and 0 < found.st_size < _SMALLEST_BYTES:
+        raise JournalFormatError(
+            f"{path} is not a journal: it has only {found.st_size} bytes", remedy="name another file, or move this one"
+        )
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

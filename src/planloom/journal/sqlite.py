@@ -237,7 +237,8 @@ def _next_page(connection: sqlite3.Connection, *, run_id: str, after: int) -> tu
 
 
 def _probe(connection: sqlite3.Connection) -> None:
-    """Nothing: that its transaction could begin shows that the file can be written."""
+    """Write nothing: a transaction may begin in a read-only file, a statement that would write may not."""
+    connection.execute("DELETE FROM posted WHERE run_id IS NULL")
 
 
 def _exists(run_id: str, how: str) -> JournalConflictError:
