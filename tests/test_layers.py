@@ -13,6 +13,12 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+# Where an exception of any class may be caught for good, and why there.
+CATCHING = {
+    "executors/attempt.py": "a step's bug fails that step and not the engine",
+    "runtime/driver.py": "a bug in the heart ends that run and does not leave it hanging",
+    "cli/main.py": "the last stop: a person gets a sentence, with --debug the traceback",
+}
 # Read nowhere but where time, chance and waiting belong.
 CLOCKS = {"asyncio", "time", "random", "os", "socket", "threading", "logging", "sqlite3"}
 
@@ -40,14 +46,26 @@ def test_every_room_has_a_place_among_the_layers(root: Path) -> None:
     assert rooms - {"__init__", "__main__", "py"} - placed - {"py.typed"} == set()
 
 
-def test_only_the_attempt_catches_everything(root: Path) -> None:
-    found = []
-    for path in sorted((root / "src/planloom").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) == "Exception"):
-                found.append(f"{path.relative_to(root)}:{node.lineno}")
+def test_exceptions_nobody_knows_are_caught_in_known_places_only(root: Path) -> None:
+    source = root / "src/planloom"
 
-    assert [place for place in found if "executors/attempt.py" not in place] == []
+    found = {
+        str(path.relative_to(source))
+        for path in sorted(source.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ExceptHandler) and catches_everything(node)
+    }
+
+    assert found - CATCHING.keys() == set()
+
+
+def catches_everything(handler: ast.ExceptHandler) -> bool:
+    names = {ast.unparse(node) for node in ast.walk(handler.type)} if handler.type is not None else {"Exception"}
+    return bool(names & {"Exception", "BaseException"}) and not _raises_again(handler)
+
+
+def _raises_again(handler: ast.ExceptHandler) -> bool:
+    return isinstance(handler.body[-1], ast.Raise)
 
 
 def test_the_heart_never_asks_for_the_time_or_for_chance(root: Path) -> None:
