@@ -148,7 +148,8 @@ def test_a_name_that_leads_to_an_address_that_is_not_public_is_refused(address: 
 
 
 @pytest.mark.parametrize(
-    "address", ["169.254.169.254", "fd00:ec2::254", "::ffff:169.254.169.254", "0.0.0.0", "224.0.0.1"]
+    "address",
+    ["169.254.169.254", "fd00:ec2::254", "64:ff9b::a9fe:a9fe", "::ffff:169.254.169.254", "0.0.0.0", "224.0.0.1"],
 )
 def test_a_host_allowed_by_name_does_not_lead_to_metadata_either(address: str) -> None:
     with pytest.raises(NotAllowedError, match="leads to"):
