@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -44,6 +45,9 @@ class Server:
             request = connection.recv(65_536)
             if not request:
                 return
+            told = re.search(rb"Content-Length: (\d+)", request)
+            while told and len(request.partition(b"\r\n\r\n")[2]) < int(told[1]):
+                request += connection.recv(65_536)  # a body may come in a segment of its own
             self.requests.append(request)
             answer = self.answers.get(request.split(b" ")[1].decode("latin-1"), ok(b"hello"))
             try:
