@@ -49,22 +49,20 @@ def body() -> str:
 
 
 def _section(of: type, schema: dict[str, Any]) -> list[str]:
+    return [f"## {of.__name__}", "", _for_files(introduction(of.__doc__)), "", *field_rows(of, schema), ""]
+
+
+def field_rows(of: type, schema: dict[str, Any]) -> list[str]:
+    """Return a table of a class's fields, in the order of its source."""
     notes = field_notes(of)
     if not issubclass(of, BaseModel):
         notes["with"] = notes.pop("args", "Arguments, by name.")
-    lines = [
-        f"## {of.__name__}",
-        "",
-        introduction(of.__doc__),
-        "",
-        "| field | type | default | meaning |",
-        "|---|---|---|---|",
-    ]
+    rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
     for name in _in_order_of_source(of, schema["properties"]):
         field = schema["properties"][name]
         default = "required" if name in schema.get("required", ()) else _default(field)
-        lines.append(f"| `{name}` | {_type(field)} | {default} | {_for_files(notes.get(name, ''))} |")
-    return [*lines, ""]
+        rows.append(f"| `{name}` | {_type(field)} | {default} | {_for_files(notes.get(name, ''))} |")
+    return rows
 
 
 def _for_files(note: str) -> str:
