@@ -174,7 +174,7 @@ class AttemptContext(Protocol):
 class AttemptExecutor(Protocol):
     """Does one kind of step, or wraps something that does. Keeps no state between attempts."""
 
-    async def execute(self, request: RunStep, context: AttemptContext) -> StepOutcome:
+    def execute(self, request: RunStep, context: AttemptContext) -> Awaitable[StepOutcome]:
         """Do the step; raise whatever went wrong: `executors/attempt.py` classifies it."""
         ...
 

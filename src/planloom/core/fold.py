@@ -63,6 +63,7 @@ class RunState:
         blocked: Steps that wait for a person.
         to_stop: Attempts that the last events ask to stop.
         stopping: What the run will end as, once it stops early; `limits` that made it stop.
+        path_s: Seconds of the longest chain of dependent steps so far; `busy_s`: of all attempts.
         imperfect: Steps skipped or failed and tolerated: a run with any is at best partial.
     """
 
@@ -86,10 +87,13 @@ class RunState:
         self.stopping: RunStopping | None = None
         self.imperfect = 0
         self.refused = 0
+        self.path_s = 0.0
+        self.busy_s = 0.0
         self.last_at = 0.0
         self.segment_at = 0.0
         self.active_s = 0.0
-        self._claims: dict[str, Claim] = {}
+        self._claims: dict[str | None, Claim] = {}
+        self._effects: dict[str | None, Effects] = {}
 
     # --- the run ---
 
@@ -104,7 +108,9 @@ class RunState:
         self.segment_at = event.at
         plan = event.plan
         self.budget = Budget(event.limits, parallel=event.parallel, named=plan.concurrency)
-        self._claims = {name: tool_claim(facts) for name, facts in event.tools.items()}
+        self._claims = {None: NO_CLAIM} | {name: tool_claim(facts) for name, facts in event.tools.items()}
+        self._effects = {name: facts.effects or Effects.ONCE for name, facts in event.tools.items()}
+        self._effects[None] = Effects.NONE
         allow = () if event.allow is None else (frozenset(event.allow),)
         self.root = ScopeState(self.run_id, compile_plan(plan), event.inputs, allow=allow)
         self._open(self.root, ())
@@ -149,22 +155,19 @@ class RunState:
 
     def effects(self, node: Node) -> Effects:
         """Return what running this step again would do: what step or tool say, else the safe answer for its kind."""
-        step = node.step
-        facts = self.tool_facts(step.tool)
-        declared = facts.effects if facts is not None else None
+        step = node.entry.step
         if step.effects is not None:
             return step.effects
-        if declared is not None:
-            return declared
-        return Effects.ONCE if step.tool is not None or step.agent is not None else Effects.NONE
-
-    def tool_facts(self, tool: str | None) -> ToolFacts | None:
-        return self.started.tools.get(tool) if self.started is not None and tool is not None else None
+        if step.agent is not None:
+            return Effects.ONCE
+        return self._effects.get(step.tool, Effects.ONCE)
 
     def claim_of(self, node: Node) -> Claim:
         """Return what an attempt of this step needs of the run's limits."""
-        step = node.step
-        claim = NO_CLAIM if step.tool is None else self._claims.get(step.tool, ONE_CALL)
+        step = node.entry.step
+        claim = self._claims.get(step.tool, ONE_CALL)
+        if step.concurrency is None and step.mode == "parallel" and step.max_parallel is None:
+            return claim
         names: list[str] = []
         if step.concurrency is not None:
             names.append(step.concurrency)
@@ -223,7 +226,9 @@ class RunState:
     def _attempt_ended(self, event: AttemptSucceeded | AttemptFailed) -> Node:
         node = self.nodes[event.step]
         self._slot_back(node, event.cost_usd, event.usage)
-        node.busy_s += event.at - event.started_at
+        busy_s = event.at - event.started_at
+        node.busy_s += busy_s
+        self.busy_s += busy_s
         return node
 
     def _slot_back(self, node: Node, cost_usd: float | None, usage: Usage | None) -> None:
@@ -379,7 +384,10 @@ class RunState:
             if node.parent.left == 0:
                 self.closing.append(node.parent)
             return
+        node.path_s += _own_s(node)
         scope = node.scope
+        if scope.owner is None and node.path_s > self.path_s:
+            self.path_s = node.path_s
         scope.left -= 1
         if scope.left == 0 and scope.owner is not None:
             self.closing.append(scope.owner)
@@ -388,6 +396,8 @@ class RunState:
             self._count(node, below)
             if not node.clean:
                 below.clean = False
+            if node.path_s > below.path_s:
+                below.path_s = node.path_s
             below.met += 1
             early = below.entry.join is JoinRule.ONE_SUCCESS and below.ok == 1
             if (below.met == len(below.entry.upstream) or early) and below.status is StepStatus.PENDING:
@@ -450,6 +460,13 @@ class RunState:
             self._ended(node)
         elif not (keep_always and node.entry.join is JoinRule.ALWAYS):
             self._skip(node, SkipReason.NOT_STARTED, "")
+
+
+def _own_s(node: Node) -> float:
+    """Return the seconds a step took by itself: its attempts, or from begin to end for a container or a wait."""
+    if node.attempt or node.started_at is None or node.ended_at is None:
+        return node.busy_s
+    return node.ended_at - node.started_at
 
 
 def _turns(graph: PlanGraph, tools: dict[str, ToolFacts]) -> list[int]:

@@ -41,7 +41,7 @@ from planloom.core.events import (
     WaitStarted,
 )
 from planloom.core.fold import RunState, failure_of
-from planloom.core.result import RUN_ENDED, RunStatus, SkipReason, StepStatus
+from planloom.core.result import RunStatus, SkipReason, StepStatus
 from planloom.core.retry import delay_s, worth_retrying
 from planloom.core.state import Node, ScopeState
 from planloom.errors import EvaluationError, MissingValueError, PlanError
@@ -85,13 +85,13 @@ class RunMachine:
 
     @property
     def ended(self) -> bool:
-        return self.state.status in RUN_ENDED
+        return self.state.finished is not None
 
     @property
     def waits_for_person(self) -> bool:
         """Return True when nothing is under way and only a person can make the run go on."""
         state = self.state
-        if self.ended or state.running or not state.blocked:
+        if not state.blocked or state.running or state.finished is not None:
             return False
         return all(key == "" or key in state.blocked for key in state.timers)
 
@@ -104,23 +104,25 @@ class RunMachine:
 
     def handle(self, fact: Fact) -> Turn:
         """Take one fact in and return what it leads to."""
-        if self.ended or not self._wanted(fact):
+        state = self.state
+        if state.finished is not None or not self._wanted(fact):
             return NOTHING
         self._events, self._causes, self._commands = [], [], []
         self._now = fact.at
         self._cause = 0
-        first = self.state.seq + 1
-        if isinstance(fact, AttemptSucceeded | AttemptFailed):
-            node = self.state.running.get(fact.step)
+        first = state.seq + 1
+        if isinstance(fact, (AttemptSucceeded, AttemptFailed)):
+            node = state.running.get(fact.step)
             if node is None or node.attempt != fact.attempt or node.epoch != fact.epoch:
                 self._record(ResultRefused(fact.step, fact.attempt, fact.epoch, self._now))
                 return self._turn()
             self._cause = node.seq
-        elif isinstance(fact, TimerFired | ApprovalAnswered | StepResolved) and fact.step:
-            self._cause = self.state.nodes[fact.step].seq
+        elif isinstance(fact, (TimerFired, ApprovalAnswered, StepResolved)) and fact.step:
+            self._cause = state.nodes[fact.step].seq
         self._record(fact)
         self._cause = first
-        self._react(fact)
+        if not isinstance(fact, AttemptSucceeded):
+            self._react(fact)
         self._decide()
         return self._turn()
 
@@ -141,12 +143,12 @@ class RunMachine:
     def _wanted(self, fact: Fact) -> bool:
         """Return False for a fact that says nothing new: an answer nobody waits for, a timer that was set anew."""
         state = self.state
-        if isinstance(fact, AttemptSucceeded | AttemptFailed):
+        if isinstance(fact, (AttemptSucceeded, AttemptFailed)):
             return fact.step in state.nodes
         if isinstance(fact, TimerFired):
             due_at = state.timers.get(fact.step)
             return due_at is not None and fact.at >= due_at
-        if isinstance(fact, ApprovalAnswered | StepResolved):
+        if isinstance(fact, (ApprovalAnswered, StepResolved)):
             node = state.blocked.get(fact.step)
             return node is not None and node.waiting == (
                 "approval" if isinstance(fact, ApprovalAnswered) else "unknown"
@@ -156,6 +158,7 @@ class RunMachine:
         return True
 
     def _react(self, fact: Fact) -> None:
+        # A success needs no answer of its own: what follows from it is derived in fold.py and decided below.
         match fact:
             case RunStarted():
                 self._set_timers()

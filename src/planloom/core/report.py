@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from planloom.core.fold import RunState
-from planloom.core.result import RunResult, RunStatus, StepResult, StepStatus
+from planloom.core.result import RunResult, RunStatus, StepResult, Steps, StepStatus
 from planloom.core.state import Node
-from planloom.plan.graph import critical_path
 
 
 def run_result(state: RunState, *, waiting: bool = False) -> RunResult:
@@ -16,13 +15,17 @@ def run_result(state: RunState, *, waiting: bool = False) -> RunResult:
     """
     started, finished = state.started, state.finished
     assert started is not None, "a run without RunStarted has no state to report"
-    steps = tuple(_step(node, track_cost=started.track_cost) for node in state.root.nodes)
+    nodes, track_cost = state.root.nodes, started.track_cost
+
+    def steps() -> list[StepResult]:
+        return [_step(node, track_cost=track_cost) for node in nodes]
+
+    # What has ended never changes, so its steps are worked out when somebody looks at them.
+    told = Steps(steps) if finished is not None else Steps(steps).now()
     active_s = state.active_s if finished is not None else state.active_s + state.last_at - state.segment_at
-    busy_s = sum(_busy_s(step) for step in steps)
-    spans = {step.id: (step.ended_at or step.started_at or 0.0) - (step.started_at or 0.0) for step in steps}
-    path_s = critical_path(state.root.graph, spans)
+    path_s = state.path_s
     budget = state.budget
-    speedup = busy_s / active_s if active_s > 0 else 1.0
+    speedup = state.busy_s / active_s if active_s > 0 else 1.0
     exceeded = state.stopping.limits if state.stopping is not None else ()
     status = state.status
     return RunResult(
@@ -30,7 +33,7 @@ def run_result(state: RunState, *, waiting: bool = False) -> RunResult:
         plan=started.plan.name,
         status=RunStatus.WAITING if waiting and finished is None else status,
         output=finished.output if finished is not None else None,
-        steps=steps,
+        steps=told,
         error=finished.error if finished is not None else None,
         failed_step=finished.failed_step if finished is not None else None,
         exceeded_limits=tuple(dict.fromkeys((*exceeded, *budget.exceeded))),
@@ -46,10 +49,6 @@ def run_result(state: RunState, *, waiting: bool = False) -> RunResult:
         critical_path_ms=path_s * 1000,
         scheduler_overhead_ms=max(0.0, active_s - path_s) * 1000,
     )
-
-
-def _busy_s(step: StepResult) -> float:
-    return step.busy_s + sum(_busy_s(part) for part in step.parts)
 
 
 def _step(node: Node, *, track_cost: bool) -> StepResult:

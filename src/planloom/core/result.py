@@ -6,12 +6,15 @@ Rule 2: money is US dollars, times are seconds unless a name says otherwise; `No
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, overload
 
 
 class StepStatus(StrEnum):
+    __hash__ = str.__hash__  # Enum's own is a Python function, called for every look-up
+
     PENDING = "pending"
     """Waits for upstream steps."""
     READY = "ready"
@@ -25,6 +28,8 @@ class StepStatus(StrEnum):
 
 
 class RunStatus(StrEnum):
+    __hash__ = str.__hash__
+
     RUNNING = "running"
     WAITING = "waiting"
     """Nothing can go on until a person approves or resolves something."""
@@ -168,6 +173,47 @@ class StepResult:
         return told
 
 
+class Steps(Sequence[StepResult]):
+    """Step results, worked out when first looked at: a run of 100,000 steps need not pay for what nobody reads."""
+
+    __slots__ = ("_made", "_make")
+
+    def __init__(self, make: Callable[[], Iterable[StepResult]]) -> None:
+        self._make: Callable[[], Iterable[StepResult]] | None = make
+        self._made: tuple[StepResult, ...] = ()
+
+    def now(self) -> Steps:
+        """Work them out at once; return itself."""
+        if self._make is not None:
+            self._made = tuple(self._make())
+            self._make = None
+        return self
+
+    def __len__(self) -> int:
+        return len(self.now()._made)
+
+    @overload
+    def __getitem__(self, place: int) -> StepResult: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[StepResult, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> StepResult | tuple[StepResult, ...]:
+        return self.now()._made[place]
+
+    def __iter__(self) -> Iterator[StepResult]:
+        return iter(self.now()._made)
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, Steps | tuple) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.now()._made)
+
+    def __repr__(self) -> str:
+        return repr(self.now()._made)
+
+
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """How a run stands, or ended.
@@ -183,7 +229,7 @@ class RunResult:
     plan: str
     status: RunStatus
     output: Any
-    steps: tuple[StepResult, ...]
+    steps: Sequence[StepResult]
     error: str | None = None
     failed_step: str | None = None
     exceeded_limits: tuple[str, ...] = ()

@@ -46,6 +46,7 @@ class Node:
         clean: True when everything upstream was reused from an earlier run, so that this may be too.
         children, inner, left: Items or sub-plan of a container, and how many of them have not ended.
         attempt: Number of the last attempt; `failures`: how many of them failed.
+        path_s: Seconds of the longest chain of steps that leads to this one, and from its end on with its own.
     """
 
     __slots__ = (
@@ -76,6 +77,7 @@ class Node:
         "ok",
         "output",
         "parent",
+        "path_s",
         "queued",
         "reason",
         "scope",
@@ -127,6 +129,7 @@ class Node:
         self.started_at: float | None = None
         self.ended_at: float | None = None
         self.busy_s = 0.0
+        self.path_s = 0.0
         self.cost_usd: float | None = None
         self.usage: Usage | None = None
         self.children: list[Node] | None = None

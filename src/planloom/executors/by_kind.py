@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class ByKind:
     executors: Mapping[str, AttemptExecutor]
 
-    async def execute(self, request: RunStep, context: AttemptContext) -> StepOutcome:
+    def execute(self, request: RunStep, context: AttemptContext) -> Awaitable[StepOutcome]:
         executor = self.executors.get(request.step.kind)
         if executor is None:
             raise NotInstalledError(
                 f"nothing here does {request.step.kind} steps", remedy="run it where that executor is installed"
             )
-        return await executor.execute(request, context)
+        return executor.execute(request, context)

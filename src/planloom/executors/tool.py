@@ -53,7 +53,10 @@ class ToolExecutor:
         else:
             costs = []
             kwargs = tool.bind(request.args, _context(request, context, costs))
-        result = await self._call(tool, kwargs, context)
+        if tool.is_async and tool.timeout_seconds is None:
+            result = await tool.function(**kwargs)
+        else:
+            result = await self._call(tool, kwargs, context)
         output = as_json(result)
         if tool.output_schema is not None:
             _fits(output, tool.output_schema, tool.name)

@@ -28,24 +28,31 @@ class _Run:
     """The record of one run, and who waits for more of it."""
 
     def __init__(self) -> None:
-        self.events: list[Recorded] = []
+        self.events: list[Event] = []
+        self.causes: list[int] = []
         self.row: RunRow | None = None
         self.posted: list[tuple[int, Fact]] = []
         self.writer: MemoryRunWriter | None = None
         self.waiters: set[asyncio.Event] = set()
 
     def append(self, run_id: str, events: Sequence[Event], causes: Sequence[int]) -> int:
-        seq = len(self.events)
-        pairs = list(zip(events, causes, strict=True))
+        if len(events) != len(causes):
+            raise ValueError(f"{len(events)} events with {len(causes)} causes")
         if self.row is None:
             self.row = _first_row(run_id, events[0])
-        for event, cause in pairs:
-            seq += 1
-            self.events.append(Recorded(seq, cause, event))
-            if isinstance(event, RunFinished):
-                self.row = replace(self.row, status=event.status.value)
-        self.wake()
-        return seq
+        self.events.extend(events)
+        self.causes.extend(causes)
+        last = events[-1]
+        if isinstance(last, RunFinished):
+            self.row = replace(self.row, status=last.status.value)
+        if self.waiters:
+            self.wake()
+        return len(self.events)
+
+    def recorded(self, after: int, until: int | None = None) -> list[Recorded]:
+        """Return the events with seq > `after`, up to `until` where given."""
+        pairs = zip(self.causes[after:until], self.events[after:until], strict=True)
+        return [Recorded(seq, cause, event) for seq, (cause, event) in enumerate(pairs, after + 1)]
 
     def wake(self) -> None:
         for waiter in self.waiters:
@@ -124,13 +131,13 @@ class MemoryJournal:
         if run is not None and run.writer is not None:
             raise RunBusyError(f"this process drives run {run_id!r} now", remedy="wait for it", run_id=run_id)
         run = self._found(run_id)
-        return list(run.events), MemoryRunWriter(run_id, run, on_durable)
+        return run.recorded(0), MemoryRunWriter(run_id, run, on_durable)
 
     async def read(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
         """Return events with seq > `after`, in order; RunNotFoundError if there is no such run."""
         self._check_open()
         first = max(after, 0)
-        return self._found(run_id).events[first : None if limit is None else first + limit]
+        return self._found(run_id).recorded(first, None if limit is None else first + limit)
 
     async def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
         """Yield events as they come, none left out, none twice; ends after `RunFinished`."""
@@ -140,9 +147,8 @@ class MemoryJournal:
         after = max(after, 0)
         with run.waiting() as news:
             while not self._closed:
-                while after < len(run.events):
-                    recorded = run.events[after]
-                    after += 1
+                for recorded in run.recorded(after):
+                    after = recorded.seq
                     yield recorded
                 if run.row is None and run.writer is None:
                     raise _not_found(run_id)
@@ -155,7 +161,7 @@ class MemoryJournal:
     async def runs(self, *, status: str | None = None, limit: int = 100) -> list[RunRow]:
         """Return runs, newest first."""
         self._check_open()
-        rows = [_current(run.row, run.events[-1]) for run in self._runs.values() if run.row is not None]
+        rows = [_current(run.row, run) for run in self._runs.values() if run.row is not None]
         wanted = [row for row in rows if status is None or row.status == status]
         return sorted(wanted, key=lambda row: (row.started_at, row.run_id), reverse=True)[:limit]
 
@@ -211,9 +217,9 @@ def _first_row(run_id: str, first: Event) -> RunRow:
     return RunRow(run_id, first.plan.name, first.plan.hash, running, first.at, first.at, 0)
 
 
-def _current(row: RunRow, last: Recorded) -> RunRow:
+def _current(row: RunRow, run: _Run) -> RunRow:
     """Return the row with what changes with every event, worked out when asked for."""
-    return replace(row, last_seq=last.seq, updated_at=last.event.at)
+    return replace(row, last_seq=len(run.events), updated_at=run.events[-1].at)
 
 
 def _closed_error() -> JournalError:

@@ -59,6 +59,7 @@ class PlanGraph:
     index: Mapping[str, int]
     order: tuple[int, ...]
     outputs: Template | None
+    _turns: list[int] | None = None
 
     def levels(self) -> list[list[str]]:
         """Return step ids by the length of the longest path that leads to them; for display only."""
@@ -82,11 +83,15 @@ class PlanGraph:
 
     def urgency(self, weights: Sequence[float] | None = None) -> list[int]:
         """Return each step's turn among ready steps: priority, then longest remaining path, then plan order."""
+        if weights is None and self._turns is not None:
+            return self._turns
         longest = self.remaining(weights)
         places = sorted(range(len(self.steps)), key=lambda at: (-self.steps[at].step.priority, -longest[at], at))
         turns = [0] * len(places)
         for turn, place in enumerate(places):
             turns[place] = turn
+        if weights is None:
+            self._turns = turns
         return turns
 
     def ancestors(self, place: int) -> set[int]:

@@ -156,6 +156,8 @@ class Step:
     @property
     def kind(self) -> str:
         """Return the step's one kind; the first of them if it has several, which `check` refuses."""
+        if self.tool is not None:
+            return "tool"
         return next((kind for kind in KINDS if getattr(self, kind) is not None), "task")
 
     @property
@@ -227,7 +229,10 @@ class Plan:
     @property
     def hash(self) -> str:
         """Return the SHA-256 of the canonical JSON, 64 hex digits."""
-        return sha256(self.canonical_json.encode()).hexdigest()
+        kept: str | None = self.__dict__.get("_hash")
+        if kept is None:
+            kept = self.__dict__["_hash"] = sha256(self.canonical_json.encode()).hexdigest()
+        return kept
 
     def step(self, step_id: str) -> Step:
         """Return the step with this id.

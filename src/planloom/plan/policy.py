@@ -9,16 +9,20 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from planloom.errors import UnknownFieldError
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+"""Takes a list even where types are strict: JSON has no tuples."""
 
 
 class Effects(StrEnum):
     """What running a step again would do (design: effects)."""
+
+    __hash__ = str.__hash__  # Enum's own is a Python function, called for every look-up
 
     NONE = "none"
     """May run again: it changes nothing outside."""
@@ -186,7 +190,7 @@ class CodePolicy(_Policy):
 
     source: str
     runtime: str = "monty"
-    tools: tuple[str, ...] = ()
+    tools: Names = ()
     """Tools the code may call; none unless named."""
 
 
@@ -194,5 +198,5 @@ class AgentPolicy(_Policy):
     """An agent to give the step's prompt to."""
 
     name: str
-    tools: tuple[str, ...] | None = None
+    tools: Names | None = None
     max_iterations: PositiveInt = 10

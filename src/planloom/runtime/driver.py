@@ -20,7 +20,7 @@ from planloom.plan.policy import FailureKind
 if TYPE_CHECKING:
     from planloom.core.commands import Command
     from planloom.core.events import Fact
-    from planloom.core.machine import RunMachine, Turn
+    from planloom.core.machine import RunMachine
     from planloom.ports import Clock, Lane, RunWriter
 
 
@@ -44,6 +44,7 @@ class Driver:
         self._parked: deque[tuple[int, RunStep]] = deque()
         self._timers: dict[str, Callable[[], None]] = {}
         self._broken: BaseException | None = None
+        self._delivering = False
         self._closed = False
 
     def begin(self, writer: RunWriter, fact: Fact) -> None:
@@ -67,15 +68,19 @@ class Driver:
         if self._broken is not None or self._closed:
             return
         assert self._writer is not None
+        self._delivering = True
         try:
             turn = self.machine.handle(fact)
             if not turn.events:
                 return
             self._written = self._writer.append(turn.events, turn.causes)
-            self._carry_out(turn)
+            for command in turn.commands:
+                self._do(command)
         except Exception as error:  # noqa: BLE001 - a failing record, or a bug in the heart, must end this run and not hang it
             self.break_off(error)
             return
+        finally:
+            self._delivering = False
         self._settle()
 
     def on_durable(self, seq: int, error: BaseException | None) -> None:
@@ -83,7 +88,10 @@ class Driver:
         if error is not None:
             self.break_off(error)
             return
-        self._durable = max(self._durable, seq)
+        if seq > self._durable:
+            self._durable = seq
+        if self._delivering:
+            return  # a journal in memory: what there is to do is being done
         while self._parked and self._parked[0][0] <= self._durable and self._broken is None:
             self._lane.submit(self._parked.popleft()[1], self.deliver)
         self._settle()
@@ -111,17 +119,14 @@ class Driver:
 
     # --- commands ---
 
-    def _carry_out(self, turn: Turn) -> None:
-        for command in turn.commands:
-            self._do(command)
-
     def _do(self, command: Command) -> None:
+        if isinstance(command, RunStep):
+            if command.after_durable and self._durable < self._written:
+                self._parked.append((self._written, command))
+            else:
+                self._lane.submit(command, self.deliver)
+            return
         match command:
-            case RunStep():
-                if command.after_durable and self._durable < self._written:
-                    self._parked.append((self._written, command))
-                else:
-                    self._lane.submit(command, self.deliver)
             case SetTimer():
                 self._cancel_timer(command.key)
                 self._timers[command.key] = self._clock.call_at(command.due_at, lambda: self._fire(command.key))
@@ -168,8 +173,7 @@ class Driver:
         """Say that nothing more happens by itself, once that is durable."""
         if self._broken is not None:
             return
-        at_rest = self.machine.ended or self.machine.waits_for_person
-        if not at_rest:
+        if not self.machine.ended and not self.machine.waits_for_person:
             if self.settled.done():
                 self.settled = asyncio.get_running_loop().create_future()
         elif self._durable >= self._written and not self.settled.done():

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from planloom.core.result import StepOutcome
 from planloom.plan.expression import fresh
-from planloom.plan.policy import Effects
+from planloom.plan.policy import CachePolicy, Effects
 
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
@@ -64,10 +64,12 @@ class CachedExecutor:
     digest_of: Callable[[RunStep], str]
     _under_way: dict[str, asyncio.Future[StepOutcome]] = field(default_factory=dict)
 
-    async def execute(self, request: RunStep, context: AttemptContext) -> StepOutcome:
-        policy = request.step.cache
-        if policy is None or request.effects is not Effects.NONE:
-            return await self.inner.execute(request, context)
+    def execute(self, request: RunStep, context: AttemptContext) -> Awaitable[StepOutcome]:
+        if request.step.cache is None or request.effects is not Effects.NONE:
+            return self.inner.execute(request, context)
+        return self._reused(request, context, request.step.cache)
+
+    async def _reused(self, request: RunStep, context: AttemptContext, policy: CachePolicy) -> StepOutcome:
         key = self._key(request)
         kept = self.store.get(key)
         if kept is not None:
