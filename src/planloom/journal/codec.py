@@ -14,7 +14,7 @@ import re
 import sys
 from dataclasses import MISSING, dataclass, fields
 from json import encoder
-from operator import attrgetter
+from operator import attrgetter, call
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic_core import from_json
@@ -36,7 +36,6 @@ Encoded = tuple[str, int, str, tuple[Blob, ...]]
 _VERSIONS: dict[str, int] = {}
 """Format version of kinds that have had more than one; every other kind is at 1."""
 _BLOB_MARK = "@blob"
-_REQUIRED = object()
 _ALWAYS = 0
 _NEVER = sys.maxsize
 _PERHAPS = INLINE_LIMIT_BYTES // 4
@@ -53,25 +52,52 @@ def encode(event: Event) -> Encoded:
         OutputError: A value in it is not JSON: NaN, infinity, a circle, or a Python object.
     """
     layout = _LAYOUTS[type(event)]
-    parts: list[str] = []
-    blobs: tuple[Blob, ...] = ()
+    values = layout.values(event)
+    names = layout.required
     try:
-        for value, (name, opening, default, write, apart_above) in zip(layout.values(event), layout.rows, strict=False):
-            if default is not _REQUIRED and (value is default or (default is not None and value == default)):
-                continue
-            text = write(value)
-            if len(text) > apart_above and (apart_above == _ALWAYS or is_large(text)):
-                blob = blob_of(_storable(text))
-                blobs = (*blobs, blob)
-                parts.append(f'"{name}{_BLOB_MARK}":"{blob.sha256}"')
-            else:
-                parts.append(opening + text)
+        texts = list(map(call, layout.writers, values))  # only the required ones: there are no more writers
+        if values[len(texts) :] == layout.defaults:
+            body = layout.template % tuple(texts)
+        else:
+            names, texts = _with_optional(layout, values, texts)
+            body = _object(names, texts)
     except (TypeError, ValueError, RecursionError) as error:
         raise OutputError(
             f"{layout.kind} holds something that is not JSON: {error}",
             remedy="use only None, bool, int, finite float, str, list and dict with text keys",
         ) from error
-    return layout.kind, layout.version, _storable("{" + ",".join(parts) + "}"), blobs
+    if len(body) > layout.apart_above:
+        return _apart(layout, names, texts)
+    return layout.kind, layout.version, _storable(body), ()
+
+
+def _with_optional(layout: _Layout, values: tuple[Any, ...], texts: list[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Return names and texts of the required fields and of those that differ from their defaults."""
+    names = layout.required
+    for default, value, (name, form) in zip(layout.defaults, values[len(texts) :], layout.optional, strict=True):
+        if value is not default and value != default:
+            names = (*names, name)
+            texts.append(form.write(value))
+    return names, texts
+
+
+def _object(names: tuple[str, ...], texts: list[str]) -> str:
+    return "{" + ",".join(f'"{name}":{text}' for name, text in zip(names, texts, strict=True)) + "}"
+
+
+def _apart(layout: _Layout, names: tuple[str, ...], texts: list[str]) -> Encoded:
+    """Return the event with its large values stored apart."""
+    blobs: list[Blob] = []
+    keys: list[str] = []
+    for place, name in enumerate(names):
+        text = texts[place]
+        apart_above = layout.forms[name].apart_above
+        large = len(text) > apart_above and (apart_above == _ALWAYS or is_large(text))
+        if large:
+            blobs.append(blob_of(_storable(text)))
+            texts[place] = f'"{blobs[-1].sha256}"'
+        keys.append(name + _BLOB_MARK if large else name)
+    return layout.kind, layout.version, _storable(_object(tuple(keys), texts)), tuple(blobs)
 
 
 def decode(kind: str, version: int, body: str, blob_text: Callable[[str], str]) -> Event:
@@ -103,8 +129,8 @@ def decode(kind: str, version: int, body: str, blob_text: Callable[[str], str]) 
             found[name] = form.read(value)
         except (TypeError, ValueError) as error:
             raise JournalFormatError(f"event {kind!r} is damaged: {name}: {error}", remedy=_RESTORE) from error
-    if not layout.required <= found.keys():
-        missing = ", ".join(sorted(layout.required - found.keys()))
+    if not found.keys() >= layout.needed:
+        missing = ", ".join(sorted(layout.needed - found.keys()))
         raise JournalFormatError(f"event {kind!r} is damaged: it has no {missing}", remedy=_RESTORE)
     event: Event = layout.event_type(**found)
     return event
@@ -155,11 +181,11 @@ _write_integer = int.__repr__
 
 
 def _write_number(value: float) -> str:
-    if isinstance(value, float):
-        if value - value != 0:  # NaN and infinity, at half the price of two calls into math
-            raise ValueError(f"{value} is not JSON")
-        return float.__repr__(value)
-    return int.__repr__(value)
+    if type(value) is int:
+        return int.__repr__(value)
+    if value - value != 0:  # NaN and infinity, at half the price of two calls into math
+        raise ValueError(f"{value} is not JSON")
+    return float.__repr__(value)
 
 
 def _write_flag(value: bool) -> str:
@@ -259,11 +285,20 @@ class _Layout:
     kind: str
     version: int
     values: Callable[[Any], tuple[Any, ...]]
-    """All fields of an event at once."""
-    rows: tuple[tuple[str, str, Any, Callable[[Any], str], int], ...]
-    """For each field: name, `"name":`, default or `_REQUIRED`, writer, and the form's `apart_above`."""
+    """All fields of an event at once, in their order: the required ones are first, as Python demands."""
+    required: tuple[str, ...]
+    writers: tuple[Callable[[Any], str], ...]
+    """Of the required fields."""
+    template: str
+    """The JSON of an event with nothing but its required fields, a ``%s`` for each."""
+    optional: tuple[tuple[str, _Form], ...]
+    defaults: tuple[Any, ...]
+    """Of the optional fields."""
+    apart_above: int
+    """Characters of the whole from which one of its values is, or may be, to be stored apart."""
+    needed: frozenset[str]
+    """The required fields once more, for reading."""
     forms: dict[str, _Form]
-    required: frozenset[str]
 
 
 def _or_none(form: _Form) -> _Form:
@@ -311,17 +346,26 @@ _FORMS: dict[str, _Form] = {
 
 def _layout(event_type: type[Any]) -> _Layout:
     kind = re.sub(r"(?<!^)(?=[A-Z])", "_", event_type.__name__).lower()
-    rows = []
-    forms: dict[str, _Form] = {}
-    for field in fields(event_type):
-        form = forms[field.name] = _FORMS[str(field.type)]
-        default = field.default if field.default is not MISSING else _REQUIRED
-        if field.default_factory is not MISSING:
-            default = field.default_factory()
-        rows.append((field.name, f'"{field.name}":', default, form.write, form.apart_above))
-    required = frozenset(name for name, _, default, *_ in rows if default is _REQUIRED)
-    values = attrgetter(*forms)
-    return _Layout(event_type, kind, _VERSIONS.get(kind, 1), values, tuple(rows), forms, required)
+    forms = {field.name: _FORMS[str(field.type)] for field in fields(event_type)}
+    defaults = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(event_type)
+    }
+    required = tuple(name for name, default in defaults.items() if default is MISSING)
+    return _Layout(
+        event_type=event_type,
+        kind=kind,
+        version=_VERSIONS.get(kind, 1),
+        values=attrgetter(*forms),
+        required=required,
+        writers=tuple(forms[name].write for name in required),
+        template=_object(required, ["%s"] * len(required)),
+        optional=tuple((name, form) for name, form in forms.items() if name not in required),
+        defaults=tuple(default for default in defaults.values() if default is not MISSING),
+        apart_above=min(form.apart_above for form in forms.values()),
+        needed=frozenset(required),
+        forms=forms,
+    )
 
 
 _LAYOUTS: dict[type[Any], _Layout] = {event_type: _layout(event_type) for event_type in EVENT_TYPES}
