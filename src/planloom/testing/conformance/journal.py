@@ -6,153 +6,45 @@ Each check is an async function that takes a `JournalPlace` and raises Assertion
     def test_my_journal(check, tmp_path):
         run_check(check, JournalPlace(lambda: MyJournal(tmp_path / "runs")))
 
-Rule 1: a check opens its own journals and closes them, and uses nothing but the port.
+Rule 1: a check opens its own journals and closes them.
 Rule 2: `CHECKS` fit every journal; `LASTING_CHECKS` one that outlives its object; `RIVAL_CHECKS` need `intrude`.
-Rule 3: a check that could hang gives up after `PATIENCE_S`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from planloom.core.events import (
-    ApprovalAnswered,
-    AttemptSucceeded,
-    CancelRequested,
-    Event,
-    RunFinished,
-    RunStarted,
-    StepDispatched,
-)
-from planloom.core.result import RunStatus
+from planloom.core.events import ApprovalAnswered, CancelRequested
 from planloom.errors import JournalConflictError, JournalError, RunBusyError, RunNotFoundError
-from planloom.plan.model import Plan
+from planloom.testing.conformance.journal_lasting import LASTING_CHECKS, RIVAL_CHECKS
+from planloom.testing.conformance.journal_place import (
+    AT,
+    LARGE,
+    PLAN,
+    Check,
+    JournalPlace,
+    Told,
+    begun,
+    dispatched,
+    equal,
+    events,
+    finished,
+    followed,
+    opened,
+    raises,
+    run_check,
+    seqs,
+    started,
+    succeeded,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from planloom.core.events import Event
+    from planloom.ports import Recorded
 
-    from planloom.ports import Journal, Recorded, RunWriter
-
-PATIENCE_S = 20.0
-AT = 1_700_000_000.5
-PLAN = Plan.from_dict({"name": "conformance", "steps": [{"id": "fetch", "tool": "web.fetch"}]})
-LARGE = "größer als eine Zeile " * 4_000
-"""Text of 92 KB, beyond what an event's own row may hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class JournalPlace:
-    """Where a journal under test lives.
-
-    Attributes:
-        open: Returns the journal; called again, the same record where the journal outlives its object.
-        intrude: Appends one event to a run as a second engine would that does not care who owns it.
-    """
-
-    open: Callable[[], Journal]
-    intrude: Callable[[str], None] | None = None
-
-
-Check = Callable[[JournalPlace], Awaitable[None]]
-
-
-def run_check(check: Check, place: JournalPlace) -> None:
-    """Run one check in an event loop of its own, for no longer than `PATIENCE_S`."""
-
-    async def patiently() -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            await check(place)
-
-    asyncio.run(patiently())
-
-
-@dataclass(slots=True)
-class Told:
-    """What a writer's `on_durable` was told, in order."""
-
-    seqs: list[int] = field(default_factory=list)
-    errors: list[BaseException] = field(default_factory=list)
-
-    def __call__(self, seq: int, error: BaseException | None) -> None:
-        if error is None:
-            self.seqs.append(seq)
-        else:
-            self.errors.append(error)
-
-
-def started(at: float = AT) -> RunStarted:
-    """Return how a run of the suite begins."""
-    return RunStarted(PLAN, {"url": "https://example.org"}, at)
-
-
-def dispatched(number: int) -> StepDispatched:
-    """Return the start of one of many steps."""
-    return StepDispatched(f"step_{number}", 1, 0, AT + number)
-
-
-def succeeded(number: int, output: Any = None) -> AttemptSucceeded:
-    """Return the good end of one of many steps."""
-    return AttemptSucceeded(f"step_{number}", 1, 0, output, AT, AT + number)
-
-
-def finished() -> RunFinished:
-    """Return how a run of the suite ends."""
-    return RunFinished(RunStatus.SUCCESS, {"ok": True}, AT + 100)
-
-
-def equal(actual: object, expected: object, what: str) -> None:
-    """Raise AssertionError unless both are equal."""
-    if actual != expected:
-        raise AssertionError(f"{what}: got {actual!r:.500}, expected {expected!r:.500}")
-
-
-async def raises(error: type[BaseException], work: Awaitable[object], what: str) -> None:
-    """Raise AssertionError unless the work raises that error."""
-    try:
-        await work
-    except error as problem:
-        if isinstance(problem, JournalError) and not problem.remedy:
-            raise AssertionError(f"{what}: the error has no remedy: {problem}") from problem
-    else:
-        raise AssertionError(f"{what}: nothing was raised, expected {error.__name__}")
-
-
-@asynccontextmanager
-async def opened(place: JournalPlace) -> AsyncIterator[Journal]:
-    """Open the place's journal and close it at the end of the block."""
-    journal = place.open()
-    try:
-        yield journal
-    finally:
-        await journal.close()
-
-
-async def begun(journal: Journal, run_id: str = "run-1", told: Told | None = None) -> RunWriter:
-    """Return the writer of a new run whose first event is durable."""
-    writer = await journal.create(run_id, told or Told())
-    writer.append((started(),), (0,))
-    await writer.flush()
-    return writer
-
-
-async def followed(journal: Journal, run_id: str, *, after: int = 0) -> list[Recorded]:
-    """Return what following the run gives until it ends."""
-    return [recorded async for recorded in journal.follow(run_id, after=after)]
-
-
-def seqs(recorded: list[Recorded]) -> list[int]:
-    return [entry.seq for entry in recorded]
-
-
-def events(recorded: list[Recorded]) -> list[Event]:
-    return [entry.event for entry in recorded]
-
-
-# --- every journal ----------------------------------------------------------------------------
+__all__ = ["CHECKS", "LASTING_CHECKS", "RIVAL_CHECKS", "Check", "JournalPlace", "run_check"]
 
 
 async def events_come_back_in_order_numbered_without_gaps(place: JournalPlace) -> None:
@@ -468,123 +360,6 @@ async def posted_facts_wait_in_order_until_they_are_taken(place: JournalPlace) -
         equal((await journal.posted("run-1"))[0][0] > posted[1][0], True, "a number is never used again")
 
 
-# --- journals that outlive their object -------------------------------------------------------
-
-
-async def a_record_survives_reopening(place: JournalPlace) -> None:
-    wanted: list[Event] = [started(), succeeded(1, LARGE), succeeded(2, [LARGE, LARGE])]
-    async with opened(place) as journal:
-        writer = await journal.create("run-1", Told())
-        writer.append(wanted, (0, 1, 1))
-        await writer.flush()
-
-    async with opened(place) as journal:
-        recorded, writer = await journal.take("run-1", Told())
-        equal(events(recorded), wanted, "events after reopening")
-        equal(writer.append((finished(),), (3,)), 4, "seq that goes on")
-        await writer.flush()
-        equal((await journal.runs())[0].status, "success", "status of the run")
-
-
-async def closing_under_load_loses_nothing(place: JournalPlace) -> None:
-    told = Told()
-    journal = place.open()
-    writer = await begun(journal, told=told)
-
-    for number in range(2_000):
-        writer.append((dispatched(number),), (1,))
-    await journal.close()
-
-    async with opened(place) as journal:
-        equal(len(await journal.read("run-1")), 2_001, "events on record")
-    equal(told.seqs[-1], 2_001, "last durable seq")
-
-
-async def posted_facts_survive_reopening(place: JournalPlace) -> None:
-    fact = CancelRequested("ann", AT, "too dear")
-    async with opened(place) as journal:
-        await begun(journal)
-        await journal.post("run-1", fact)
-
-    async with opened(place) as journal:
-        equal([fact for _, fact in await journal.posted("run-1")], [fact], "facts after reopening")
-
-
-async def a_follower_goes_on_after_reopening(place: JournalPlace) -> None:
-    async with opened(place) as journal:
-        writer = await begun(journal)
-        writer.append((dispatched(1),), (1,))
-        await writer.close()
-
-    async with opened(place) as journal:
-        follower = asyncio.create_task(followed(journal, "run-1", after=1))
-        _, writer = await journal.take("run-1", Told())
-        writer.append((dispatched(2), finished()), (1, 1))
-        await writer.close()
-        equal(seqs(await follower), [2, 3, 4], "what the follower saw")
-
-
-async def two_journals_of_one_record_see_each_other(place: JournalPlace) -> None:
-    async with opened(place) as writing, opened(place) as reading:
-        writer = await begun(writing)
-        follower = asyncio.create_task(followed(reading, "run-1"))
-        await raises(RunBusyError, reading.take("run-1", Told()), "take of a run the other journal drives")
-        await raises(JournalConflictError, reading.create("run-1", Told()), "create of a run the other journal drives")
-
-        await reading.post("run-1", CancelRequested("ann", AT))
-        posted = await writing.posted("run-1")
-        writer.append((posted[0][1], finished()), (0, 2))
-        await writer.flush()
-
-        equal(seqs(await follower), [1, 2, 3], "what the other journal's follower saw")
-
-
-# --- journals that a second engine can write to -----------------------------------------------
-
-
-async def a_second_engine_on_one_run_is_a_conflict(place: JournalPlace) -> None:
-    told = Told()
-    async with opened(place) as journal:
-        writer = await begun(journal, told=told)
-        _intrude(place, "run-1")
-
-        writer.append((dispatched(1),), (1,))
-        await raises(JournalConflictError, writer.flush(), "flush after a conflict")
-
-        equal([type(error) for error in told.errors], [JournalConflictError], "errors told")
-        equal(told.seqs, [1], "durable seqs told")
-        try:
-            writer.append((dispatched(2),), (1,))
-        except JournalConflictError:
-            pass
-        else:
-            raise AssertionError("an append after a conflict was accepted")
-        await writer.close()
-        equal(seqs(await journal.read("run-1")), [1, 2], "seqs on record")
-
-
-async def a_conflict_stops_that_run_alone(place: JournalPlace) -> None:
-    async with opened(place) as journal:
-        writers = [await begun(journal, f"run-{number}") for number in range(4)]
-        _intrude(place, "run-2")
-
-        for writer in writers:
-            writer.append((dispatched(7),), (1,))
-        results = await asyncio.gather(*(writer.flush() for writer in writers), return_exceptions=True)
-
-        equal(
-            [type(result) for result in results], [type(None), type(None), JournalConflictError, type(None)], "flushes"
-        )
-        for number in (0, 1, 3):
-            equal(events(await journal.read(f"run-{number}")), [started(), dispatched(7)], f"events of run {number}")
-
-
-def _intrude(place: JournalPlace, run_id: str) -> None:
-    if place.intrude is None:
-        raise AssertionError("this check needs `JournalPlace.intrude`")
-    place.intrude(run_id)
-
-
 CHECKS: tuple[Check, ...] = (
     events_come_back_in_order_numbered_without_gaps,
     one_append_is_recorded_whole_or_not_at_all,
@@ -607,15 +382,4 @@ CHECKS: tuple[Check, ...] = (
     a_run_can_be_followed_before_its_first_event,
     closing_the_journal_ends_its_followers,
     posted_facts_wait_in_order_until_they_are_taken,
-)
-LASTING_CHECKS: tuple[Check, ...] = (
-    a_record_survives_reopening,
-    closing_under_load_loses_nothing,
-    posted_facts_survive_reopening,
-    a_follower_goes_on_after_reopening,
-    two_journals_of_one_record_see_each_other,
-)
-RIVAL_CHECKS: tuple[Check, ...] = (
-    a_second_engine_on_one_run_is_a_conflict,
-    a_conflict_stops_that_run_alone,
 )
