@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
 from planloom.cli.main import main
 
 if TYPE_CHECKING:
@@ -16,19 +17,23 @@ WIDTH = 100
 
 
 def body() -> str:
-    return "\n".join(line for path, command in _commands(main, ("planloom",)) for line in _section(path, command))
+    root = click.Context(main, info_name="planloom", **_settings(main))
+    return "\n".join(line for context in _contexts(root) for line in _section(context))
 
 
-def _commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    yield path, command
+def _contexts(context: click.Context) -> Iterator[click.Context]:
+    yield context
+    command = context.command
     if isinstance(command, click.Group):
-        context = click.Context(command)
         for name in command.list_commands(context):
             below = command.get_command(context, name)
             if below is not None and not below.hidden:
-                yield from _commands(below, (*path, name))
+                yield from _contexts(click.Context(below, parent=context, info_name=name, **_settings(below)))
 
 
-def _section(path: tuple[str, ...], command: click.Command) -> list[str]:
-    context = click.Context(command, info_name=" ".join(path), max_content_width=WIDTH, terminal_width=WIDTH)
-    return [f"## {' '.join(path)}", "", "```text", command.get_help(context), "```", ""]
+def _settings(command: click.Command) -> dict[str, Any]:
+    return command.context_settings | {"max_content_width": WIDTH, "terminal_width": WIDTH}
+
+
+def _section(context: click.Context) -> list[str]:
+    return [f"## {context.command_path}", "", "```text", context.get_help(), "```", ""]
