@@ -112,5 +112,5 @@ def test_a_summary_names_the_limits_and_the_people_it_waits_for() -> None:
         "waits for a person: 0 of 1 step completed",
         "limit reached: max_tool_calls",
         "not enforced here: max_cpu_percent",
-        "ok: waits for a person: waits for approval",
+        "ok: waits for approval",
     ]

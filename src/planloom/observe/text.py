@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from planloom.core.result import RunStatus, StepStatus
 from planloom.observe.layout import levels_of
 from planloom.observe.looks import (
+    BLOCKED,
     LOOKS,
     counted,
     duration_text,
@@ -139,7 +140,7 @@ def summary_lines(result: RunResult) -> list[str]:
     facts = [
         f"{result.steps_completed} of {counted(len(result.steps), 'step')} completed",
         duration_text(result.active_s) if result.active_s else "",
-        f"cost {money_text(result.cost_usd)}" if result.cost_usd is not None else "",
+        f"cost {money_text(result.cost_usd)}" if result.cost_usd else "",
         counted(result.usage.total_tokens, "token") if result.usage.total_tokens else "",
         f"{result.speedup:.2f}x as fast as one by one" if result.speedup >= 1.05 else "",
     ]
@@ -169,6 +170,8 @@ def _troubles(result: RunResult) -> list[str]:
 
 
 def _trouble(step: StepResult) -> str:
+    if status_of(step) == BLOCKED:
+        return f"{printable(step.id)}: {printable(note_of(step))}"
     words = ", ".join((LOOKS[status_of(step)].word, *step_facts(step)))
     note = note_of(step)
     return f"{printable(step.id)}: {words}" + (f": {shortened(printable(note), NOTE_COLUMNS)}" if note else "")

@@ -1,0 +1,197 @@
+"""The command that looks at an installation: what works, what is missing, and what mends it.
+
+Rule 1: it looks and mends nothing; what it writes to measure the disk it takes away again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from planloom.cli.exits import Exit
+from planloom.cli.options import Call, shared
+from planloom.cli.output import jsonable
+from planloom.cli.project import Workplace
+from planloom.errors import ConfigError, PlanloomError
+from planloom.observe.looks import counted, duration_text, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OLDEST_PYTHON = (3, 11)
+OLDEST_SQLITE = (3, 35, 0)
+"""The first with RETURNING."""
+NEEDED = ("anyio", "click", "jsonschema", "pydantic", "PyYAML")
+EXTRAS = {"rich": ("rich", "progress as a table on a terminal"), "uvloop": ("fast", "a faster event loop")}
+"""Package → extra that brings it, and what it is for."""
+SLOW_FSYNC_S = 0.05
+FSYNCS = 7
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    HINT = "hint"
+    """Works without it."""
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        remedy: The command or the change that mends it; "" where nothing has to be.
+    """
+
+    about: str
+    verdict: Verdict
+    words: str
+    remedy: str = ""
+
+
+@click.command()
+@shared(tools=True)
+def doctor(call: Call) -> None:
+    """Look at this installation and say what is missing, and the command that installs it."""
+    screen = call.screen()
+    with screen.only_answers_on_stdout():
+        findings = [*_installation(), *_workplace(call)]
+    signs = {Verdict.OK: "+" if screen.ascii_only else "✓", Verdict.HINT: "-", Verdict.WRONG: "x"}
+    signs[Verdict.WRONG] = "x" if screen.ascii_only else "✗"
+    lines = []
+    for found in findings:
+        lines.append(f"{signs[found.verdict]} {found.about}: {printable(found.words)}")
+        lines += [f"    try: {printable(found.remedy)}"] if found.remedy else []
+    wrong = [found for found in findings if found.verdict is Verdict.WRONG]
+    lines.append("nothing is wrong" if not wrong else f"{counted(len(wrong), 'thing')} wrong")
+    screen.answer({"ok": not wrong, "findings": [jsonable(found) for found in findings]}, "\n".join(lines))
+    if wrong:
+        sys.exit(Exit.JOURNAL if all(found.about.startswith("journal") for found in wrong) else Exit.CONFIG)
+
+
+def _installation() -> Iterator[Finding]:
+    python = platform.python_version()
+    enough = sys.version_info >= OLDEST_PYTHON
+    where = f"{platform.python_implementation()} {python} on {platform.system()} {platform.machine()}"
+    yield Finding(
+        "python", Verdict.OK if enough else Verdict.WRONG, where, "" if enough else "install Python 3.11 or newer"
+    )
+    yield Finding("planloom", Verdict.OK, _version("planloom") or "not installed as a package")
+    for name in NEEDED:
+        found = _version(name)
+        yield Finding(
+            name,
+            Verdict.OK if found else Verdict.WRONG,
+            found or "missing",
+            "" if found else "pip install --upgrade planloom",
+        )
+    for name, (extra, use) in EXTRAS.items():
+        found = _version(name)
+        words = found or f"not installed ({use})"
+        remedy = "" if found else f"pip install 'planloom[{extra}]'"
+        yield Finding(name, Verdict.OK if found else Verdict.HINT, words, remedy)
+    enough = sqlite3.sqlite_version_info >= OLDEST_SQLITE
+    remedy = "" if enough else "use a Python that is built with a newer SQLite"
+    yield Finding("sqlite", Verdict.OK if enough else Verdict.WRONG, sqlite3.sqlite_version, remedy)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _workplace(call: Call) -> Iterator[Finding]:
+    try:
+        place = Workplace(call)
+    except ConfigError as error:
+        yield Finding("settings", Verdict.WRONG, error.message, error.remedy)
+        return
+    words = str(place.file) if place.file is not None else "no planloom.toml here or above"
+    yield Finding("settings", Verdict.OK, words)
+    yield from _journal(place)
+    yield _tools(place)
+
+
+def _tools(place: Workplace) -> Finding:
+    if not place.tool_sources:
+        remedy = 'write tools = ["tools.py"] into planloom.toml, or give --tools'
+        return Finding("tools", Verdict.HINT, "none are named", remedy)
+    try:
+        registry = place.tools()
+    except PlanloomError as error:
+        return Finding("tools", Verdict.WRONG, error.message, error.remedy)
+    names = registry.names()
+    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return Finding("tools", Verdict.OK, f"{counted(len(names), 'tool')} from {', '.join(place.tool_sources)}: {shown}")
+
+
+def _journal(place: Workplace) -> Iterator[Finding]:
+    path = place.journal_path.absolute()
+    folder = next(parent for parent in path.parents if parent.exists())
+    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        remedy = "give yourself the right to write there, or name another file with --journal"
+        yield Finding("journal", Verdict.WRONG, f"{path} cannot be written", remedy)
+        return
+    if path.exists():
+        yield _opened(place, path)
+    else:
+        yield Finding("journal", Verdict.OK, f"{path} will be made by the first run")
+    try:
+        seconds = fsync_s(folder)
+    except OSError as error:
+        yield Finding(
+            "journal disk",
+            Verdict.WRONG,
+            f"cannot write to {folder}: {error.strerror}",
+            "free some space, or name another file with --journal",
+        )
+        return
+    words = f"fsync takes {duration_text(seconds)} in {folder}"
+    slow = seconds > SLOW_FSYNC_S
+    remedy = "every durable step waits for that: keep the journal on a local disk, with --journal" if slow else ""
+    yield Finding("journal disk", Verdict.HINT if slow else Verdict.OK, words, remedy)
+
+
+def _opened(place: Workplace, path: Path) -> Finding:
+    async def count() -> int:
+        journal = place.existing_journal()
+        try:
+            return len(await journal.runs(limit=1_000))
+        finally:
+            await journal.close()
+
+    try:
+        runs = asyncio.run(count())
+    except PlanloomError as error:
+        return Finding("journal", Verdict.WRONG, error.message, error.remedy)
+    return Finding(
+        "journal", Verdict.OK, f"{path} with {'1,000 or more runs' if runs == 1_000 else counted(runs, 'run')}"
+    )
+
+
+def fsync_s(folder: Path) -> float:
+    """Return the median seconds that one page takes to be durable in this folder."""
+    times = []
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".planloom-doctor-") as file:
+        for _ in range(FSYNCS):
+            file.write(os.urandom(4096))
+            file.flush()
+            begin = time.perf_counter()
+            os.fsync(file.fileno())
+            times.append(time.perf_counter() - begin)
+    return statistics.median(times)

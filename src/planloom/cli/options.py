@@ -1,0 +1,101 @@
+"""The options that many commands share, and what a command gets of them.
+
+Rule 1: an option means the same wherever it stands: `planloom --json list` is `planloom list --json`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from planloom.cli.output import Screen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+JOURNAL_VARIABLE = "PLANLOOM_JOURNAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a command was called with besides its own arguments.
+
+    Attributes:
+        journal: As given by option or environment, or None.
+        tools: Modules and files, as given.
+    """
+
+    as_json: bool = False
+    journal: Path | None = None
+    tools: tuple[str, ...] = ()
+
+    def screen(self) -> Screen:
+        return Screen(as_json=self.as_json)
+
+
+def _json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, and nothing else there.")(
+        function
+    )
+
+
+def _debug_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")(function)
+
+
+def _journal_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--journal",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar=JOURNAL_VARIABLE,
+        show_envvar=True,
+        help="File that runs are recorded in; default: that of planloom.toml, else .planloom/runs.db here.",
+    )(function)
+
+
+def _tools_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--tools",
+        multiple=True,
+        metavar="MODULE_OR_FILE",
+        help="Python module or file with tools; may be given again. Default: those of planloom.toml.",
+    )(function)
+
+
+def group_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give the program itself the shared options, and keep them for the command that follows."""
+
+    @click.pass_context
+    @wraps(function)
+    def keep(context: click.Context, as_json: bool, journal: Path | None, tools: tuple[str, ...]) -> Any:
+        context.obj = Call(as_json, journal, tools)
+        return function()
+
+    return _json_option(_journal_option(_tools_option(_debug_option(keep))))
+
+
+def shared(*, journal: bool = True, tools: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the shared options; its function gets them as a `Call`, its first argument."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @click.pass_context
+        @wraps(function)
+        def merged(context: click.Context, /, as_json: bool, **own: Any) -> Any:
+            call = context.obj if isinstance(context.obj, Call) else Call()
+            if as_json:
+                call = replace(call, as_json=True)
+            if journal and (given := own.pop("journal")) is not None:
+                call = replace(call, journal=given)
+            if tools and (named := own.pop("tools")):
+                call = replace(call, tools=named)
+            return function(call, **own)
+
+        decorated = _json_option(_debug_option(merged))
+        decorated = _tools_option(decorated) if tools else decorated
+        return _journal_option(decorated) if journal else decorated
+
+    return decorate

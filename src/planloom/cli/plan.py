@@ -1,0 +1,135 @@
+"""Commands about plans: check, graph, schema. Nothing is run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from planloom.cli.options import Call, shared
+from planloom.cli.plan_file import STDIN, PlanFile
+from planloom.cli.project import Workplace
+from planloom.cli.reading import read_run
+from planloom.errors import ConfigError
+from planloom.observe.looks import counted, printable
+from planloom.observe.mermaid import graph_dot, graph_mermaid
+from planloom.observe.svg import graph_svg
+from planloom.observe.text import graph_text
+from planloom.plan.against import notices
+from planloom.plan.schema import plan_schema
+from planloom.runtime.engine import Engine
+
+if TYPE_CHECKING:
+    from planloom.cli.output import Screen
+    from planloom.cli.reading import RunOnRecord
+    from planloom.core.result import RunResult
+    from planloom.plan.model import Plan
+
+PLAN_PATH = click.Path(path_type=Path, allow_dash=True)
+FORMATS = ("text", "svg", "mermaid", "dot")
+SUFFIXES = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot", ".txt": "text"}
+
+
+@click.command()
+@shared(journal=False, tools=True)
+@click.argument("plan", metavar="PLAN", type=PLAN_PATH)
+def check(call: Call, plan: Path) -> None:
+    """Say everything that is wrong with a plan, each with file, line and column.
+
+    PLAN is a file, or - for standard input. Tools are loaded, and nothing is run.
+    """
+    screen, place = call.screen(), Workplace(call, plan=None if plan == STDIN else plan)
+    file = PlanFile(plan)
+    with screen.only_answers_on_stdout():
+        read = file.read()
+        told = asyncio.run(_against_tools(file, read, place))
+    value = {"ok": True, "plan": read.name, "steps": len(read.steps), "hash": read.hash, "notices": told}
+    text = f"{file.name}: {printable(read.name)}, {counted(len(read.steps), 'step')}, no problems"
+    screen.answer(value, "\n".join([text, *(f"note: {printable(notice)}" for notice in told)]))
+
+
+async def _against_tools(file: PlanFile, plan: Plan, place: Workplace) -> list[str]:
+    async with Engine(None, tools=place.tools(), allow=place.settings.allow, settings=place.settings) as engine:
+        with file.placing_problems():
+            return notices(engine.check(plan), engine.tools)
+
+
+@click.command()
+@shared()
+@click.argument("plan", metavar="[PLAN]", type=PLAN_PATH, required=False)
+@click.option("--run", "run_id", metavar="RUN", help="Show how this run stands; PLAN is then taken from its record.")
+@click.option("--format", "shape", type=click.Choice(FORMATS), help="Default: what the end of FILE says, else text.")
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Write it to FILE."
+)
+@click.option(
+    "--theme", type=click.Choice(["auto", "light", "dark"]), default="auto", show_default=True, help="Colours of SVG."
+)
+def graph(
+    call: Call, plan: Path | None, run_id: str | None, shape: str | None, output: Path | None, theme: str
+) -> None:
+    """Draw a plan as text, SVG, Mermaid or Graphviz DOT, or how a run of it stands.
+
+    PLAN is a file, or - for standard input.
+    """
+    if (plan is None) == (run_id is None):
+        raise click.UsageError("give a PLAN or --run RUN")
+    screen = call.screen()
+    if plan is not None:
+        drawn, result = PlanFile(plan).read(), None
+    else:
+        assert run_id is not None, "one of both is given"
+        run = asyncio.run(_recorded(Workplace(call), run_id))
+        drawn, result = run.plan, run.result
+    shape = shape or (SUFFIXES.get(output.suffix.lower(), "text") if output is not None else "text")
+    ascii_only = output is None and screen.ascii_only
+    text = _draw(drawn, result, shape, theme=theme, ascii_only=ascii_only)
+    if output is not None:
+        _write(output, text)
+        screen.answer({"format": shape, "file": str(output)}, f"wrote {output}")
+    elif screen.as_json:
+        screen.answer({"format": shape, "graph": text}, "")
+    else:
+        _print(screen, text, shape)
+
+
+async def _recorded(place: Workplace, run_id: str) -> RunOnRecord:
+    journal = place.existing_journal(run_id)
+    try:
+        return await read_run(journal, run_id)
+    finally:
+        await journal.close()
+
+
+def _draw(plan: Plan, result: RunResult | None, shape: str, *, theme: str, ascii_only: bool) -> str:
+    if shape == "svg":
+        return graph_svg(plan, result, theme=theme)
+    if shape == "mermaid":
+        return graph_mermaid(plan, result)
+    if shape == "dot":
+        return graph_dot(plan, result)
+    return graph_text(plan, result, ascii_only=ascii_only)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}", remedy="give another file with -o") from error
+
+
+def _print(screen: Screen, text: str, shape: str) -> None:
+    if shape == "svg" and screen.ascii_only:  # whatever the terminal's encoding: ASCII with references is valid XML
+        text = text.encode("ascii", "xmlcharrefreplace").decode("ascii")
+    screen.write(text)
+
+
+@click.command()
+@shared(journal=False)
+def schema(call: Call) -> None:
+    """Print the JSON Schema of plans, for editors and for models that write plans."""
+    value = plan_schema()
+    call.screen().answer(value, json.dumps(value, indent=2))

@@ -1,0 +1,120 @@
+"""What a command works with: the settings that count here, the journal, the tools.
+
+Rule 1: `planloom.toml` is looked for from the plan's folder upwards, then from the current folder; the first counts.
+Rule 2: it names code that will run, so one that belongs to another user is refused, as git refuses such a repository.
+Rule 3: an option on the command line comes before the environment, that before the file, that before the default.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planloom.errors import ConfigError, PlanloomError, RunNotFoundError
+from planloom.journal.sqlite import SqliteJournal
+from planloom.runtime.settings import Settings, find_settings, read_settings
+from planloom.tools.load import load_tools
+from planloom.tools.registry import ToolRegistry
+
+if TYPE_CHECKING:
+    from planloom.cli.options import Call
+
+
+def settings_file(plan: Path | None = None) -> Path | None:
+    """Return the settings file that counts for a plan's file, or for the current folder.
+
+    Raises:
+        ConfigError: It belongs to another user.
+    """
+    here = Path.cwd()
+    found = find_settings(plan.resolve().parent) if plan is not None else None
+    found = found or find_settings(here)
+    if found is not None and hasattr(os, "getuid") and found.stat().st_uid not in (os.getuid(), 0):
+        raise ConfigError(
+            f"{found} belongs to another user, and it names code to run",
+            remedy="make it yours with chown if you trust it, or work in another folder",
+        )
+    return found
+
+
+class Workplace:
+    """What a command works with.
+
+    Attributes:
+        file: The settings file that counts, or None.
+        settings: What it says.
+    """
+
+    def __init__(self, call: Call, *, plan: Path | None = None) -> None:
+        self.file = settings_file(plan)
+        self.settings = read_settings(self.file) if self.file is not None else Settings()
+        self._call = call
+        self._plan = plan
+
+    @property
+    def journal_path(self) -> Path:
+        return self._call.journal if self._call.journal is not None else Path(self.settings.journal)
+
+    def existing_journal(self, run_id: str = "") -> SqliteJournal:
+        """Return the journal; reading one never makes one.
+
+        Raises:
+            RunNotFoundError: There is no such file.
+        """
+        if not self.journal_path.is_file():
+            raise RunNotFoundError(
+                f"there is no run {run_id!r}: {self.journal_path} does not exist",
+                remedy="go to the folder where it was started, or give --journal PATH",
+            )
+        return SqliteJournal(self.journal_path)
+
+    @property
+    def tool_sources(self) -> list[str]:
+        """Return the modules and files with tools: those of the command line, else those of the settings file."""
+        if self._call.tools or self.file is None:
+            return list(self._call.tools)
+        folder = self.file.parent
+        return [str(folder / name) if name.endswith(".py") else name for name in self.settings.tools]
+
+    def tools(self) -> ToolRegistry:
+        """Return the tools there are.
+
+        Raises:
+            ConfigError: A module or file that cannot be loaded, or two tools of one name.
+        """
+        from_file = not self._call.tools and self.file is not None
+        folder = str(self.file.parent) if from_file and self.file is not None else str(Path.cwd())
+        if folder not in sys.path:
+            sys.path.insert(0, folder)  # a module in the project's folder is found, as with `python -m`
+        registry = ToolRegistry()
+        for source in self.tool_sources:
+            for one in _loaded(source):
+                registry.add(one)
+        return registry
+
+    def hints(self, *, tools: bool = False) -> str:
+        """Return the options with which a later command finds the same journal, and tools, ready to be printed."""
+        here = settings_file()
+        options: list[str] = []
+        plain = Path((read_settings(here) if here is not None else Settings()).journal)
+        if self.journal_path != Path(os.environ.get("PLANLOOM_JOURNAL", plain)):
+            options += ["--journal", str(self.journal_path)]
+        if tools and (self._call.tools or self.file != here):
+            for source in self.tool_sources:
+                options += ["--tools", source]
+        return "".join(f" {shlex.quote(option)}" for option in options)
+
+
+def _loaded(source: str) -> ToolRegistry:
+    try:
+        return load_tools(source)
+    except PlanloomError:
+        raise
+    except (Exception, SystemExit) as error:  # somebody else's module: importing it may raise anything
+        raise ConfigError(
+            f"loading tools from {source!r} failed: {type(error).__name__}: {error}",
+            remedy="import it in Python to see where, or use --debug",
+        ) from error

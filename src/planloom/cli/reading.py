@@ -1,0 +1,77 @@
+"""What a run's record says, and whether anybody drives it. Nothing here writes or runs anything."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from planloom.core.report import run_result
+from planloom.core.result import RUN_ENDED, RunStatus
+from planloom.errors import JournalFormatError
+from planloom.journal.ownership import owners_of
+from planloom.runtime.replay import replayed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from planloom.core.fold import RunState
+    from planloom.core.result import RunResult
+    from planloom.journal.sqlite import SqliteJournal
+    from planloom.plan.model import Plan
+    from planloom.ports import Recorded
+
+
+@dataclass(frozen=True, slots=True)
+class RunOnRecord:
+    """A run as its record tells it.
+
+    Attributes:
+        driven: False when it has not ended and nobody drives it; None where that cannot be told.
+    """
+
+    records: Sequence[Recorded]
+    state: RunState
+    plan: Plan
+    result: RunResult
+    driven: bool | None
+
+    @property
+    def interrupted(self) -> bool:
+        """Return True when it has not ended, waits for no person, and nobody drives it."""
+        return self.driven is False and self.result.status is RunStatus.RUNNING
+
+    @property
+    def blocked(self) -> list[dict[str, str]]:
+        """Return what it waits for, if it waits: step, why, and the command that goes on."""
+        return [] if self.result.status in RUN_ENDED else self.result.blockers()
+
+
+async def read_run(journal: SqliteJournal, run_id: str) -> RunOnRecord:
+    """Return a run from the record alone.
+
+    Raises:
+        RunNotFoundError: No such run.
+        JournalFormatError: The record is damaged, or of a newer planloom.
+    """
+    records = await journal.read(run_id)
+    machine = replayed(run_id, records)
+    if machine.state.started is None:
+        raise JournalFormatError(f"the record of run {run_id!r} does not begin with its start")
+    result = run_result(machine.state, waiting=machine.waits_for_person)
+    driven = None if machine.ended else is_driven(journal.path, run_id)
+    return RunOnRecord(records, machine.state, machine.state.started.plan, result, driven)
+
+
+def is_driven(journal: Path, run_id: str) -> bool | None:
+    """Return whether a process drives the run now; None where the system does not say."""
+    if not journal.with_name(journal.name + "-owners").is_file():
+        return False
+    if sys.platform != "linux":
+        return None
+    owners = owners_of(journal)
+    try:
+        return owners.owner(run_id) != "another process"  # what it says when no process holds the lock
+    finally:
+        owners.close()

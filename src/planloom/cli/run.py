@@ -1,0 +1,207 @@
+"""Commands that drive a run: run, resume.
+
+Rule 1: the run's id is told before its first step starts, so that a run that is killed can be resumed.
+Rule 2: the first Ctrl-C cancels, on record; the second ends the process where it stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from planloom import blocking
+from planloom.cli.exits import Exit, exit_of_run
+from planloom.cli.inputs import read_inputs, read_limits
+from planloom.cli.options import Call, shared
+from planloom.cli.plan import PLAN_PATH
+from planloom.cli.plan_file import STDIN, PlanFile
+from planloom.cli.progress import Lines, Silent
+from planloom.cli.project import Workplace
+from planloom.core.result import RunStatus
+from planloom.observe.looks import printable
+from planloom.observe.text import summary_lines
+from planloom.plan.inputs import check_inputs
+from planloom.runtime.engine import Engine, new_run_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from planloom.cli.output import Screen
+    from planloom.cli.progress import Progress
+    from planloom.core.result import RunResult
+    from planloom.runtime.run import Run
+
+_quiet = click.option("-q", "--quiet", is_flag=True, help="No progress; only the run's id, its result and problems.")
+
+
+@click.command()
+@shared(tools=True)
+@click.argument("plan", metavar="PLAN", type=PLAN_PATH)
+@click.option(
+    "--input", "pairs", multiple=True, metavar="NAME=VALUE", help="An input: text, or JSON where text does not fit."
+)
+@click.option("--input-file", "files", multiple=True, metavar="NAME=PATH", help="An input: the text of a file.")
+@click.option("--inputs", "document", metavar="FILE", type=click.Path(path_type=Path), help="Inputs as a JSON object.")
+@click.option("--run-id", metavar="ID", help="Name of the run; default: a new one that sorts by time.")
+@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="A limit, e.g. max_tool_calls=20.")
+@click.option("--max-concurrent", type=click.IntRange(min=1), help="Steps under way at the same time.")
+@click.option("--no-parallel", is_flag=True, help="One step at a time.")
+@_quiet
+def run(
+    call: Call,
+    plan: Path,
+    pairs: tuple[str, ...],
+    files: tuple[str, ...],
+    document: Path | None,
+    run_id: str | None,
+    limits: tuple[str, ...],
+    max_concurrent: int | None,
+    no_parallel: bool,
+    quiet: bool,
+) -> None:
+    """Run a plan.
+
+    PLAN is a file, or - for standard input. The result goes to stdout, everything else to stderr.
+    """
+    screen, place = call.screen(), Workplace(call, plan=None if plan == STDIN else plan)
+    file = PlanFile(plan)
+
+    async def begin(engine: Engine) -> tuple[Run, int]:
+        read = file.read()
+        with file.placing_problems():
+            engine.check(read)
+        inputs = check_inputs(read, read_inputs(read, pairs=pairs, files=files, document=document))
+        bounds = read_limits(read, limits, max_concurrent=max_concurrent)
+        name = run_id or new_run_id()
+        screen.note(f"run {printable(name)}")
+        return await engine.start(read, inputs, limits=bounds, run_id=name, parallel=not no_parallel), 0
+
+    _drive(begin, screen, place, quiet=quiet)
+
+
+@click.command()
+@shared(tools=True)
+@click.argument("run_id", metavar="RUN")
+@click.option("--failed", is_flag=True, help="Of a run that ended: start a new one that reuses what was finished.")
+@click.option("--new-id", metavar="ID", help="With --failed: name of the new run.")
+@_quiet
+def resume(call: Call, run_id: str, failed: bool, new_id: str | None, quiet: bool) -> None:
+    """Go on with a run that was interrupted, or that waited for an answer.
+
+    What is on record is not done again. Of a run that has ended it says what it came to.
+    """
+    if new_id is not None and not failed:
+        raise click.UsageError("--new-id is for --failed")
+    screen, place = call.screen(), Workplace(call)
+    place.existing_journal(run_id)
+
+    async def begin(engine: Engine) -> tuple[Run, int]:
+        if failed:
+            name = new_id or new_run_id()
+            screen.note(f"run {printable(name)}, reusing what run {printable(run_id)} finished")
+            return await engine.retry_failed(run_id, new_id=name), 0
+        known = await engine.journal.read(run_id)
+        screen.note(f"run {printable(run_id)}")
+        return await engine.resume(run_id), known[-1].seq
+
+    _drive(begin, screen, place, quiet=quiet)
+
+
+def _drive(
+    begin: Callable[[Engine], Coroutine[Any, Any, tuple[Run, int]]], screen: Screen, place: Workplace, *, quiet: bool
+) -> None:
+    """Begin a run, tell how it goes until it ends or waits, say what came of it, and exit with its code."""
+
+    async def driven() -> RunResult:
+        settings = place.settings
+        async with Engine(place.journal_path, tools=place.tools(), allow=settings.allow, settings=settings) as engine:
+            run, told = await begin(engine)
+            with _ctrl_c_cancels(run, screen):
+                return await _told(run, engine, _progress(screen, quiet=quiet), after=told)
+
+    with screen.only_answers_on_stdout():
+        result = blocking.run(driven())
+        _say(result, screen, place)
+    sys.exit(exit_of_run(result.status.value))
+
+
+async def _told(run: Run, engine: Engine, progress: Progress, *, after: int) -> RunResult:
+    """Return how the run ended or that it waits; everything on record up to then has been told."""
+    last = after
+    progress.begin()
+    try:
+
+        async def follow() -> None:
+            nonlocal last
+            async for recorded in run.follow(after=last):
+                last = recorded.seq
+                progress.take(recorded.event)
+
+        follower = asyncio.get_running_loop().create_task(follow())
+        try:
+            result = await run.result()
+        finally:
+            follower.cancel()
+            with suppress(asyncio.CancelledError):
+                await follower
+        for recorded in await engine.journal.read(run.run_id, after=last):
+            progress.take(recorded.event)
+    finally:
+        progress.end()
+    return result
+
+
+def _progress(screen: Screen, *, quiet: bool) -> Progress:
+    if quiet:
+        return Silent()
+    if screen.notes_are_seen and os.environ.get("TERM", "dumb") != "dumb" and find_spec("rich") is not None:
+        from planloom.cli.live import LiveTable
+
+        return LiveTable(screen.notes, ascii_only=screen.notes_ascii_only)
+    return Lines(screen.note)
+
+
+@contextmanager
+def _ctrl_c_cancels(run: Run, screen: Screen) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    asked: list[asyncio.Task[None]] = []
+
+    def pressed() -> None:
+        if asked:
+            os._exit(Exit.INTERRUPTED)
+        screen.note("cancelling; press Ctrl-C again to stop at once")
+        asked.append(loop.create_task(run.cancel(by="Ctrl-C")))
+
+    try:
+        loop.add_signal_handler(signal.SIGINT, pressed)
+    except (NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+def _say(result: RunResult, screen: Screen, place: Workplace) -> None:
+    if screen.as_json:
+        screen.answer(result.to_dict(), "")
+    elif result.output is not None:
+        screen.answer(None, screen.value_text(result.output))
+    for line in summary_lines(result):
+        screen.note(line)
+    hints, name = place.hints(), result.run_id
+    if result.status is RunStatus.WAITING:
+        for blocker in result.blockers():
+            screen.note(f"to go on: {blocker['command']}{hints}")
+        screen.note(f"then:     planloom resume {name}{place.hints(tools=True)}")
+    elif result.status in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.LIMIT_EXCEEDED):
+        screen.note(f"to run the rest: planloom resume --failed {name}{place.hints(tools=True)}")

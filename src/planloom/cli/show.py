@@ -1,0 +1,201 @@
+"""Commands that look at runs on record: list, show, events, replay."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from planloom.cli.exits import Exit
+from planloom.cli.options import Call, shared
+from planloom.cli.output import jsonable
+from planloom.cli.project import Workplace
+from planloom.cli.reading import read_run
+from planloom.core.events import RunStarted
+from planloom.core.result import RunStatus
+from planloom.journal.codec import encode
+from planloom.observe.looks import printable, run_word, shortened
+from planloom.observe.table import table_text
+from planloom.observe.text import NUMBER_COLUMNS, TABLE_COLUMNS, steps_table, summary_lines
+from planloom.observe.timeline import attempts_of, timeline_text
+from planloom.runtime.replay import diverges
+
+if TYPE_CHECKING:
+    from planloom.cli.output import Screen
+    from planloom.cli.reading import RunOnRecord
+    from planloom.core.events import Event
+    from planloom.ports import Recorded, RunRow
+
+OUTPUT_COLUMNS = 2_000
+"""Characters of a run's output that `show` prints; `--json` prints all of it."""
+
+
+@click.command("list")
+@shared()
+@click.option("--status", type=click.Choice([status.value for status in RunStatus]), help="Only runs that stand so.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most this many.")
+def list_runs(call: Call, status: str | None, limit: int) -> None:
+    """List runs, newest first."""
+    screen, place = call.screen(), Workplace(call)
+
+    async def rows() -> list[RunRow]:
+        if not place.journal_path.is_file():
+            return []
+        journal = place.existing_journal()
+        try:
+            return await journal.runs(status=status, limit=limit)
+        finally:
+            await journal.close()
+
+    found = asyncio.run(rows())
+    table = [
+        {
+            "run": row.run_id,
+            "plan": row.plan,
+            "status": run_word(row.status),
+            "started": local_time(row.started_at),
+            "updated": local_time(row.updated_at),
+        }
+        for row in found
+    ]
+    empty = f"no runs in {place.journal_path}"
+    text = table_text(table, list(table[0]), width=screen.width) if table else empty
+    screen.answer([jsonable(row) for row in found], text)
+
+
+def local_time(moment: float) -> str:
+    """Return seconds since the epoch as local date and time."""
+    return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+@click.command()
+@shared()
+@click.argument("run_id", metavar="RUN")
+@click.option("--parts", is_flag=True, help="With a line for each item and each step of a sub-plan.")
+@click.option("--timeline", is_flag=True, help="With a chart of when each step ran.")
+def show(call: Call, run_id: str, parts: bool, timeline: bool) -> None:
+    """Show how a run stands or ended, from the record alone."""
+    screen, place = call.screen(), Workplace(call)
+    run = asyncio.run(_read(place, run_id))
+    value = run_value(run)
+    text = "\n".join(_shown(run, place, screen, parts=parts))
+    if timeline:
+        text += "\n\n" + timeline_text(run.result, screen.width, ascii_only=screen.ascii_only)
+        value["attempts"] = jsonable(attempts_of(run.records))
+    screen.answer(value, text)
+
+
+async def _read(place: Workplace, run_id: str) -> RunOnRecord:
+    journal = place.existing_journal(run_id)
+    try:
+        return await read_run(journal, run_id)
+    finally:
+        await journal.close()
+
+
+def run_value(run: RunOnRecord) -> dict[str, Any]:
+    """Return a run as JSON."""
+    return run.result.to_dict() | {"blocked": run.blocked, "interrupted": run.interrupted}
+
+
+def _shown(run: RunOnRecord, place: Workplace, screen: Screen, *, parts: bool) -> list[str]:
+    result = run.result
+    started = f", started {local_time(result.started_at)}" if result.started_at is not None else ""
+    lines = [f"run {result.run_id} of plan {printable(result.plan)}{started}", *summary_lines(result), ""]
+    rows = steps_table(result, parts=parts, ascii_only=screen.ascii_only)
+    lines.append(table_text(rows, TABLE_COLUMNS, width=screen.width, right=NUMBER_COLUMNS))
+    if result.output is not None:
+        lines += ["", f"output: {shortened(_text_of(result.output), OUTPUT_COLUMNS)}"]
+    lines += [f"to go on: {blocker['command']}{place.hints()}" for blocker in run.blocked]
+    if run.interrupted:
+        lines.append(f"nobody drives it; to go on: planloom resume {result.run_id}{place.hints()}")
+    return lines
+
+
+def _text_of(value: Any) -> str:
+    return printable(value) if isinstance(value, str) else printable(json.dumps(value, ensure_ascii=False))
+
+
+@click.command()
+@shared()
+@click.argument("run_id", metavar="RUN")
+@click.option("--follow", is_flag=True, help="Wait for more, until the run has ended.")
+@click.option("--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Only events after this one.")
+def events(call: Call, run_id: str, follow: bool, after: int) -> None:
+    """Print the record of a run, an event a line; with --json as JSON lines."""
+    screen, place = call.screen(), Workplace(call)
+
+    async def print_all() -> None:
+        journal = place.existing_journal(run_id)
+        try:
+            if not follow:
+                for recorded in await journal.read(run_id, after=after):
+                    screen.write(_event_line(recorded, screen) + "\n")
+                return
+            await journal.read(run_id, limit=1)
+            async for recorded in journal.follow(run_id, after=after):
+                screen.write(_event_line(recorded, screen) + "\n")
+        finally:
+            await journal.close()
+
+    asyncio.run(print_all())
+
+
+def _event_line(recorded: Recorded, screen: Screen) -> str:
+    event = recorded.event
+    value = {"seq": recorded.seq, "cause": recorded.cause, **_event_value(event)}
+    if screen.as_json:
+        return json.dumps(value, ensure_ascii=screen.ascii_only)
+    facts = {name: entry for name, entry in value.items() if name not in ("seq", "cause", "event", "at", "step")}
+    if isinstance(event, RunStarted):
+        facts["plan"] = event.plan.name
+    moment = datetime.fromtimestamp(event.at).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    about = f" {value['step']}" if value.get("step") else ""
+    told = " ".join(f"{name}={shortened(_text_of(entry), 120)}" for name, entry in facts.items())
+    return printable(f"{recorded.seq:>5} {moment} {value['event']}{about} {told}".rstrip())
+
+
+def _event_value(event: Event) -> dict[str, Any]:
+    """Return an event as JSON, with fields equal to their defaults left out, as in the journal."""
+    kind, _version, body, blobs = encode(event)
+    value: dict[str, Any] = json.loads(body)
+    apart = {blob.sha256: blob for blob in blobs}
+    for name in [name for name in value if name.endswith("@blob")]:
+        blob = apart[value.pop(name)]
+        value[name.removesuffix("@blob")] = json.loads(blob.text)
+    return {"event": kind, "at": datetime.fromtimestamp(event.at, UTC).isoformat()} | value | {"at": event.at}
+
+
+@click.command()
+@shared()
+@click.argument("run_id", metavar="RUN")
+def replay(call: Call, run_id: str) -> None:
+    """Decide a run again from the facts on its record, and say whether that gives what was recorded.
+
+    Nothing is run, and nothing is written.
+    """
+    screen, place = call.screen(), Workplace(call)
+    run = asyncio.run(_read(place, run_id))
+    difference = diverges(run_id, run.records)
+    value: dict[str, Any] = {
+        "run_id": run_id,
+        "equal": difference is None,
+        "events": len(run.records),
+        "status": run.result.status.value,
+    }
+    if difference is None:
+        screen.answer(value, f"equal: {len(run.records):,} events, {run_word(run.result.status.value)}")
+        return
+    recorded, decided = _decision(difference.recorded), _decision(difference.decided)
+    value |= {"seq": difference.seq, "recorded": recorded, "decided": decided}
+    text = f"different from event {difference.seq} on\n  recorded: {recorded}\n  decided:  {decided}"
+    screen.answer(value, text)
+    sys.exit(Exit.FAILED)
+
+
+def _decision(event: Event | None) -> str:
+    return "nothing" if event is None else shortened(printable(event), OUTPUT_COLUMNS)
