@@ -17,9 +17,9 @@ from pathlib import Path
 
 import click
 import pytest
-from planloom.cli.main import main
 
 from planloom import errors
+from planloom.cli.main import main
 from planloom.core import events
 from scripts import reference
 from scripts.reference.__main__ import FOLDER, stale

@@ -1,0 +1,302 @@
+"""Plans of every shape, the tools they use, and a log of what those tools really did.
+
+The log is the world: what is in it has happened, whatever a journal says. It outlives every power cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from planloom import Effects, Engine, NotDoneError, RunStatus, Tool, ToolContext
+from planloom.core.events import StepDispatched
+from planloom.core.result import RunResult
+from planloom.ports import Journal
+from planloom.runtime.run import Run
+from planloom.testing.clock import ManualClock
+
+SPINS = 40
+"""Turns of the loop after which a run that does nothing waits for time to pass."""
+PATIENCE = 4_000
+"""Rounds of that after which a run is stuck."""
+
+SHAPES: dict[str, list[dict[str, Any]] | dict[str, Any]] = {
+    "chain": [
+        {"id": "a", "tool": "pure", "with": {"n": 1}},
+        {"id": "b", "tool": "put", "with": {"n": "${{ steps.a.output }}"}},
+        {"id": "c", "tool": "pay", "with": {"n": "${{ steps.b.output }}"}},
+        {"id": "d", "tool": "pure", "with": {"n": "${{ steps.c.output }}"}},
+    ],
+    "diamond": [
+        {"id": "a", "tool": "pay", "with": {"n": 1}},
+        {"id": "b", "tool": "pay", "with": {"n": "${{ steps.a.output }}"}},
+        {"id": "c", "tool": "pure", "with": {"n": "${{ steps.a.output }}"}},
+        {"id": "d", "tool": "pay", "with": {"n": "${{ steps.b.output + steps.c.output }}"}},
+    ],
+    "fan": [{"id": f"s{n}", "tool": ("pure", "put", "pay")[n % 3], "with": {"n": n}} for n in range(9)]
+    + [{"id": "end", "tool": "pay", "with": {"n": "${{ steps.s0.output }}"}, "needs": [f"s{n}" for n in range(9)]}],
+    "map": [
+        {"id": "each", "tool": "pay", "for_each": [1, 2, 3, 4], "max_parallel": 2, "with": {"n": "${{ item }}"}},
+        {"id": "end", "tool": "pure", "with": {"n": "${{ sum(steps.each.output) }}"}},
+    ],
+    "map of sub-plans": [
+        {
+            "id": "each",
+            "for_each": [1, 2],
+            "plan": {
+                "name": "inner",
+                "steps": [
+                    {"id": "x", "tool": "put", "with": {"n": "${{ inputs.n }}"}},
+                    {"id": "y", "tool": "pay", "with": {"n": "${{ steps.x.output }}"}},
+                ],
+            },
+            "with": {"n": "${{ item }}"},
+        },
+        {"id": "end", "tool": "pure", "with": {"n": "${{ sum(steps.each.output) }}"}},
+    ],
+    "sub-plan": [
+        {"id": "a", "tool": "pure", "with": {"n": 1}},
+        {
+            "id": "sub",
+            "plan": {
+                "name": "inner",
+                "steps": [
+                    {"id": "each", "tool": "put", "for_each": "${{ inputs.list }}", "with": {"n": "${{ item }}"}},
+                    {"id": "y", "tool": "pay", "with": {"n": "${{ sum(steps.each.output) }}"}},
+                ],
+                "outputs": {"y": "${{ steps.y.output }}"},
+            },
+            "with": {"list": ["${{ steps.a.output }}", 7]},
+        },
+        {"id": "end", "tool": "pay", "with": {"n": "${{ steps.sub.output.y }}"}},
+    ],
+    "retries": [
+        {"id": "a", "tool": "flaky", "with": {"n": 1}, "retry": {"max_attempts": 9, "initial_delay": 5}},
+        {"id": "b", "tool": "not_yet", "with": {"n": 2}, "retry": {"max_attempts": 9, "initial_delay": 5}},
+        {"id": "end", "tool": "pay", "with": {"n": "${{ steps.a.output + steps.b.output }}"}},
+    ],
+    "once": [{"id": f"p{n}", "tool": "pay", "with": {"n": n}} for n in range(4)]
+    + [{"id": f"q{n}", "tool": "pay", "with": {"n": f"${{{{ steps.p{n}.output }}}}"}} for n in range(4)],
+    "idempotent": [
+        {"id": "a", "tool": "put", "with": {"n": 1}},
+        {"id": "b", "tool": "put", "with": {"n": "${{ steps.a.output }}"}, "idempotency_key": "key-b"},
+        {"id": "c", "tool": "put", "with": {"n": "${{ steps.b.output }}"}},
+    ],
+    "approvals": [
+        {"id": "a", "tool": "pay", "with": {"n": 1}},
+        {"id": "ok", "approve": "Send ${{ steps.a.output }}?"},
+        {"id": "b", "tool": "pay", "with": {"n": 2}, "needs": ["ok"]},
+        {"id": "c", "tool": "pure", "with": {"n": 3}},
+    ],
+    "waits": [
+        {"id": "a", "tool": "pay", "with": {"n": 1}},
+        {"id": "w", "wait": 600, "needs": ["a"]},
+        {"id": "b", "tool": "pay", "with": {"n": 2}, "needs": ["w"]},
+    ],
+    "conditions and joins": [
+        {"id": "a", "tool": "pure", "with": {"n": 1}},
+        {"id": "yes", "tool": "pay", "with": {"n": 1}, "when": "${{ steps.a.output > 1 }}"},
+        {"id": "no", "tool": "pay", "with": {"n": 2}, "when": "${{ steps.a.output > 9 }}"},
+        {"id": "below", "tool": "pay", "with": {"n": 3}, "needs": ["no"]},
+        {
+            "id": "end",
+            "tool": "pay",
+            "needs": ["yes", "no"],
+            "join": "none_failed_min_one_success",
+            "with": {"n": "${{ default(steps.yes.output, 0) }}"},
+        },
+        {"id": "clean", "tool": "put", "with": {"n": 0}, "needs": ["end", "below"], "join": "always"},
+    ],
+    "limits": {
+        "limits": {"max_concurrent": 2, "max_tool_calls": 100, "timeout_seconds": 50_000},
+        "steps": [{"id": f"s{n}", "tool": ("put", "pay")[n % 2], "with": {"n": n}} for n in range(6)],
+    },
+    "collect": [
+        {
+            "id": "each",
+            "tool": "picky",
+            "for_each": [1, 2, 3],
+            "on_item_error": "collect",
+            "with": {"n": "${{ item }}"},
+        },
+        {"id": "end", "tool": "pay", "with": {"n": "${{ len(steps.each.output) }}"}},
+    ],
+    "tolerated failures": [
+        {"id": "bad", "tool": "picky", "with": {"n": 2}, "on_error": "continue"},
+        {"id": "worse", "tool": "picky", "with": {"n": 2}, "on_error": "skip"},
+        {"id": "b", "tool": "pay", "with": {"n": 1}, "needs": ["bad"]},
+        {"id": "c", "tool": "pay", "with": {"n": 1}, "needs": ["worse"]},
+    ],
+    "failing, with clean-up": [
+        {"id": "slow", "tool": "endless", "with": {"n": 1}},
+        {"id": "a", "tool": "pay", "with": {"n": 2}},
+        {"id": "bad", "tool": "picky", "with": {"n": 2}, "needs": ["a"]},
+        {"id": "never", "tool": "pay", "with": {"n": 1}, "needs": ["bad"]},
+        {"id": "clean", "tool": "put", "with": {"n": 0}, "needs": ["bad"], "join": "always"},
+    ],
+    "timeouts": [
+        {"id": "a", "tool": "pure", "with": {"n": 1}, "timeout_seconds": 30},
+        {"id": "b", "tool": "put", "with": {"n": "${{ steps.a.output }}"}, "timeout_seconds": 30},
+        {"id": "ok", "approve": "Go on?", "needs": ["b"]},
+        {"id": "c", "tool": "put", "with": {"n": 3}, "needs": ["ok"], "timeout_seconds": 30, "attempt_timeout": 20},
+    ],
+    "one at a time": {
+        "steps": [{"id": f"s{n}", "tool": "pay", "mode": "sequential", "with": {"n": n}} for n in range(3)],
+    },
+}
+
+
+def plan_of(shape: str) -> dict[str, Any]:
+    """Return the plan of a shape as a document."""
+    found = SHAPES[shape]
+    return {"planloom": 1, "name": shape} | ({"steps": found} if isinstance(found, list) else found)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One call of a tool."""
+
+    tool: str
+    step: str
+    attempt: int
+    n: int
+
+
+@dataclass
+class World:
+    """What the tools did, over all restarts.
+
+    Attributes:
+        busy: Calls under way; `peak`: the most there ever were in one process.
+        disk: What is on record for good; None while nobody looks.
+        unrecorded: Effectful calls whose start was not on record when they began.
+    """
+
+    log: list[Done] = field(default_factory=list)
+    busy: int = 0
+    peak: int = 0
+    disk: Journal | None = None
+    unrecorded: list[Done] = field(default_factory=list)
+
+    def called(self, step: str) -> list[Done]:
+        return [done for done in self.log if done.step == step]
+
+    def tools(self) -> list[Tool]:
+        """Return the tools that act on this world."""
+
+        async def began(name: str, n: int, context: ToolContext, *, effectful: bool) -> None:
+            done = Done(name, context.step, context.attempt, n)
+            self.log.append(done)
+            if effectful and self.disk is not None:
+                events = [entry.event for entry in await self.disk.read(context.run_id)]
+                starts = [event for event in events if isinstance(event, StepDispatched)]
+                if not any(start.step == done.step and start.attempt == done.attempt for start in starts):
+                    self.unrecorded.append(done)
+
+        def made(name: str, effects: Effects, answer: Any) -> Tool:
+            async def call(n: int, context: ToolContext) -> int:
+                self.busy += 1
+                self.peak = max(self.peak, self.busy)
+                try:
+                    await began(name, n, context, effectful=effects is not Effects.NONE)
+                    await asyncio.sleep(0)
+                    return await answer(n, context)
+                finally:
+                    self.busy -= 1
+
+            return Tool.from_function(call, name=name, effects=effects)
+
+        async def add_one(n: int, context: ToolContext) -> int:
+            return n + 1
+
+        async def flaky(n: int, context: ToolContext) -> int:
+            if context.attempt < 3:
+                raise ConnectionError("not yet")
+            return n + 1
+
+        async def not_yet(n: int, context: ToolContext) -> int:
+            if context.attempt < 3:
+                raise NotDoneError("come back later")
+            return n + 1
+
+        async def picky(n: int, context: ToolContext) -> int:
+            await asyncio.sleep(0)
+            if n == 2:
+                raise LookupError("not two")
+            return n + 1
+
+        async def endless(n: int, context: ToolContext) -> int:
+            self.busy -= 1  # it waits for nothing that time could bring
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.busy += 1
+            return n
+
+        return [
+            made("pure", Effects.NONE, add_one),
+            made("put", Effects.IDEMPOTENT, add_one),
+            made("pay", Effects.ONCE, add_one),
+            made("flaky", Effects.IDEMPOTENT, flaky),
+            made("not_yet", Effects.ONCE, not_yet),
+            made("picky", Effects.NONE, picky),
+            made("endless", Effects.NONE, endless),
+        ]
+
+    def outcome(self, step: str) -> int | None:
+        """Return what a `once` step came to, as somebody who looks would find out; None if it did not happen."""
+        happened = [done for done in self.called(step) if done.tool == "pay"]
+        return happened[-1].n + 1 if happened else None
+
+
+class StuckError(AssertionError):
+    """A run neither ends nor waits for anything."""
+
+
+async def driven(run: Run, clock: ManualClock, world: World, *, until: asyncio.Event | None = None) -> RunResult | None:
+    """Drive a run to its end: let time pass when nothing else happens, answer what a person is asked.
+
+    Args:
+        until: Stop and return None once this is set.
+    """
+    waiter = asyncio.ensure_future(run.result())
+    try:
+        for _ in range(PATIENCE):
+            for _ in range(SPINS):
+                await asyncio.sleep(0)
+            if until is not None and until.is_set():
+                return None
+            if waiter.done():
+                result = waiter.result()
+                if result.status is not RunStatus.WAITING:
+                    return result
+                await answer(run, result, world)
+                waiter = asyncio.ensure_future(run.result())
+            elif world.busy == 0 and not clock.advance_to_next():
+                state = run.state_now()
+                raise StuckError({step.id: (step.status.value, step.waiting) for step in state.steps})
+        raise StuckError("it goes round and round")
+    finally:
+        waiter.cancel()
+
+
+async def answer(run: Run, result: RunResult, world: World) -> None:
+    """Do what a person would: approve, and look whether what nobody knows about has happened."""
+    for step in result.blocked:
+        if step.waiting == "approval":
+            await run.approve(step.id, by="a person")
+            continue
+        outcome = world.outcome(step.id)
+        if outcome is None:
+            await run.resolve(step.id, "retry", by="a person")
+        else:
+            await run.resolve(step.id, "output", by="a person", output=outcome)
+
+
+async def undisturbed(shape: str, journal: Journal, clock: ManualClock, world: World) -> RunResult:
+    async with Engine(journal, tools=world.tools(), clock=clock) as engine:
+        run = await engine.start(plan_of(shape), run_id="r")
+        result = await driven(run, clock, world)
+    assert result is not None
+    return result
