@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from planloom.plan.frozen import frozen
+
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
     from planloom.core.events import Event, Fact
@@ -28,7 +30,7 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Recorded:
     """One event as it stands in a journal.
 

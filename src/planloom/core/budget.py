@@ -6,7 +6,6 @@ Rule 2: counters (calls, money, tokens) only grow; gauges (slots, memory, CPU, n
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,6 +35,8 @@ class Claim:
 
 
 NO_CLAIM = Claim()
+FREE = Claim(names=("free",))
+"""Of containers, waits and approvals: they take no slot and always fit."""
 ONE_CALL = Claim(calls=1)
 
 
@@ -72,18 +73,18 @@ class Budget:
         self._reserved_tokens = 0
         self._memory_mb = 0.0
         self._cpu_percent = 0.0
-        self._names: dict[str, int] = defaultdict(int)
+        self._names: dict[str, int] = {}
 
     def fits(self, claim: Claim) -> bool:
         if self.slots is not None and self.running >= self.slots:
-            return False
-        if self.limits is None and not claim.names:
+            return claim is FREE
+        if (self.limits is None and not claim.names) or claim is FREE:
             return True
         return not self.in_the_way(claim)
 
     def in_the_way(self, claim: Claim) -> tuple[str, ...]:
         """Return the names of the limits that this claim would break now."""
-        found = [name for name in claim.names if self._names[name] >= self.named.get(name, 1)]
+        found = [name for name in claim.names if self._names.get(name, 0) >= self.named.get(name, 1)]
         limits = self.limits
         if limits is None:
             return tuple(found)
@@ -131,7 +132,7 @@ class Budget:
         self._memory_mb += sign * claim.memory_mb
         self._cpu_percent += sign * claim.cpu_percent
         for name in claim.names:
-            self._names[name] += sign
+            self._names[name] = self._names.get(name, 0) + sign
 
     @property
     def exceeded(self) -> tuple[str, ...]:

@@ -6,17 +6,17 @@ Rule 2: carrying out the same command twice is harmless for the run; the heart r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.result import RunStatus
+from planloom.plan.frozen import frozen
 from planloom.plan.policy import Effects
 
 if TYPE_CHECKING:
     from planloom.plan.model import Step
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunStep:
     """Make one attempt.
 
@@ -43,7 +43,7 @@ class RunStep:
     allow: tuple[frozenset[str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetTimer:
     """Send `TimerFired(key)` at `due_at`; replaces an earlier timer of the same key."""
 
@@ -51,14 +51,14 @@ class SetTimer:
     due_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StopStep:
     """Stop the attempt of this step that is under way: it must answer, at the latest with a cancelled failure."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndRun:
     """Nothing is left to do."""
 

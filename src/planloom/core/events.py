@@ -9,10 +9,11 @@ Rule 4: never change or reuse a field's meaning; add a field with a default, or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.result import RunStatus, SkipReason, StepStatus, Usage
+from planloom.plan.frozen import frozen
 from planloom.plan.policy import Effects, FailureKind
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from planloom.plan.policy import ResourceLimits
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ToolFacts:
     """What a run was told about a tool when it started; pinned, so that a deploy changes nothing for it."""
 
@@ -37,7 +38,7 @@ class ToolFacts:
 # --- facts: what the outside says --------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunStarted:
     """A plan, its inputs and everything the run is pinned to."""
 
@@ -57,7 +58,7 @@ class RunStarted:
     """Outputs of `from_run` by step key, taken over where nothing upstream of the step runs anew."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunResumed:
     """An engine took the run up again; results of earlier epochs are refused from here on."""
 
@@ -65,7 +66,7 @@ class RunResumed:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttemptSucceeded:
     step: str
     attempt: int
@@ -78,7 +79,7 @@ class AttemptSucceeded:
     cached: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttemptFailed:
     step: str
     attempt: int
@@ -96,7 +97,7 @@ class AttemptFailed:
     """True when a thread that cannot be stopped still runs; its result will be ignored."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TimerFired:
     """The wait of a step (before a retry, of a wait step, for an approval) is over, or, for step "", the run's time."""
 
@@ -104,7 +105,7 @@ class TimerFired:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ApprovalAnswered:
     step: str
     approved: bool
@@ -114,7 +115,7 @@ class ApprovalAnswered:
     """What the person filled in."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepResolved:
     """A person says what came of a step whose outcome was unknown: `output`, `retry` or `fail`."""
 
@@ -126,7 +127,7 @@ class StepResolved:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CancelRequested:
     by: str
     at: float
@@ -136,7 +137,7 @@ class CancelRequested:
 # --- decisions: what the heart made of them ----------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepDispatched:
     """An attempt may start; its slot and its share of the limits are taken."""
 
@@ -146,7 +147,7 @@ class StepDispatched:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepExpanded:
     """A `for_each` step is now this many items; on record before any of them starts."""
 
@@ -155,14 +156,14 @@ class StepExpanded:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SubPlanStarted:
     step: str
     inputs: dict[str, Any]
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RetryScheduled:
     """The next attempt, number `attempt`, starts at `due_at`, also when the engine restarts in between."""
 
@@ -172,14 +173,14 @@ class RetryScheduled:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WaitStarted:
     step: str
     until: float
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ApprovalRequested:
     step: str
     message: str
@@ -188,7 +189,7 @@ class ApprovalRequested:
     expires_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OutcomeUnknown:
     """A `once` attempt was under way when its engine died: nobody knows whether its effect happened."""
 
@@ -197,7 +198,7 @@ class OutcomeUnknown:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ResultRefused:
     """A result came for an attempt that is not under way (any more); it changed nothing."""
 
@@ -207,7 +208,7 @@ class ResultRefused:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepSucceeded:
     """A step that no single attempt completes: a map, a sub-plan, a wait, an approval, a resolved or reused step."""
 
@@ -218,7 +219,7 @@ class StepSucceeded:
     reused: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepFailed:
     """No attempt is left. `status` is failed, timed_out or cancelled."""
 
@@ -229,7 +230,7 @@ class StepFailed:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepSkipped:
     step: str
     reason: SkipReason
@@ -238,7 +239,7 @@ class StepSkipped:
     """The step or condition behind the reason."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunStopping:
     """From here nothing new starts; the run will end with `status`."""
 
@@ -248,7 +249,7 @@ class RunStopping:
     limits: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunFinished:
     status: RunStatus
     output: Any

@@ -7,7 +7,6 @@ event.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -74,12 +73,13 @@ class RunState:
         self.status = RunStatus.RUNNING
         self.started: RunStarted | None = None
         self.finished: RunFinished | None = None
+        self.reused: dict[str, Any] = {}
         self.root: ScopeState
         self.budget: Budget
         self.nodes: dict[str, Node] = {}
         self.ready = ReadySteps()
-        self.joined: deque[Node] = deque()
-        self.closing: deque[Node] = deque()
+        self.joined: list[Node] = []
+        self.closing: list[Node] = []
         self.running: dict[str, Node] = {}
         self.timers: dict[str, float] = {}
         self.blocked: dict[str, Node] = {}
@@ -105,6 +105,7 @@ class RunState:
 
     def _run_started(self, event: RunStarted) -> None:
         self.started = event
+        self.reused = event.reused
         self.segment_at = event.at
         plan = event.plan
         self.budget = Budget(event.limits, parallel=event.parallel, named=plan.concurrency)
@@ -186,7 +187,8 @@ class RunState:
         clean = scope.owner is None or scope.owner.clean
         for entry in scope.graph.steps:
             node = Node(scope.prefix + entry.step.id, scope, entry, (*turn, turns[entry.place]))
-            node.clean = clean
+            if not clean:
+                node.clean = False
             scope.nodes.append(node)
             self.nodes[node.key] = node
         for node in scope.nodes:
@@ -308,10 +310,7 @@ class RunState:
         node.left = len(event.items)
         node.children = []
         for index, item in enumerate(event.items):
-            child = Node(
-                f"{node.key}[{index}]", node.scope, node.entry, (*node.turn, index), parent=node, item=item, index=index
-            )
-            child.clean = node.clean
+            child = Node.of_item(node, index, item)
             node.children.append(child)
             self.nodes[child.key] = child
             self.joined.append(child)

@@ -10,10 +10,10 @@ Rule 4: after `RunFinished` nothing is recorded any more, whatever comes in.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, assert_never
 
+from planloom.core.budget import FREE
 from planloom.core.commands import Command, EndRun, RunStep, SetTimer, StopStep
 from planloom.core.events import (
     ApprovalAnswered,
@@ -46,6 +46,7 @@ from planloom.core.retry import delay_s, worth_retrying
 from planloom.core.state import Node, ScopeState
 from planloom.errors import EvaluationError, MissingValueError, PlanError
 from planloom.plan.expression import truthy
+from planloom.plan.frozen import frozen
 from planloom.plan.inputs import check_inputs
 from planloom.plan.policy import NO_RETRY, Effects, FailureKind, JoinRule, OnError
 from planloom.plan.refs import Template
@@ -53,7 +54,7 @@ from planloom.plan.refs import Template
 _CANNOT_RESOLVE = (MissingValueError, EvaluationError)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Turn:
     """What one fact led to.
 
@@ -77,6 +78,7 @@ class RunMachine:
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         self.state = RunState(run_id)
+        self._apply = self.state.apply
         self._events: list[Event] = []
         self._causes: list[int] = []
         self._commands: list[Command] = []
@@ -105,7 +107,10 @@ class RunMachine:
     def handle(self, fact: Fact) -> Turn:
         """Take one fact in and return what it leads to."""
         state = self.state
-        if state.finished is not None or not self._wanted(fact):
+        if state.finished is not None:
+            return NOTHING
+        ends_attempt = isinstance(fact, (AttemptSucceeded, AttemptFailed)) and fact.step in state.nodes
+        if not ends_attempt and not self._wanted(fact):
             return NOTHING
         self._events, self._causes, self._commands = [], [], []
         self._now = fact.at
@@ -134,7 +139,7 @@ class RunMachine:
         return Turn(tuple(self._events), tuple(self._causes), tuple(self._commands))
 
     def _record(self, event: Event) -> None:
-        self.state.apply(event)
+        self._apply(event)
         self._events.append(event)
         self._causes.append(self._cause)
 
@@ -144,7 +149,7 @@ class RunMachine:
         """Return False for a fact that says nothing new: an answer nobody waits for, a timer that was set anew."""
         state = self.state
         if isinstance(fact, (AttemptSucceeded, AttemptFailed)):
-            return fact.step in state.nodes
+            return False  # of a step that this run does not have
         if isinstance(fact, TimerFired):
             due_at = state.timers.get(fact.step)
             return due_at is not None and fact.at >= due_at
@@ -259,13 +264,17 @@ class RunMachine:
         joined, closing = state.joined, state.closing
         while True:
             if joined:
-                self._join(joined.popleft())
+                for node in joined:  # grows on the way
+                    self._join(node)
+                joined.clear()
             elif closing:
-                self._close(closing.popleft())
+                for node in closing:
+                    self._close(node)
+                closing.clear()
             else:
-                node = state.ready.pop(state.budget)
-                if node is not None:
-                    self._start(node)
+                next_up = state.ready.pop(state.budget)
+                if next_up is not None:
+                    self._start(next_up)
                 elif state.root.left == 0:
                     self._finish()
                     return
@@ -278,15 +287,17 @@ class RunMachine:
         """Look at a step whose upstream steps have ended: run it, skip it, or fail it."""
         if node.status is not StepStatus.PENDING or node.queued:
             return
+        entry = node.entry
         if node.parent is None:
-            if node.broken is not None:
-                self._fail(node, StepStatus.FAILED, FailureKind.INPUT, node.broken)
-                return
-            reason = _skip_reason(node)
-            if reason is not None:
-                self._record(StepSkipped(node.key, reason, self._now, _because(node)))
-                return
-            when = node.entry.when
+            if node.ok != len(entry.upstream) or node.broken is not None:
+                if node.broken is not None:
+                    self._fail(node, StepStatus.FAILED, FailureKind.INPUT, node.broken)
+                    return
+                reason = _skip_reason(node)
+                if reason is not None:
+                    self._record(StepSkipped(node.key, reason, self._now, _because(node)))
+                    return
+            when = entry.when
             if when is not None:
                 try:
                     wanted = truthy(when.evaluate(node.scope))
@@ -298,31 +309,30 @@ class RunMachine:
                 if not wanted:
                     self._record(StepSkipped(node.key, SkipReason.CONDITION_FALSE, self._now, str(node.step.when)))
                     return
-        if node.needs_slot:
+        if entry.is_leaf and (entry.for_each is None or node.parent is not None):
             self.state.ready.push(node, node.claim or self.state.claim_of(node))
         else:
-            self.state.ready.push_free(node)
+            self.state.ready.push(node, FREE)
 
     def _start(self, node: Node) -> None:
-        started = self.state.started
-        assert started is not None
-        if node.clean and node.key in started.reused:
-            self._record(StepSucceeded(node.key, started.reused[node.key], self._now, reused=True))
+        reused = self.state.reused
+        if reused and node.clean and node.key in reused:
+            self._record(StepSucceeded(node.key, reused[node.key], self._now, reused=True))
             return
-        step = node.step
+        entry = node.entry
         try:
-            if node.is_map:
+            if entry.for_each is not None and node.parent is None:
                 self._expand(node)
-            elif node.entry.sub is not None:
+            elif entry.is_leaf:
+                self._dispatch(node)
+            elif entry.sub is not None:
                 self._open_sub_plan(node)
-            elif step.approve is not None:
+            elif entry.step.approve is not None:
                 self._ask(node)
-            elif step.wait is not None:
+            else:
                 until = self._until(node)
                 self._record(WaitStarted(node.key, until, self._now))
                 self._commands.append(SetTimer(node.key, until))
-            else:
-                self._dispatch(node)
         except _CANNOT_RESOLVE as error:
             self._fail(node, StepStatus.FAILED, FailureKind.INPUT, error.message)
         except PlanError as error:

@@ -6,7 +6,6 @@ Rule 2: finding the next step costs the same however many wait; it grows only wi
 
 from __future__ import annotations
 
-from collections import deque
 from heapq import heappop, heappush
 
 from planloom.core.budget import Budget, Claim
@@ -21,10 +20,9 @@ class ReadySteps:
 
     def __init__(self) -> None:
         self._queues: dict[Claim, list[tuple[tuple[int, ...], Node]]] = {}
-        self._free: deque[Node] = deque()
 
     def push(self, node: Node, claim: Claim) -> None:
-        """Queue a step that needs a slot."""
+        """Queue a step that needs this much of the run's limits."""
         node.queued = True
         node.claim = claim
         queue = self._queues.get(claim)
@@ -32,18 +30,8 @@ class ReadySteps:
             queue = self._queues[claim] = []
         heappush(queue, (node.turn, node))
 
-    def push_free(self, node: Node) -> None:
-        """Queue a container, a wait or an approval: it takes no slot."""
-        node.queued = True
-        self._free.append(node)
-
     def pop(self, budget: Budget) -> Node | None:
         """Return the step to start now, or None."""
-        while self._free:
-            node = self._free.popleft()
-            if node.status in _WAITING:
-                node.queued = False
-                return node
         best: list[tuple[tuple[int, ...], Node]] | None = None
         for claim, queue in self._queues.items():
             while queue and not self._alive(queue[0][1]):

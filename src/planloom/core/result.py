@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, overload
 
+from planloom.plan.frozen import frozen
+
 
 class StepStatus(StrEnum):
     __hash__ = str.__hash__  # Enum's own is a Python function, called for every look-up
@@ -89,7 +91,7 @@ class Usage:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepOutcome:
     """What an executor hands back for one attempt that went well.
 

@@ -49,92 +49,58 @@ class Node:
         path_s: Seconds of the longest chain of steps that leads to this one, and from its end on with its own.
     """
 
-    __slots__ = (
-        "attempt",
-        "because",
-        "broken",
-        "busy_s",
-        "children",
-        "claim",
-        "clean",
-        "cost_usd",
-        "deadline_at",
-        "due_at",
-        "ended_at",
-        "entry",
-        "epoch",
-        "error",
-        "error_kind",
-        "errors",
-        "failed",
-        "failures",
-        "index",
-        "inner",
-        "item",
-        "key",
-        "left",
-        "met",
-        "ok",
-        "output",
-        "parent",
-        "path_s",
-        "queued",
-        "reason",
-        "scope",
-        "seq",
-        "skipped",
-        "started_at",
-        "status",
-        "stopping",
-        "turn",
-        "usage",
-        "waiting",
-    )
+    # What most steps never need stands here once, not in every node.
+    parent: Node | None = None
+    item: Any = None
+    index: int | None = None
+    broken: str | None = None
+    stopping = False
+    claim: Claim | None = None
+    failures = 0
+    error: str | None = None
+    error_kind: FailureKind | None = None
+    errors: tuple[dict[str, Any], ...] = ()
+    reason: SkipReason | None = None
+    because = ""
+    waiting: str | None = None
+    due_at: float | None = None
+    deadline_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    cost_usd: float | None = None
+    usage: Usage | None = None
+    children: list[Node] | None = None
+    inner: ScopeState | None = None
+    left = 0
+    output: Any = None
+    met = 0
+    ok = 0
+    failed = 0
+    skipped = 0
+    attempt = 0
+    epoch = 0
+    seq = 0
+    busy_s = 0.0
+    path_s = 0.0
+    clean = True
+    queued = False
+    status = StepStatus.PENDING
 
-    def __init__(
-        self,
-        key: str,
-        scope: ScopeState,
-        entry: GraphStep,
-        turn: tuple[int, ...],
-        *,
-        parent: Node | None = None,
-        item: Any = None,
-        index: int | None = None,
-    ) -> None:
+    def __init__(self, key: str, scope: ScopeState, entry: GraphStep, turn: tuple[int, ...]) -> None:
         self.key = key
         self.scope = scope
         self.entry = entry
         self.turn = turn
-        self.parent = parent
-        self.item = item
-        self.index = index
-        self.status = StepStatus.PENDING
-        self.met = self.ok = self.failed = self.skipped = 0
-        self.broken: str | None = None
-        self.clean = True
-        self.queued = False
-        self.stopping = False
-        self.claim: Claim | None = None
-        self.attempt = self.failures = self.epoch = self.seq = 0
-        self.output: Any = None
-        self.error: str | None = None
-        self.error_kind: FailureKind | None = None
-        self.errors: tuple[dict[str, Any], ...] = ()
-        self.reason: SkipReason | None = None
-        self.because = ""
-        self.waiting: str | None = None
-        self.due_at: float | None = None
-        self.deadline_at: float | None = None
-        self.started_at: float | None = None
-        self.ended_at: float | None = None
-        self.busy_s = 0.0
-        self.path_s = 0.0
-        self.cost_usd: float | None = None
-        self.usage: Usage | None = None
-        self.children: list[Node] | None = None
-        self.inner: ScopeState | None = None
-        self.left = 0
+
+    @classmethod
+    def of_item(cls, parent: Node, index: int, item: Any) -> Node:
+        """Return the node of one item of a `for_each` step."""
+        node = cls(f"{parent.key}[{index}]", parent.scope, parent.entry, (*parent.turn, index))
+        node.parent = parent
+        node.index = index
+        node.item = item
+        node.clean = parent.clean
+        return node
 
     @property
     def step(self) -> Step:
@@ -152,16 +118,6 @@ class Node:
     @property
     def is_map(self) -> bool:
         return self.parent is None and self.entry.for_each is not None
-
-    @property
-    def is_container(self) -> bool:
-        return self.is_map or self.entry.sub is not None
-
-    @property
-    def needs_slot(self) -> bool:
-        """Return True for what an executor does; False for containers, waits and approvals."""
-        step = self.entry.step
-        return not self.is_container and step.wait is None and step.approve is None
 
     @property
     def view(self) -> ScopeState | ItemView:

@@ -29,6 +29,7 @@ class GraphStep:
         conditions: By upstream position, the condition of that edge.
         args: What the step is given: the executor's arguments, references parsed.
         sub: The compiled sub-plan of a `plan` step.
+        is_leaf: True for what an executor does; False for sub-plans, waits and approvals.
     """
 
     step: Step
@@ -42,6 +43,7 @@ class GraphStep:
     for_each: Template | None
     key: Template | None
     sub: PlanGraph | None
+    is_leaf: bool
 
 
 @dataclass(slots=True)
@@ -177,7 +179,9 @@ class _Compiler:
         conditions = {parent: condition for parent, condition in edges.items() if condition is not None}
         join = step.join or (JoinRule.NONE_FAILED_MIN_ONE_SUCCESS if conditions else JoinRule.ALL_SUCCESS)
         sub = self.sub_plan(step, (*path, "plan"))
-        return GraphStep(step, place, tuple(sorted(edges)), (), conditions, join, args, when, for_each, key, sub)
+        is_leaf = step.plan is None and step.wait is None and step.approve is None
+        upstream = tuple(sorted(edges))
+        return GraphStep(step, place, upstream, (), conditions, join, args, when, for_each, key, sub, is_leaf)
 
     def sub_plan(self, step: Step, path: tuple[str | int, ...]) -> PlanGraph | None:
         if isinstance(step.plan, Plan):

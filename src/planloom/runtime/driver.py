@@ -45,6 +45,7 @@ class Driver:
         self._timers: dict[str, Callable[[], None]] = {}
         self._broken: BaseException | None = None
         self._delivering = False
+        self._at_rest = False
         self._closed = False
 
     def begin(self, writer: RunWriter, fact: Fact) -> None:
@@ -171,10 +172,13 @@ class Driver:
 
     def _settle(self) -> None:
         """Say that nothing more happens by itself, once that is durable."""
+        state = self.machine.state
         if self._broken is not None:
             return
-        if not self.machine.ended and not self.machine.waits_for_person:
-            if self.settled.done():
+        if state.finished is None and not (state.blocked and self.machine.waits_for_person):
+            if self._at_rest:
+                self._at_rest = False
                 self.settled = asyncio.get_running_loop().create_future()
         elif self._durable >= self._written and not self.settled.done():
+            self._at_rest = True
             self.settled.set_result(None)

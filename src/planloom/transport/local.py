@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from planloom.core.commands import RunStep
+    from planloom.core.events import Fact
     from planloom.ports import Clock, Deliver, MakeAttempt
 
 GRACE_S = 1.0
@@ -165,7 +166,17 @@ class LocalLane:
                     self._wake()
             slice_end = self._loop.time() + SLICE_S
             while self._queue:
-                await self._take(task)
+                underway = self._queue.popleft()
+                self._hand_on()
+                if underway.stopping:
+                    fact: Fact = underway.stopped("stopped before it began")
+                else:
+                    underway.task = task
+                    fact = await self._make(underway.request, underway)
+                    underway.task = None
+                    if underway.cancelled:
+                        task.uncancel()
+                self._finish(underway, fact)
                 if copy_context() != self.context:
                     self._hand_on()
                     return
@@ -183,19 +194,8 @@ class LocalLane:
         if self._queue and self._waking == 0:
             self._wake()
 
-    async def _take(self, task: asyncio.Task[None]) -> None:
-        """Make the next attempt and deliver its fact."""
-        underway = self._queue.popleft()
-        self._hand_on()
+    def _finish(self, underway: _Underway, fact: Fact) -> None:
         place = (underway.request.run_id, underway.request.key)
-        if underway.stopping:
-            fact = underway.stopped("stopped before it began")
-        else:
-            underway.task = task
-            fact = await self._make(underway.request, underway)  # type: ignore[assignment]
-            underway.task = None
-            if underway.cancelled:
-                task.uncancel()
         if self._at.get(place) is underway:
             del self._at[place]
         if not underway.answered:

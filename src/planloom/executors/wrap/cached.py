@@ -12,7 +12,7 @@ import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -107,4 +107,4 @@ class CachedExecutor:
 
 
 def _hit(kept: StepOutcome) -> StepOutcome:
-    return replace(kept, output=fresh(kept.output), cost_usd=0.0 if kept.cost_usd is not None else None, cached=True)
+    return StepOutcome(fresh(kept.output), None, 0.0 if kept.cost_usd is not None else None, cached=True)
