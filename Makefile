@@ -28,7 +28,7 @@ fmt: $(STAMP)  ## format the code, sort imports
 	$(BIN)/ruff format $(CODE)
 
 test: $(STAMP)  ## every offline test but the kill loops; under five minutes
-	$(BIN)/python -m pytest -n $(JOBS) -m 'not crash and not live'
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not crash and not live'
 
 slow: $(STAMP)  ## only the tests that take over a quarter of a second
 	$(BIN)/python -m pytest -n $(JOBS) -m 'slow and not crash and not live'
