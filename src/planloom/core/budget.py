@@ -14,9 +14,9 @@ from planloom.core.result import Usage
 from planloom.plan.policy import ResourceLimits
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Claim:
-    """What one attempt needs. Steps with equal claims wait in one queue.
+    """What one attempt needs. Steps with the same claim (the same object) wait in one queue.
 
     Attributes:
         calls: Tool calls, 0 or 1.
@@ -44,8 +44,8 @@ def tool_claim(facts: ToolFacts | None) -> Claim:
     """Return what a call of this tool needs; a tool that declares no cost is free."""
     if facts is None:
         return ONE_CALL
-    claim = Claim(1, facts.cost_per_call_usd or 0.0, 0, facts.memory_mb or 0.0, facts.cpu_percent or 0.0)
-    return ONE_CALL if claim == ONE_CALL else claim
+    wants = (facts.cost_per_call_usd or 0.0, 0, facts.memory_mb or 0.0, facts.cpu_percent or 0.0)
+    return Claim(1, *wants) if any(wants) else ONE_CALL
 
 
 class Budget:

@@ -8,6 +8,7 @@ event.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from planloom.core.budget import NO_CLAIM, ONE_CALL, Budget, Claim, tool_claim
@@ -91,8 +92,10 @@ class RunState:
         self.busy_s = 0.0
         self.last_at = 0.0
         self.segment_at = 0.0
+        self.paused_at = 0.0
         self.active_s = 0.0
         self._claims: dict[str | None, Claim] = {}
+        self._named_claims: dict[tuple[Claim, tuple[str, ...]], Claim] = {}
         self._effects: dict[str | None, Effects] = {}
 
     # --- the run ---
@@ -101,7 +104,7 @@ class RunState:
         """Take the next event in."""
         self.seq += 1
         self.last_at = event.at
-        _APPLY[type(event)](self, event)
+        APPLY[type(event)](self, event)
 
     def _run_started(self, event: RunStarted) -> None:
         self.started = event
@@ -123,6 +126,10 @@ class RunState:
         limits = self.started.limits if self.started else None
         if limits is not None and limits.timeout_seconds is not None:
             self.timers[""] = event.at + max(0.0, limits.timeout_seconds - self.active_s)
+        down_s = event.at - self.paused_at
+        for node in self.nodes.values():
+            if node.deadline_at is not None and not node.ended:
+                node.deadline_at += down_s
         self.segment_at = event.at
         for node in list(self.running.values()):
             # What the lost attempt used is unknown, so its estimate counts as used.
@@ -149,6 +156,7 @@ class RunState:
 
     def end_segment(self) -> None:
         """Close the books on the time an engine that is gone was active; called once a replay has ended."""
+        self.paused_at = self.last_at
         if self.finished is None:
             self.active_s += self.last_at - self.segment_at
 
@@ -177,9 +185,11 @@ class RunState:
         if step.max_parallel is not None and node.parent is not None:
             names.append(node.parent.key)
             self.budget.named[node.parent.key] = step.max_parallel
-        if not names:
-            return claim
-        return Claim(claim.calls, claim.cost_usd, claim.tokens, claim.memory_mb, claim.cpu_percent, tuple(names))
+        named = self._named_claims.get((claim, tuple(names)))
+        if named is None:
+            named = replace(claim, names=tuple(names))
+            self._named_claims[claim, named.names] = named
+        return named
 
     def _open(self, scope: ScopeState, turn: tuple[int, ...]) -> None:
         """Create the nodes of a plan instance; those without upstream steps are joined at once."""
@@ -482,7 +492,7 @@ def failure_of(node: Node) -> OnError:
     return OnError.FAIL if node.parent is not None else node.step.on_error
 
 
-_APPLY: dict[type[Any], Callable[[RunState, Any], None]] = {
+APPLY: dict[type[Any], Callable[[RunState, Any], None]] = {
     RunStarted: RunState._run_started,
     RunResumed: RunState._run_resumed,
     CancelRequested: RunState._cancel_requested,

@@ -40,7 +40,7 @@ from planloom.core.events import (
     TimerFired,
     WaitStarted,
 )
-from planloom.core.fold import RunState, failure_of
+from planloom.core.fold import APPLY, RunState, failure_of
 from planloom.core.result import RunStatus, SkipReason, StepStatus
 from planloom.core.retry import delay_s, worth_retrying
 from planloom.core.state import Node, ScopeState
@@ -78,7 +78,6 @@ class RunMachine:
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         self.state = RunState(run_id)
-        self._apply = self.state.apply
         self._events: list[Event] = []
         self._causes: list[int] = []
         self._commands: list[Command] = []
@@ -139,7 +138,10 @@ class RunMachine:
         return Turn(tuple(self._events), tuple(self._causes), tuple(self._commands))
 
     def _record(self, event: Event) -> None:
-        self._apply(event)
+        state = self.state  # as RunState.apply, without the call
+        state.seq += 1
+        state.last_at = event.at
+        APPLY[type(event)](state, event)
         self._events.append(event)
         self._causes.append(self._cause)
 
@@ -315,6 +317,11 @@ class RunMachine:
             self.state.ready.push(node, FREE)
 
     def _start(self, node: Node) -> None:
+        if node.attempt and self._stopping(node):
+            # It was under way, was to stop, and its engine died before it answered.
+            error = "the engine ended while this step was being stopped"
+            self._fail(node, StepStatus.CANCELLED, FailureKind.CANCELLED, error)
+            return
         reused = self.state.reused
         if reused and node.clean and node.key in reused:
             self._record(StepSucceeded(node.key, reused[node.key], self._now, reused=True))

@@ -18,7 +18,6 @@ from planloom.core.events import AttemptFailed, TimerFired
 from planloom.plan.policy import FailureKind
 
 if TYPE_CHECKING:
-    from planloom.core.commands import Command
     from planloom.core.events import Fact
     from planloom.core.machine import RunMachine
     from planloom.ports import Clock, Lane, RunWriter
@@ -76,7 +75,10 @@ class Driver:
                 return
             self._written = self._writer.append(turn.events, turn.causes)
             for command in turn.commands:
-                self._do(command)
+                if isinstance(command, RunStep):
+                    self._submit(command)
+                else:
+                    self._do(command)
         except Exception as error:  # noqa: BLE001 - a failing record, or a bug in the heart, must end this run and not hang it
             self.break_off(error)
             return
@@ -120,13 +122,13 @@ class Driver:
 
     # --- commands ---
 
-    def _do(self, command: Command) -> None:
-        if isinstance(command, RunStep):
-            if command.after_durable and self._durable < self._written:
-                self._parked.append((self._written, command))
-            else:
-                self._lane.submit(command, self.deliver)
-            return
+    def _submit(self, command: RunStep) -> None:
+        if command.after_durable and self._durable < self._written:
+            self._parked.append((self._written, command))
+        else:
+            self._lane.submit(command, self.deliver)
+
+    def _do(self, command: SetTimer | StopStep | EndRun) -> None:
         match command:
             case SetTimer():
                 self._cancel_timer(command.key)

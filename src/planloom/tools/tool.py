@@ -170,7 +170,10 @@ class Tool:
 
     def bind(self, args: Any, context: ToolContext) -> dict[str, Any]:
         """Return the keyword arguments for `function`: `validate(args)`, and the context where it takes one."""
-        checked = self.validate(args)
+        try:
+            checked = self.check(args)
+        except (ValidationError, _InvalidArguments, OutputError):
+            checked = self.validate(args)  # says what is wrong
         if self.context_parameter is not None:
             checked[self.context_parameter] = context
         return checked

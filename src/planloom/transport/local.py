@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextvars import Context, copy_context
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from planloom.core.events import AttemptFailed
@@ -164,7 +165,7 @@ class LocalLane:
             for _ in range(2):
                 if len(self._queue) > 1 + self._waking:
                     self._wake()
-            slice_end = self._loop.time() + SLICE_S
+            slice_end = monotonic() + SLICE_S
             while self._queue:
                 underway = self._queue.popleft()
                 self._hand_on()
@@ -180,10 +181,10 @@ class LocalLane:
                 if copy_context() != self.context:
                     self._hand_on()
                     return
-                if self._loop.time() > slice_end:
+                if monotonic() > slice_end:
                     self._hand_on()
                     await asyncio.sleep(0)
-                    slice_end = self._loop.time() + SLICE_S
+                    slice_end = monotonic() + SLICE_S
             if self._closed or len(self._idle) >= MAX_IDLE:
                 return
             waiter: asyncio.Future[bool] = self._loop.create_future()
