@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -136,8 +136,8 @@ def test_spread_keeps_gaps_and_moves_no_more_than_it_must() -> None:
     ids=["layered", "tangled", "chain", "fan"],
 )
 def test_a_thousand_boxes_take_less_than_half_a_second(edges: list[tuple[int, int]]) -> None:
-    begin = perf_counter()
+    begin = process_time()  # not the wall clock: other tests may run beside this one
 
     layered([CARD] * 1_000, edges, max_per_level=50)
 
-    assert perf_counter() - begin < 0.5
+    assert process_time() - begin < 0.5

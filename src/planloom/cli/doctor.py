@@ -65,7 +65,10 @@ class Finding:
 @click.command()
 @shared(tools=True)
 def doctor(call: Call) -> None:
-    """Look at this installation and say what is missing, and the command that installs it."""
+    """Look at this installation and say what is missing.
+
+    With the command that installs it, and whether the journal and the tools named here work.
+    """
     screen = call.screen()
     with screen.only_answers_on_stdout():
         findings = [*_installation(), *_workplace(call)]

@@ -24,16 +24,24 @@ if TYPE_CHECKING:
 
 _COMMANDS = {
     "run": ("planloom.cli.run", "run", "Run a plan."),
-    "check": ("planloom.cli.plan", "check", "Say everything that is wrong with a plan."),
-    "graph": ("planloom.cli.plan", "graph", "Draw a plan, or a run of it."),
-    "show": ("planloom.cli.show", "show", "Show how a run stands or ended."),
+    "check": (
+        "planloom.cli.plan",
+        "check",
+        "Say everything that is wrong with a plan, and where.",
+    ),
+    "graph": ("planloom.cli.plan", "graph", "Draw a plan, or how a run of it stands."),
+    "show": ("planloom.cli.show", "show", "Show how a run stands or ended, from the record alone."),
     "list": ("planloom.cli.show", "list_runs", "List runs, newest first."),
-    "resume": ("planloom.cli.run", "resume", "Go on with a run that was interrupted."),
+    "resume": ("planloom.cli.run", "resume", "Go on with a run that was interrupted, or that waited for an answer."),
     "approve": ("planloom.cli.people", "approve", "Answer a step that asks a person."),
     "resolve": ("planloom.cli.people", "resolve", "Say what came of a step whose outcome is unknown."),
-    "cancel": ("planloom.cli.people", "cancel", "Cancel a run."),
-    "events": ("planloom.cli.show", "events", "Print the record of a run."),
-    "replay": ("planloom.cli.show", "replay", "Decide a run again from its record, and compare."),
+    "cancel": ("planloom.cli.people", "cancel", "Cancel a run: what is under way is stopped, and nothing new starts."),
+    "events": ("planloom.cli.show", "events", "Print the record of a run, an event a line."),
+    "replay": (
+        "planloom.cli.show",
+        "replay",
+        "Decide a run again from its record, and compare.",
+    ),
     "schema": ("planloom.cli.plan", "schema", "Print the JSON Schema of plans."),
     "doctor": ("planloom.cli.doctor", "doctor", "Look at this installation and say what is missing."),
 }

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from planloom.observe.looks import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PROBE = "✓→○█…"
 
@@ -36,6 +36,8 @@ class Screen:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
+        self._apart = False
+        """True while descriptor 1 leads to stderr."""
         self._answers: TextIO = _forgiving(sys.stdout)
         self._notes: TextIO = _forgiving(sys.stderr)
 
@@ -70,7 +72,12 @@ class Screen:
             self._notes.write(text + "\n")
             self._notes.flush()
         except (OSError, ValueError):
-            _lead_nowhere(self._notes)
+            self._give_up_notes()
+
+    def _give_up_notes(self) -> None:
+        _lead_nowhere(self._notes)
+        if self._apart:
+            os.dup2(2, 1)  # what children of tools print went the same way
 
     def answer(self, value: Any, text: str) -> None:
         """Print what the command was asked for: the value as JSON, or the text.
@@ -98,7 +105,7 @@ class Screen:
     @contextmanager
     def only_answers_on_stdout(self) -> Iterator[None]:
         """Send everything else that is written to stdout, by tools and by their child processes too, to stderr."""
-        with self._answers_apart(), _printing_to(self._notes):
+        with self._answers_apart(), _printing_to(_Patient(self._notes, self._give_up_notes)):
             yield
 
     @contextmanager
@@ -112,11 +119,11 @@ class Screen:
         real = os.dup(1)
         apart = _forgiving(open(real, "w", encoding=kept.encoding))  # noqa: SIM115  # closed below
         os.dup2(2, 1)
-        self._answers = apart
+        self._answers, self._apart = apart, True
         try:
             yield
         finally:
-            self._answers = kept
+            self._answers, self._apart = kept, False
             with suppress(OSError):
                 apart.flush()
             os.dup2(real, 1)
@@ -127,30 +134,31 @@ class Screen:
 class _Patient:
     """A stream that nobody's `print` fails on, because its reader went away."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, give_up: Callable[[], None]) -> None:
         self._stream = stream
+        self._give_up = give_up
 
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
         except BrokenPipeError:
-            _lead_nowhere(self._stream)
+            self._give_up()
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except BrokenPipeError:
-            _lead_nowhere(self._stream)
+            self._give_up()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
 @contextmanager
-def _printing_to(stream: TextIO) -> Iterator[None]:
+def _printing_to(stream: _Patient) -> Iterator[None]:
     kept = sys.stdout, sys.stderr
-    sys.stdout = sys.stderr = cast("TextIO", _Patient(stream))
+    sys.stdout = sys.stderr = cast("TextIO", stream)
     try:
         yield
     finally:

@@ -102,7 +102,10 @@ def approve(call: Call, run_id: str, step_id: str, deny: bool, data: str | None,
 def resolve(
     call: Call, run_id: str, step_id: str, output: str | None, how: str | None, reason: str | None, by: str
 ) -> None:
-    """Say what came of a step that was under way when its process died and that must not run twice."""
+    """Say what came of a step whose outcome is unknown.
+
+    It was under way when its process died, and it must not run twice.
+    """
     if (output is None) == (how is None):
         raise click.UsageError("say one of --output JSON, --retry and --fail")
     value = None if output is None else _parsed("--output", output)

@@ -37,7 +37,7 @@ SUFFIXES = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "do
 @shared(journal=False, tools=True)
 @click.argument("plan", metavar="PLAN", type=PLAN_PATH)
 def check(call: Call, plan: Path) -> None:
-    """Say everything that is wrong with a plan, each with file, line and column.
+    """Say everything that is wrong with a plan, and where.
 
     PLAN is a file, or - for standard input. Tools are loaded, and nothing is run.
     """
@@ -71,9 +71,9 @@ async def _against_tools(file: PlanFile, plan: Plan, place: Workplace) -> list[s
 def graph(
     call: Call, plan: Path | None, run_id: str | None, shape: str | None, output: Path | None, theme: str
 ) -> None:
-    """Draw a plan as text, SVG, Mermaid or Graphviz DOT, or how a run of it stands.
+    """Draw a plan, or how a run of it stands.
 
-    PLAN is a file, or - for standard input.
+    As text, SVG, Mermaid or Graphviz DOT. PLAN is a file, or - for standard input.
     """
     if (plan is None) == (run_id is None):
         raise click.UsageError("give a PLAN or --run RUN")
@@ -130,6 +130,9 @@ def _print(screen: Screen, text: str, shape: str) -> None:
 @click.command()
 @shared(journal=False)
 def schema(call: Call) -> None:
-    """Print the JSON Schema of plans, for editors and for models that write plans."""
+    """Print the JSON Schema of plans.
+
+    It is for editors, and for models that write plans.
+    """
     value = plan_schema()
     call.screen().answer(value, json.dumps(value, indent=2))

@@ -126,7 +126,10 @@ def _text_of(value: Any) -> str:
 @click.option("--follow", is_flag=True, help="Wait for more, until the run has ended.")
 @click.option("--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Only events after this one.")
 def events(call: Call, run_id: str, follow: bool, after: int) -> None:
-    """Print the record of a run, an event a line; with --json as JSON lines."""
+    """Print the record of a run, an event a line.
+
+    With --json each line is a JSON document.
+    """
     screen, place = call.screen(), Workplace(call)
 
     async def print_all() -> None:
@@ -174,9 +177,9 @@ def _event_value(event: Event) -> dict[str, Any]:
 @shared()
 @click.argument("run_id", metavar="RUN")
 def replay(call: Call, run_id: str) -> None:
-    """Decide a run again from the facts on its record, and say whether that gives what was recorded.
+    """Decide a run again from its record, and compare.
 
-    Nothing is run, and nothing is written.
+    Only the facts on record are taken; every decision is made anew. Nothing is run, and nothing is written.
     """
     screen, place = call.screen(), Workplace(call)
     run = asyncio.run(_read(place, run_id))
