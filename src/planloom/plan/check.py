@@ -22,7 +22,7 @@ from planloom.errors import (
     suggestion,
 )
 from planloom.plan.against import Catalogue, check_against, notices
-from planloom.plan.document import Path
+from planloom.plan.document import MAX_PROBLEMS, Path
 from planloom.plan.expression import Ref, parse_expression
 from planloom.plan.graph import find_cycle, topological_order
 from planloom.plan.inputs import check_inputs, input_problems
@@ -36,6 +36,7 @@ MAX_NESTING = 8
 """Levels of sub-plans inside each other."""
 
 _ITEM_ROOTS = ("item", "index")
+_MAX_DEFAULT_CHECKS = 20_000
 _MAX_SUGGESTED = 20
 _MAX_COMPARED = 5_000
 """Ids compared for a suggestion; for a hostile plan, comparing every name with every other would take hours."""
@@ -83,9 +84,11 @@ def structure_problems(plan: Plan, dropped: Mapping[int, frozenset[str]] | None 
     if not found:
         for name, schema in plan.inputs.items():
             if "default" in schema:
-                found += input_problems(name, schema["default"], schema)
-    found += unique_ids(plan.steps)
+                found += input_problems(name, schema["default"], schema, max_checks=_MAX_DEFAULT_CHECKS)
+    found += unique_ids(plan.steps)[: MAX_PROBLEMS + 1]
     for place, step in enumerate(plan.steps):
+        if len(found) > MAX_PROBLEMS:
+            return found
         found += step_problems(step, ("steps", place), dropped=lost.get(place, frozenset()))
         found += _sub_plan_inputs(step, place)
         if step.concurrency is not None and step.concurrency not in plan.concurrency and "${{" not in step.concurrency:
@@ -119,6 +122,8 @@ def _reference_problems(plan: Plan) -> list[PlanError]:
     """Return unreadable expressions, references to what is not there, and the first circle of steps."""
     references = _References(plan)
     for place, step in enumerate(plan.steps):
+        if len(references.problems) > MAX_PROBLEMS:
+            return references.problems
         references.read_step(step, place)
     for path, text in _walk(plan.outputs, ("outputs",)):
         references.read_text(text, path, None, is_expression=False, item=False)
@@ -164,7 +169,7 @@ class _References:
             name = _needed_id(need)
             if name in self.index:
                 self.upstream[place].add(self.index[name])
-            else:
+            elif len(self.problems) <= MAX_PROBLEMS:
                 self.unknown(name, f"step {step.id!r} needs {name!r}", step, (*path, "needs", at))
         for where, text, is_expression, item in _texts_of(step, path):
             self.read_text(text, where, step, is_expression=is_expression, item=item)

@@ -21,6 +21,8 @@ MAX_DEPTH = 64
 """Levels of lists and mappings inside each other."""
 MAX_NODES = 500_000
 """Values in one plan, aliases and sub-plans counted each time they are used."""
+MAX_PROBLEMS = 200
+"""Problems that are looked for in one plan; whoever has so many mends those first."""
 MAX_NUMBER = 300
 """Characters of one number."""
 

@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from planloom.errors import DuplicateStepError, PlanError, PlanSyntaxError, UnknownStepError, plan_error, suggestion
-from planloom.plan.document import Document, Place, Positions, read_json
+from planloom.plan.document import MAX_PROBLEMS, Document, Place, Positions, read_json
 
+MAX_LINES = 2 * 26 * 27
+"""Lettered lines that are read: there are not more letters, a to zz, in both cases."""
 MAX_LINE = 4_000
 """Characters of one line."""
 
@@ -75,6 +77,8 @@ def read_english(text: str) -> Document:
     document: dict[str, Any] = {}
     lines: list[_Line] = []
     for number, line in _significant(text):
+        if len(problems) > MAX_PROBLEMS or len(lines) > MAX_LINES:
+            break
         match = _LETTERED.match(line)
         if len(line) > MAX_LINE:
             problems.append(_syntax(f"a line of {len(line)} characters", "give long texts as inputs", number, line))

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from planloom.errors import FieldError, PlanError, suggestion
-from planloom.plan.document import Path
+from planloom.plan.document import MAX_PROBLEMS, Path
 from planloom.plan.model import FORMAT_VERSION, Need, Plan, Step
 from planloom.plan.policy import (
     AgentPolicy,
@@ -108,6 +108,8 @@ def read_fields(document: Mapping[str, Any], sub_plans: Mapping[int, Plan]) -> F
     steps: list[Step] = []
     dropped: dict[int, frozenset[str]] = {}
     for place, entry in enumerate(entries):
+        if len(problems) > MAX_PROBLEMS:
+            break
         step, found, lost = _step_of(entry, place)
         steps.append(replace(step, plan=sub_plans[place]) if place in sub_plans else step)
         problems += found
@@ -120,9 +122,9 @@ def _plan_of(head: dict[str, Any], problems: list[PlanError]) -> Plan:
     try:
         return _PLAN.validate_json(json.dumps(head), strict=True)
     except ValidationError as error:
-        found = _translated(error, head, (), PLAN_FIELDS)
+        found, lost = _translated(error, head, (), PLAN_FIELDS)
         problems += found
-    kept = {name: value for name, value in head.items() if name not in {problem.path[0] for problem in found}}
+    kept = {name: value for name, value in head.items() if name not in lost}
     return _PLAN.validate_json(json.dumps(kept), strict=True)
 
 
@@ -134,11 +136,10 @@ def _step_of(entry: Any, place: int) -> tuple[Step, list[PlanError], frozenset[s
     try:
         return _STEP.validate_json(json.dumps(entry), strict=True), [], frozenset()
     except ValidationError as error:
-        found = _translated(error, entry, path, STEP_FIELDS)
+        found, lost = _translated(error, entry, path, STEP_FIELDS)
     name = entry.get("id")
     for problem in found:
         problem.step = str(name) if isinstance(name, str | int) else None
-    lost = frozenset(str(problem.path[2]) for problem in found)
     kept = {field: value for field, value in entry.items() if field not in lost}
     if "id" not in kept:
         kept["id"] = f"step {place + 1}"
@@ -152,6 +153,8 @@ def _check_limits(head: dict[str, Any]) -> list[PlanError]:
         return []
     found: list[PlanError] = []
     for name, value in limits.items():
+        if len(found) > MAX_PROBLEMS:
+            break
         path = ("limits", name)
         if name not in LIMITS:
             found.append(_unknown(path, name, LIMITS))
@@ -166,7 +169,7 @@ def _check_limits(head: dict[str, Any]) -> list[PlanError]:
             )
         )
     wrong = {found_one.path[1] for found_one in found}
-    head["limits"] = {name: value for name, value in limits.items() if name not in wrong}
+    head["limits"] = {name: value for name, value in limits.items() if name in LIMITS and name not in wrong}
     return found
 
 
@@ -187,13 +190,17 @@ def _version(head: dict[str, Any]) -> list[PlanError]:
 # --- pydantic's errors in plain words ---------------------------------------------------------
 
 
-def _translated(error: ValidationError, entry: dict[str, Any], base: Path, names: tuple[str, ...]) -> list[PlanError]:
-    """Return one problem for each part of the document that pydantic complains about."""
+def _translated(
+    error: ValidationError, entry: dict[str, Any], base: Path, names: tuple[str, ...]
+) -> tuple[list[PlanError], frozenset[str]]:
+    """Return one problem for each part of the document that pydantic complains about, and the fields they lie in."""
     by_path: dict[Path, list[Any]] = {}
     for detail in error.errors(include_url=False):
         by_path.setdefault(_path_in(entry, detail), []).append(detail)
-    deepest = [path for path in by_path if not any(other[: len(path)] == path and other != path for other in by_path)]
-    return [_problem(base, path, by_path[path], entry, names) for path in deepest]
+    around = {path[:length] for path in by_path for length in range(len(path))}
+    deepest = [path for path in by_path if path not in around]
+    told = [_problem(base, path, by_path[path], entry, names) for path in deepest[: MAX_PROBLEMS + 1]]
+    return told, frozenset(str(path[0]) for path in deepest)
 
 
 def _path_in(entry: Any, detail: Any) -> Path:

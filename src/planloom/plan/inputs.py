@@ -12,7 +12,7 @@ from typing import Any
 from planloom.errors import InputsError, OutputError, PlanError, plan_error, suggestion
 from planloom.plan.expression import fresh
 from planloom.plan.model import Plan
-from planloom.plan.schemas import value_problems
+from planloom.plan.schemas import MAX_CHECKS, value_problems
 from planloom.plan.values import as_json
 
 
@@ -48,11 +48,10 @@ def check_inputs(plan: Plan, inputs: Mapping[str, Any] | None) -> dict[str, Any]
     return given
 
 
-def input_problems(name: str, value: Any, schema: dict[str, Any]) -> list[PlanError]:
+def input_problems(name: str, value: Any, schema: dict[str, Any], *, max_checks: int = MAX_CHECKS) -> list[PlanError]:
     """Return what keeps a value from being this input."""
+    remedy = "give what its schema asks for"
     return [
-        InputsError(
-            f"input {name!r} does not fit: {problem}", remedy="give what its schema asks for", path=("inputs", name)
-        )
-        for _, problem in value_problems(value, schema)
+        InputsError(f"input {name!r} does not fit: {problem}", remedy=remedy, path=("inputs", name))
+        for _, problem in value_problems(value, schema, max_checks=max_checks)
     ]

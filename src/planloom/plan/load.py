@@ -16,6 +16,7 @@ from planloom.plan.check import MAX_NESTING, check_plan, structure_problems, too
 from planloom.plan.document import (
     MAX_BYTES,
     MAX_NODES,
+    MAX_PROBLEMS,
     Document,
     Positions,
     checked_text,
@@ -163,8 +164,13 @@ class _Loading:
         """Return the plan of a document; its problems get their lines here."""
         plan, problems = self.inline(document.value)
         if problems:
+            more = problems[MAX_PROBLEMS:]
+            problems = problems[:MAX_PROBLEMS]
             locate(problems, document.positions)
-            raise plan_error(sorted(problems, key=_in_text_order))
+            problems.sort(key=_in_text_order)
+            if more:
+                problems.append(PlanSyntaxError("the plan has more problems than these", remedy="mend these first"))
+            raise plan_error(problems)
         return plan
 
     def inline(self, value: Any) -> tuple[Plan, list[PlanError]]:
@@ -182,6 +188,8 @@ class _Loading:
             place = int(problem.path[1])
             dropped[place] = dropped.get(place, frozenset()) | {"plan"}
         problems += read.problems
+        if len(problems) > MAX_PROBLEMS:
+            return read.plan, problems
         problems += structure_problems(read.plan, dropped)
         return read.plan, problems
 

@@ -1,94 +1,141 @@
 """JSON Schemas that a plan or a tool brings along: are they schemas, and does a value fit.
 
-Rule 1: nothing is ever fetched: a `$ref` leads inside its own schema or is refused.
-Rule 2: draft 2020-12, whatever `$schema` says.
+Rule 1: a plan's schema is untrusted: checking it takes time in proportion to its size, holding a value against it is
+counted and stopped, and its patterns are matched by an engine that cannot run away.
+Rule 2: nothing is ever fetched: a `$ref` leads inside its own schema or is refused.
+Rule 3: draft 2020-12, whatever `$schema` says. Keywords it does not have are let pass, as the draft says.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
+from pydantic_core import SchemaError, SchemaValidator, core_schema
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-_META = Draft202012Validator(Draft202012Validator.META_SCHEMA)
-_NOWHERE: Registry[Any] = Registry()
+MAX_CHECKS = 2_000_000
+"""Keywords of a schema held against parts of a value; some seconds of work."""
+
+Where = tuple[str | int, ...]
+Found = tuple[Where, str] | None
+
+_TYPES = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
+_SCHEMAS = frozenset(
+    {"items", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames", "contentSchema"}
+    | {"unevaluatedItems", "unevaluatedProperties"}
+)
+_SCHEMA_LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+_SCHEMA_MAPS = frozenset({"properties", "$defs", "definitions", "dependentSchemas"})
+_TEXTS = frozenset({"title", "description", "format", "contentEncoding", "contentMediaType", "$comment"})
+_TEXTS |= {"$id", "$schema", "$anchor", "$dynamicAnchor"}
+_REFERENCES = frozenset({"$ref", "$dynamicRef"})
+_COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
+_COUNTS |= {"minContains", "maxContains"}
+_NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+_FLAGS = frozenset({"uniqueItems", "deprecated", "readOnly", "writeOnly"})
+
+
+# --- is it a schema ---------------------------------------------------------------------------
 
 
 def schema_problem(schema: Any) -> str | None:
-    """Return what is wrong with a JSON Schema, in one sentence, or None."""
-    return _schema_problem(json.dumps(schema, sort_keys=True))
-
-
-@lru_cache(maxsize=1024)
-def _schema_problem(text: str) -> str | None:
-    schema = json.loads(text)
-    if _is_plainly_sound(schema):
-        return None
-    error = best_match(_META.iter_errors(schema))
-    if error is not None:
-        return f"{_where(error.absolute_path)}{plain(error)}"
-    for entry in _mappings(schema):
-        reference = entry.get("$ref", entry.get("$dynamicRef", "#"))
-        if isinstance(reference, str) and not reference.startswith("#"):
-            return f"$ref {reference!r} leads outside the schema"
-        for pattern in (entry.get("pattern"), *_keys(entry.get("patternProperties"))):
-            if isinstance(pattern, str) and (problem := _pattern_problem(pattern)):
-                return f"pattern {pattern[:60]!r} cannot be read: {problem}"
+    """Return the first thing wrong with a plan's JSON Schema, in one sentence, or None."""
+    stack: list[tuple[Where, Any]] = [((), schema)]
+    while stack:
+        path, part = stack.pop()
+        if isinstance(part, bool):
+            continue
+        if not isinstance(part, dict):
+            return f"{_where(path)}a schema is an object, true or false"
+        for name, value in part.items():
+            here = (*path, name)
+            if name in _SCHEMAS:
+                stack.append((here, value))
+            elif name in _SCHEMA_LISTS:
+                if not isinstance(value, list) or not value:
+                    return f"{_where(here)}must be a list of schemas"
+                stack += [((*here, at), inner) for at, inner in enumerate(value)]
+            elif name in _SCHEMA_MAPS:
+                if not isinstance(value, dict):
+                    return f"{_where(here)}must be an object of schemas"
+                stack += [((*here, key), inner) for key, inner in value.items()]
+            elif problem := _keyword_problem(name, value):
+                return f"{_where(here)}{problem}"
     return None
 
 
-_TYPES = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
-_TEXTS = frozenset({"title", "description", "format", "$comment"})
-_COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems"})
-_BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
-
-
-def _is_plainly_sound(schema: Any) -> bool:
-    """Return True for a schema of common keywords, rightly used; False says nothing.
-
-    The metaschema takes half a millisecond for the smallest schema, and a plan of 2,000 steps may bring 2,000.
-    """
-    if isinstance(schema, bool):
-        return True
-    if not isinstance(schema, dict):
-        return False
-    return all(_is_plain_keyword(name, value) for name, value in schema.items())
-
-
-def _is_plain_keyword(name: str, value: Any) -> bool:
+def _keyword_problem(name: str, value: Any) -> str | None:
+    """Return what is wrong with the value of a keyword that holds no schemas."""
+    is_sound, wanted = True, ""
     if name == "type":
-        return isinstance(value, str) and value in _TYPES
-    if name in ("items", "additionalProperties"):
-        return _is_plainly_sound(value)
-    if name == "properties":
-        return isinstance(value, dict) and all(map(_is_plainly_sound, value.values()))
-    if name == "required":
-        return isinstance(value, list) and all(isinstance(one, str) for one in value) and len(set(value)) == len(value)
-    if name == "enum":
-        return isinstance(value, list)
-    if name in _TEXTS:
-        return isinstance(value, str)
-    if name in _COUNTS:
-        return type(value) is int and value >= 0
-    return name in ("const", "default") or (name in _BOUNDS and type(value) in (int, float))
+        kinds = value if isinstance(value, list) else [value]
+        is_sound = bool(kinds) and all(isinstance(kind, str) and kind in _TYPES for kind in kinds)
+        is_sound, wanted = is_sound and len(set(kinds)) == len(kinds), f"one of {', '.join(sorted(_TYPES))}, or several"
+    elif name == "required":
+        is_sound, wanted = _is_names(value), "a list of different names"
+    elif name == "dependentRequired":
+        is_sound, wanted = (
+            isinstance(value, dict) and all(map(_is_names, value.values())),
+            "an object of lists of names",
+        )
+    elif name in ("enum", "examples"):
+        is_sound, wanted = isinstance(value, list), "a list"
+    elif name in _TEXTS:
+        is_sound, wanted = isinstance(value, str), "text"
+    elif name in _COUNTS:
+        is_sound, wanted = _is_number(value) and value >= 0 and value == int(value), "a whole number, 0 or more"
+    elif name in _NUMBERS:
+        is_sound, wanted = _is_number(value) and (name != "multipleOf" or value > 0), "a number"
+    elif name in _FLAGS:
+        is_sound, wanted = isinstance(value, bool), "true or false"
+    elif name in _REFERENCES:
+        is_sound, wanted = isinstance(value, str) and value.startswith("#"), "a reference that stays inside the schema"
+    elif name == "pattern":
+        is_sound, wanted = isinstance(value, str) and _linear(value) is not None, "a pattern without look-around"
+    elif name == "patternProperties":
+        is_sound, wanted = False, "left out: plans do not have it"
+    return None if is_sound else f"must be {wanted}"
 
 
-def value_problems(value: Any, schema: Any, *, part: Any = None) -> list[tuple[tuple[str | int, ...], str]]:
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value) and len(set(value)) == len(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# --- does a value fit -------------------------------------------------------------------------
+
+
+class _TooMuch(Exception):  # noqa: N818 - never leaves this file
+    """More work than a schema may make."""
+
+
+_checks_left: ContextVar[list[int]] = ContextVar("checks_left")
+
+
+def value_problems(
+    value: Any, schema: Any, *, part: Any = None, max_checks: int = MAX_CHECKS
+) -> list[tuple[Where, str]]:
     """Return the path and the sentence for each way in which a value does not fit.
 
     Args:
         value: JSON value.
         schema: The whole schema; `$ref` looks here.
         part: The schema inside it that is meant, if not the whole.
+        max_checks: Keywords that may be held against parts of the value before it counts as not fitting.
     """
-    validator = Draft202012Validator(schema, registry=_NOWHERE)
+    _checks_left.set([max_checks])
+    validator = _Counting(schema, registry=Registry())
     errors = validator.iter_errors(value) if part is None else validator.descend(value, part)
     try:
         return [(tuple(error.absolute_path), f"{_where(error.absolute_path)}{plain(error)}") for error in errors]
@@ -96,6 +143,8 @@ def value_problems(value: Any, schema: Any, *, part: Any = None) -> list[tuple[t
         return [((), f"the schema refers to {error.ref!r}, which it does not hold")]
     except RecursionError:
         return [((), "the schema refers to itself without end")]
+    except _TooMuch:
+        return [((), f"the schema asks for over {max_checks:,} checks")]
 
 
 def plain(error: ValidationError) -> str:
@@ -109,24 +158,43 @@ def _where(path: Iterable[str | int]) -> str:
     return f"{shown}: " if shown else ""
 
 
-def _mappings(schema: Any) -> Iterator[dict[str, Any]]:
-    stack = [schema]
-    while stack:
-        entry = stack.pop()
-        if isinstance(entry, dict):
-            yield entry
-            stack.extend(value for key, value in entry.items() if key not in ("const", "enum", "default", "examples"))
-        elif isinstance(entry, list):
-            stack.extend(entry)
+Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
 
 
-def _keys(value: Any) -> list[str]:
-    return list(value) if isinstance(value, dict) else []
+def _counted(keyword: Keyword) -> Keyword:
+    def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError] | None:
+        left = _checks_left.get()
+        left[0] -= 1
+        if left[0] < 0:
+            raise _TooMuch
+        return keyword(validator, value, instance, schema)
+
+    return check
 
 
-def _pattern_problem(pattern: str) -> str | None:
+def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if isinstance(instance, str):
+        matches = _linear(pattern) or _backtracking(pattern)
+        if not matches(instance):
+            yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+@lru_cache(maxsize=512)
+def _linear(pattern: str) -> Callable[[str], bool] | None:
+    """Return what searches a text in time proportional to its length; None if that engine cannot read the pattern."""
     try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        return str(error)
-    return None
+        return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex")).isinstance_python
+    except SchemaError:
+        return None
+
+
+@lru_cache(maxsize=512)
+def _backtracking(pattern: str) -> Callable[[str], bool]:
+    compiled = re.compile(pattern)  # only a tool's: `schema_problem` refuses a plan's
+    return lambda text: compiled.search(text) is not None
+
+
+_KEYWORDS: dict[str, Keyword] = {**Draft202012Validator.VALIDATORS, "pattern": _pattern}
+_Counting: Any = extend(  # type: ignore[no-untyped-call]  # jsonschema does not say
+    Draft202012Validator, {name: _counted(keyword) for name, keyword in _KEYWORDS.items()}
+)
