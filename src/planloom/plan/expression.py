@@ -65,7 +65,7 @@ def truthy(value: Any) -> bool:
 # --- the tree of an expression ----------------------------------------------------------------
 
 
-class Node(Protocol):
+class Term(Protocol):
     def evaluate(self, scope: Scope) -> Any: ...
 
 
@@ -126,7 +126,7 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    inner: Node
+    inner: Term
 
     def evaluate(self, scope: Scope) -> Any:
         return not truthy(self.inner.evaluate(scope))
@@ -135,7 +135,7 @@ class Not:
 @dataclass(frozen=True, slots=True)
 class AndOr:
     is_and: bool
-    sides: tuple[Node, ...]
+    sides: tuple[Term, ...]
 
     def evaluate(self, scope: Scope) -> Any:
         if self.is_and:
@@ -145,7 +145,7 @@ class AndOr:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    entries: tuple[Node, ...]
+    entries: tuple[Term, ...]
 
     def evaluate(self, scope: Scope) -> Any:
         return [entry.evaluate(scope) for entry in self.entries]
@@ -153,9 +153,9 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    left: Node
+    left: Term
     sign: str
-    right: Node
+    right: Term
 
     def evaluate(self, scope: Scope) -> Any:
         left, right = self.left.evaluate(scope), self.right.evaluate(scope)
@@ -176,9 +176,9 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class FunctionCall:
     name: str
-    arguments: tuple[Node, ...]
+    arguments: tuple[Term, ...]
 
     def evaluate(self, scope: Scope) -> Any:
         if self.name in ("default", "exists"):
@@ -340,7 +340,7 @@ class _Reader:
             return True
         return False
 
-    def whole(self) -> Node:
+    def whole(self) -> Term:
         if not self.tokens:
             self.refuse("it is empty")
         node = self.either()
@@ -348,7 +348,7 @@ class _Reader:
             self.refuse(f"unexpected {self.peek()[1].strip()!r}")
         return node
 
-    def either(self) -> Node:
+    def either(self) -> Term:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             self.refuse(f"nested more than {MAX_DEPTH} deep")
@@ -358,20 +358,20 @@ class _Reader:
         self.depth -= 1
         return sides[0] if len(sides) == 1 else AndOr(False, tuple(sides))
 
-    def both(self) -> Node:
+    def both(self) -> Term:
         sides = [self.negation()]
         while self.take("and"):
             sides.append(self.negation())
         return sides[0] if len(sides) == 1 else AndOr(True, tuple(sides))
 
-    def negation(self) -> Node:
+    def negation(self) -> Term:
         odd = False
         while self.take("not"):
             odd = not odd
         node = self.comparison()
         return Not(node) if odd else node
 
-    def comparison(self) -> Node:
+    def comparison(self) -> Term:
         left = self.primary()
         kind, text = self.peek()
         if kind == "sign" and text in ("==", "!=", "<", "<=", ">", ">="):
@@ -384,7 +384,7 @@ class _Reader:
             return Comparison(left, "not in", self.primary())
         return left
 
-    def primary(self) -> Node:
+    def primary(self) -> Term:
         kind, text = self.peek()
         self.place += 1
         if kind == "number":
@@ -420,8 +420,8 @@ class _Reader:
             self.refuse(f"{text[:20]} is not a text", remedy="write \\\\ for a backslash")
         return read
 
-    def listed(self, end: str) -> tuple[Node, ...]:
-        entries: list[Node] = []
+    def listed(self, end: str) -> tuple[Term, ...]:
+        entries: list[Term] = []
         while not self.take(end):
             entries.append(self.either())
             if not self.take(","):
@@ -433,14 +433,14 @@ class _Reader:
         if not self.take(sign):
             self.refuse(f"{sign!r} is missing")
 
-    def call(self, name: str) -> Node:
+    def call(self, name: str) -> Term:
         if name not in FUNCTIONS:
             self.refuse(f"there is no function {name!r}", remedy=suggestion(name, FUNCTIONS))
         arguments = self.listed(")")
         fewest, most = FUNCTIONS[name][1]
         if not fewest <= len(arguments) <= most:
             self.refuse(f"{name} takes {fewest if fewest == most else f'{fewest} to {most}'} arguments")
-        return Call(name, arguments)
+        return FunctionCall(name, arguments)
 
     def reference(self, root: str) -> Ref:
         path: list[Part] = []
@@ -509,7 +509,7 @@ class Expression:
     """
 
     text: str
-    node: Node
+    node: Term
     refs: tuple[Ref, ...]
 
     def evaluate(self, scope: Scope) -> Any:

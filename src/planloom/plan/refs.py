@@ -15,10 +15,10 @@ from planloom.plan.expression import (
     MAX_TEXT,
     Listing,
     Literal,
-    Node,
     Part,
     Ref,
     Scope,
+    Term,
     as_text,
     end_of_reference,
     fresh,
@@ -28,7 +28,7 @@ from planloom.plan.expression import (
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    parts: tuple[Node, ...]
+    parts: tuple[Term, ...]
 
     def evaluate(self, scope: Scope) -> str:
         text = "".join([as_text(part.evaluate(scope)) for part in self.parts])
@@ -47,7 +47,7 @@ class _Fresh:
 
 @dataclass(frozen=True, slots=True)
 class _Lone:
-    node: Node
+    node: Term
 
     def evaluate(self, scope: Scope) -> Any:
         return fresh(self.node.evaluate(scope))
@@ -55,7 +55,7 @@ class _Lone:
 
 @dataclass(frozen=True, slots=True)
 class _Object:
-    entries: tuple[tuple[str, Node], ...]
+    entries: tuple[tuple[str, Term], ...]
 
     def evaluate(self, scope: Scope) -> Any:
         return {key: node.evaluate(scope) for key, node in self.entries}
@@ -70,7 +70,7 @@ class Template:
         constant: True when there is none.
     """
 
-    node: Node
+    node: Term
     refs: tuple[Ref, ...]
 
     @property
@@ -98,9 +98,9 @@ def compile_template(value: Any) -> Template:
     return Template(_template_node(value, (), refs), tuple(refs))
 
 
-def _template_node(value: Any, path: tuple[Part, ...], refs: list[Ref]) -> Node:
+def _template_node(value: Any, path: tuple[Part, ...], refs: list[Ref]) -> Term:
     before = len(refs)
-    node: Node
+    node: Term
     if isinstance(value, str):
         return _template_text(value, path, refs) if "${{" in value else Literal(value)
     if isinstance(value, dict):
@@ -127,8 +127,8 @@ def _texts(value: Any) -> Iterator[str]:
             stack.extend(entry)
 
 
-def _template_text(text: str, path: tuple[Part, ...], refs: list[Ref]) -> Node:
-    parts: list[Node] = []
+def _template_text(text: str, path: tuple[Part, ...], refs: list[Ref]) -> Term:
+    parts: list[Term] = []
     place = 0
     while (start := text.find("${{", place)) != -1:
         if start > 0 and text[start - 1] == "$":
