@@ -90,6 +90,16 @@ def test_a_run_is_drawn_with_its_state_from_the_record_alone(folder: Folder) -> 
     assert "  ✓ a (tool t.echo) completed" in folder.call("graph", "--run", "r1").out
 
 
+def test_the_timeline_of_a_run_is_drawn_too(folder: Folder) -> None:
+    folder.call("run", folder.plan("p.json", *STEPS), "--run-id", "r1")
+
+    assert folder.call("graph", "--run", "r1", "--timeline").out.startswith("✓ a ")
+    folder.call("graph", "--run", "r1", "--timeline", "-o", "t.svg")
+    assert "p: timeline" in (folder.path / "t.svg").read_text()
+    assert folder.call("graph", "--run", "r1", "--timeline", "--format", "dot").code == 2
+    assert folder.call("graph", "p.json", "--timeline").code == 2
+
+
 def test_graph_wants_a_plan_or_a_run(folder: Folder) -> None:
     assert folder.call("graph").code == 2
 

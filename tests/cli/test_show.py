@@ -37,6 +37,13 @@ def test_list_shows_the_newest_run_first(folder: Folder) -> None:
     assert folder.call("list", "--status", "failed", "--json").value == []
 
 
+def test_list_says_which_runs_nobody_drives(folder: Folder) -> None:
+    folder.call("run", folder.plan("p.json", {"id": "ok", "approve": "Fine?"}), "--run-id", "r1")
+
+    assert folder.call("list").out.splitlines()[1].split()[:3] == ["r1", "p", "unfinished"]
+    assert folder.call("list", "--json").value[0]["driven"] is False
+
+
 def test_show_has_a_line_for_each_step_and_the_output(folder: Folder) -> None:
     ran(folder)
 

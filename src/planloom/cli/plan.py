@@ -18,6 +18,7 @@ from planloom.observe.looks import counted, printable
 from planloom.observe.mermaid import graph_dot, graph_mermaid
 from planloom.observe.svg import graph_svg
 from planloom.observe.text import graph_text
+from planloom.observe.timeline import attempts_of, timeline_svg, timeline_text
 from planloom.plan.against import notices
 from planloom.plan.schema import plan_schema
 from planloom.runtime.engine import Engine
@@ -65,11 +66,18 @@ async def _against_tools(file: PlanFile, plan: Plan, place: Workplace) -> list[s
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Write it to FILE."
 )
+@click.option("--timeline", is_flag=True, help="With --run: draw when each step ran, as text or SVG.")
 @click.option(
     "--theme", type=click.Choice(["auto", "light", "dark"]), default="auto", show_default=True, help="Colours of SVG."
 )
 def graph(
-    call: Call, plan: Path | None, run_id: str | None, shape: str | None, output: Path | None, theme: str
+    call: Call,
+    plan: Path | None,
+    run_id: str | None,
+    shape: str | None,
+    output: Path | None,
+    timeline: bool,
+    theme: str,
 ) -> None:
     """Draw a plan, or how a run of it stands.
 
@@ -77,16 +85,19 @@ def graph(
     """
     if (plan is None) == (run_id is None):
         raise click.UsageError("give a PLAN or --run RUN")
+    if timeline and run_id is None:
+        raise click.UsageError("--timeline is of a run: give --run RUN")
     screen = call.screen()
-    if plan is not None:
-        drawn, result = PlanFile(plan).read(), None
-    else:
-        assert run_id is not None, "one of both is given"
-        run = asyncio.run(_recorded(Workplace(call), run_id))
-        drawn, result = run.plan, run.result
     shape = shape or (SUFFIXES.get(output.suffix.lower(), "text") if output is not None else "text")
     ascii_only = output is None and screen.ascii_only
-    text = _draw(drawn, result, shape, theme=theme, ascii_only=ascii_only)
+    if plan is not None:
+        text = _draw(PlanFile(plan).read(), None, shape, theme=theme, ascii_only=ascii_only)
+    else:
+        run = asyncio.run(_recorded(Workplace(call), run_id or ""))
+        if timeline:
+            text = _draw_timeline(run, shape, theme=theme, width=screen.width, ascii_only=ascii_only)
+        else:
+            text = _draw(run.plan, run.result, shape, theme=theme, ascii_only=ascii_only)
     if output is not None:
         _write(output, text)
         screen.answer({"format": shape, "file": str(output)}, f"wrote {output}")
@@ -112,6 +123,14 @@ def _draw(plan: Plan, result: RunResult | None, shape: str, *, theme: str, ascii
     if shape == "dot":
         return graph_dot(plan, result)
     return graph_text(plan, result, ascii_only=ascii_only)
+
+
+def _draw_timeline(run: RunOnRecord, shape: str, *, theme: str, width: int, ascii_only: bool) -> str:
+    if shape == "svg":
+        return timeline_svg(run.result, attempts=attempts_of(run.records), theme=theme)
+    if shape == "text":
+        return timeline_text(run.result, width, ascii_only=ascii_only)
+    raise click.UsageError(f"a timeline is drawn as text or svg, not as {shape}")
 
 
 def _write(path: Path, text: str) -> None:

@@ -14,9 +14,9 @@ from planloom.cli.exits import Exit
 from planloom.cli.options import Call, shared
 from planloom.cli.output import jsonable
 from planloom.cli.project import Workplace
-from planloom.cli.reading import read_run
+from planloom.cli.reading import is_driven, read_run
 from planloom.core.events import RunStarted
-from planloom.core.result import RunStatus
+from planloom.core.result import RUN_ENDED, RunStatus
 from planloom.journal.codec import encode
 from planloom.observe.looks import printable, run_word, shortened
 from planloom.observe.table import table_text
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from planloom.core.events import Event
     from planloom.ports import Recorded, RunRow
 
+UNFINISHED = "unfinished"
+"""Said of a run that has not ended and that nobody drives: it was interrupted, or waits for a person."""
 OUTPUT_COLUMNS = 2_000
 """Characters of a run's output that `show` prints; `--json` prints all of it."""
 
@@ -51,20 +53,26 @@ def list_runs(call: Call, status: str | None, limit: int) -> None:
         finally:
             await journal.close()
 
-    found = asyncio.run(rows())
+    found = [(row, _driven(row, place)) for row in asyncio.run(rows())]
     table = [
         {
             "run": row.run_id,
             "plan": row.plan,
-            "status": run_word(row.status),
+            "status": UNFINISHED if driven is False else run_word(row.status),
             "started": local_time(row.started_at),
             "updated": local_time(row.updated_at),
         }
-        for row in found
+        for row, driven in found
     ]
     empty = f"no runs in {place.journal_path}"
     text = table_text(table, list(table[0]), width=screen.width) if table else empty
-    screen.answer([jsonable(row) for row in found], text)
+    screen.answer([jsonable(row) | {"driven": driven} for row, driven in found], text)
+
+
+def _driven(row: RunRow, place: Workplace) -> bool | None:
+    if RunStatus(row.status) in RUN_ENDED:
+        return None
+    return is_driven(place.journal_path.resolve(), row.run_id)
 
 
 def local_time(moment: float) -> str:
