@@ -197,22 +197,21 @@ circle: list[Any] = []
 circle.append(circle)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        math.nan,
-        math.inf,
-        -math.inf,
-        [math.nan],
-        {"a": {"b": math.inf}},
-        b"bytes",
-        {1, 2},
-        object(),
-        {(1, 2): 3},
-        circle,
-    ],
-    ids=repr,
-)
+NOT_JSON = {
+    "nan": math.nan,
+    "infinity": math.inf,
+    "minus infinity": -math.inf,
+    "nan in a list": [math.nan],
+    "infinity deep down": {"a": {"b": math.inf}},
+    "bytes": b"bytes",
+    "a set": {1, 2},
+    "an object": object(),
+    "a tuple as a key": {(1, 2): 3},
+    "a circle": circle,
+}
+
+
+@pytest.mark.parametrize("value", NOT_JSON.values(), ids=NOT_JSON.keys())
 def test_what_is_not_json_is_refused(value: Any) -> None:
     with pytest.raises(OutputError, match="attempt_succeeded") as caught:
         encode(AttemptSucceeded("a", 1, 0, value, AT, AT))

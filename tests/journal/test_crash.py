@@ -183,7 +183,7 @@ def cut_copies(path: Path, folder: Path, positions: list[int]) -> Iterator[Path]
 
 @pytest.mark.crash
 @pytest.mark.slow
-def test_a_log_cut_anywhere_leaves_the_events_before_the_cut(tmp_path: Path) -> None:
+def test_a59_a_log_cut_anywhere_leaves_the_events_before_the_cut(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     record(path, 0, "run-0")
 
@@ -217,7 +217,7 @@ def test_a_log_cut_anywhere_leaves_the_events_before_the_cut(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_damaged_log_is_never_read_as_something_else(tmp_path: Path) -> None:
+def test_a59_a_damaged_log_is_never_read_as_something_else(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
 
     async def main() -> bytes:

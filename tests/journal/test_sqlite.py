@@ -220,7 +220,7 @@ def test_a_hundred_runs_of_one_plan_store_it_once(path: Path) -> None:
         ("UPDATE blobs SET body = body || ' '", "run 'run-1', event 1: .*damaged"),
     ],
 )
-def test_a_damaged_record_is_an_error_that_names_the_place(path: Path, damage: str, what: str) -> None:
+def test_a59_a_damaged_record_is_an_error_that_names_the_place(path: Path, damage: str, what: str) -> None:
     async def write(journal: SqliteJournal) -> None:
         writer = await begun(journal)
         writer.append((DISPATCHED, DISPATCHED), (1, 1))
@@ -292,6 +292,18 @@ def test_a_take_that_fails_leaves_the_run_free(path: Path) -> None:
     run_in(path, main)
 
 
+# --- who waits for news -----------------------------------------------------------------------
+
+
+def test_who_begins_to_wait_is_woken_once_as_a_commit_may_have_been_missed(path: Path) -> None:
+    async def main(journal: SqliteJournal) -> None:
+        with journal._followers.waiting("run-1") as waiter:
+            async with asyncio.timeout(5):
+                await waiter.news()
+
+    run_in(path, main)
+
+
 # --- when writing fails -----------------------------------------------------------------------
 
 
@@ -330,16 +342,21 @@ def test_a_full_disk_ends_the_writer_and_a_later_one_goes_on(path: Path) -> None
 def test_nothing_after_a_failed_append_is_written(path: Path) -> None:
     async def main(journal: SqliteJournal) -> None:
         writer = await begun(journal)
-        sql(path, "INSERT INTO events VALUES ('run-1', 3, 0, 'timer_fired', 1, 1.5, '{\"step\":\"\",\"at\":1.5}')")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writer.append((DISPATCHED,), (1,))
+            await asyncio.sleep(0.02)  # the thread has taken the first by now, and waits
+            writer.append((DISPATCHED,), (1,))
+            other.execute(
+                "INSERT INTO events VALUES ('run-1', 2, 0, 'timer_fired', 1, 1.5, '{\"step\":\"\",\"at\":1.5}')"
+            )
+            other.execute("COMMIT")
 
-        writer.append((DISPATCHED,), (1,))
-        await writer.flush()
-        writer.append((DISPATCHED,), (1,))
-        writer.append((DISPATCHED,), (1,))
         with pytest.raises(JournalConflictError):
             await writer.flush()
+        await begun(journal, "run-2")
 
-        assert sql(path, "SELECT max(seq) FROM events") == [(3,)]
+        assert sql(path, "SELECT max(seq) FROM events WHERE run_id = 'run-1'") == [(2,)]
 
     run_in(path, main)
 

@@ -118,8 +118,9 @@ class SqliteJournal:
         """
         with self._followers.waiting(run_id) as waiter:
             while not self._closed:
+                starting = run_id in self._writers  # asked before reading: it may begin and be given up meanwhile
                 ended, page = await self._reads.read(partial(_next_page, run_id=run_id, after=after))
-                if ended is None and run_id not in self._writers:
+                if ended is None and not starting:
                     raise not_found(run_id, self.path)
                 for recorded in page:
                     yield recorded

@@ -345,9 +345,9 @@ async def posted_facts_wait_in_order_until_they_are_taken(place: JournalPlace) -
         await begun(journal, "run-1")
         await begun(journal, "run-2")
 
+        await journal.post("run-2", facts[1])
         for fact in facts:
             await journal.post("run-1", fact)
-        await journal.post("run-2", facts[1])
 
         posted = await journal.posted("run-1")
         equal([fact for _, fact in posted], list(facts), "facts left for the run")
