@@ -57,6 +57,17 @@ def test_the_public_names_are_sorted_and_are_there() -> None:
     assert [name for name in names if not hasattr(planloom, name)] == []
 
 
+def test_the_types_of_the_public_names_are_those_of_the_same_names(root: Path) -> None:
+    stub = ast.parse((root / "src/planloom/__init__.pyi").read_text(encoding="utf-8"))
+    typed = {
+        alias.asname: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+
+    loaded = {name: planloom._HOME_OF[name] for name in planloom.__all__ if not name.startswith("_")}
+
+    assert typed == loaded
+
+
 @pytest.mark.parametrize("name", [name for name in planloom.__all__ if not name.startswith("_")])
 def test_a_public_name_says_what_it_is(name: str) -> None:
     value = getattr(planloom, name)

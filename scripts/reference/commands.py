@@ -32,7 +32,7 @@ def _contexts(context: click.Context) -> Iterator[click.Context]:
 
 
 def _settings(command: click.Command) -> dict[str, Any]:
-    return command.context_settings | {"max_content_width": WIDTH, "terminal_width": WIDTH}
+    return {**command.context_settings, "max_content_width": WIDTH, "terminal_width": WIDTH}
 
 
 def _section(context: click.Context) -> list[str]:
