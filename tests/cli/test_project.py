@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import Folder
-from planloom.cli.options import Call
+from planloom.cli.options import Invocation
 from planloom.cli.project import Workplace, settings_file
 from planloom.errors import ConfigError
 
@@ -28,27 +28,27 @@ def test_settings_of_another_user_are_refused_because_they_name_code_to_run(fold
 
 
 def test_an_option_comes_before_the_settings_and_those_before_the_default(folder: Folder) -> None:
-    assert Workplace(Call()).journal_path == Path(".planloom/runs.db")
+    assert Workplace(Invocation()).journal_path == Path(".planloom/runs.db")
     folder.write("planloom.toml", 'journal = "mine.db"\n')
-    assert Workplace(Call()).journal_path == Path("mine.db")
-    assert Workplace(Call(journal=Path("other.db"))).journal_path == Path("other.db")
+    assert Workplace(Invocation()).journal_path == Path("mine.db")
+    assert Workplace(Invocation(journal=Path("other.db"))).journal_path == Path("other.db")
 
 
 def test_tools_of_the_command_line_replace_those_of_the_settings(folder: Folder) -> None:
     folder.write("more.py", "from planloom import tool\n\n@tool(name='m.one')\ndef one() -> int:\n    return 1\n")
 
-    assert Workplace(Call(tools=("more.py",))).tools().names() == ["m.one"]
+    assert Workplace(Invocation(tools=("more.py",))).tools().names() == ["m.one"]
 
 
 def test_two_tools_of_one_name_are_refused(folder: Folder) -> None:
     folder.write("more.py", (folder.path / "tools.py").read_text())
 
     with pytest.raises(ConfigError, match=r"'t\.echo'"):
-        Workplace(Call(tools=("tools.py", "more.py"))).tools()
+        Workplace(Invocation(tools=("tools.py", "more.py"))).tools()
 
 
 def test_a_module_that_ends_the_process_is_an_error_like_any_other(folder: Folder) -> None:
     folder.write("bye.py", "raise SystemExit(0)\n")
 
     with pytest.raises(ConfigError, match="SystemExit"):
-        Workplace(Call(tools=("bye.py",))).tools()
+        Workplace(Invocation(tools=("bye.py",))).tools()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import click
 
 from planloom.cli.exits import Exit
-from planloom.cli.options import Call, shared
+from planloom.cli.options import Invocation, shared
 from planloom.cli.output import jsonable
 from planloom.cli.project import Workplace
 from planloom.errors import ConfigError, PlanloomError
@@ -64,7 +64,7 @@ class Finding:
 
 @click.command()
 @shared(tools=True)
-def doctor(call: Call) -> None:
+def doctor(call: Invocation) -> None:
     """Look at this installation and say what is missing.
 
     With the command that installs it, and whether the journal and the tools named here work.
@@ -118,7 +118,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _workplace(call: Call) -> Iterator[Finding]:
+def _workplace(call: Invocation) -> Iterator[Finding]:
     try:
         place = Workplace(call)
     except ConfigError as error:

@@ -21,7 +21,7 @@ JOURNAL_VARIABLE = "PLANLOOM_JOURNAL"
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Invocation:
     """What a command was called with besides its own arguments.
 
     Attributes:
@@ -72,20 +72,20 @@ def group_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.pass_context
     @wraps(function)
     def keep(context: click.Context, as_json: bool, journal: Path | None, tools: tuple[str, ...]) -> Any:
-        context.obj = Call(as_json, journal, tools)
+        context.obj = Invocation(as_json, journal, tools)
         return function()
 
     return _json_option(_journal_option(_tools_option(_debug_option(keep))))
 
 
 def shared(*, journal: bool = True, tools: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command the shared options; its function gets them as a `Call`, its first argument."""
+    """Give a command the shared options; its function gets them as a `Invocation`, its first argument."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @click.pass_context
         @wraps(function)
         def merged(context: click.Context, /, as_json: bool, **own: Any) -> Any:
-            call = context.obj if isinstance(context.obj, Call) else Call()
+            call = context.obj if isinstance(context.obj, Invocation) else Invocation()
             if as_json:
                 call = replace(call, as_json=True)
             if journal and (given := own.pop("journal")) is not None:

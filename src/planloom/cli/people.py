@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from planloom.cli.inputs import parse_json
-from planloom.cli.options import Call, shared
+from planloom.cli.options import Invocation, shared
 from planloom.cli.project import Workplace
 from planloom.cli.reading import read_run
 from planloom.core.events import CancelRequested
@@ -39,7 +39,7 @@ def _whoever() -> str:
 _by = click.option("--by", default=_whoever, show_default="your user name", help="Who answers; goes on record.")
 
 
-def _leave(call: Call, run_id: str, answer: Callable[[RunOnRecord], Fact]) -> None:
+def _leave(call: Invocation, run_id: str, answer: Callable[[RunOnRecord], Fact]) -> None:
     """Leave the fact that `answer` makes of the run for whoever drives it, and say what happens next."""
     screen, place = call.screen(), Workplace(call)
 
@@ -80,7 +80,7 @@ def _parsed(option: str, text: str) -> Any:
 @click.option("--deny", is_flag=True, help="Say no: the step fails.")
 @click.option("--data", metavar="JSON", help="What the step's form asks for; becomes the step's output.")
 @_by
-def approve(call: Call, run_id: str, step_id: str, deny: bool, data: str | None, by: str) -> None:
+def approve(call: Invocation, run_id: str, step_id: str, deny: bool, data: str | None, by: str) -> None:
     """Answer a step that asks a person."""
     output = None if data is None else _parsed("--data", data)
 
@@ -100,7 +100,7 @@ def approve(call: Call, run_id: str, step_id: str, deny: bool, data: str | None,
 @click.option("--reason", metavar="TEXT", help="Why; with --fail it becomes the step's error.")
 @_by
 def resolve(
-    call: Call, run_id: str, step_id: str, output: str | None, how: str | None, reason: str | None, by: str
+    call: Invocation, run_id: str, step_id: str, output: str | None, how: str | None, reason: str | None, by: str
 ) -> None:
     """Say what came of a step whose outcome is unknown.
 
@@ -122,7 +122,7 @@ def resolve(
 @click.argument("run_id", metavar="RUN")
 @click.option("--reason", default="", metavar="TEXT", help="Why; goes on record.")
 @_by
-def cancel(call: Call, run_id: str, reason: str, by: str) -> None:
+def cancel(call: Invocation, run_id: str, reason: str, by: str) -> None:
     """Cancel a run: what is under way is stopped, and nothing new starts."""
 
     def answer(run: RunOnRecord) -> Fact:

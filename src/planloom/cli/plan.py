@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from planloom.cli.options import Call, shared
+from planloom.cli.options import Invocation, shared
 from planloom.cli.plan_file import STDIN, PlanFile
 from planloom.cli.project import Workplace
 from planloom.cli.reading import read_run
@@ -37,7 +37,7 @@ SUFFIXES = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "do
 @click.command()
 @shared(journal=False, tools=True)
 @click.argument("plan", metavar="PLAN", type=PLAN_PATH)
-def check(call: Call, plan: Path) -> None:
+def check(call: Invocation, plan: Path) -> None:
     """Say everything that is wrong with a plan, and where.
 
     PLAN is a file, or - for standard input. Tools are loaded, and nothing is run.
@@ -71,7 +71,7 @@ async def _against_tools(file: PlanFile, plan: Plan, place: Workplace) -> list[s
     "--theme", type=click.Choice(["auto", "light", "dark"]), default="auto", show_default=True, help="Colours of SVG."
 )
 def graph(
-    call: Call,
+    call: Invocation,
     plan: Path | None,
     run_id: str | None,
     shape: str | None,
@@ -148,7 +148,7 @@ def _print(screen: Screen, text: str, shape: str) -> None:
 
 @click.command()
 @shared(journal=False)
-def schema(call: Call) -> None:
+def schema(call: Invocation) -> None:
     """Print the JSON Schema of plans.
 
     It is for editors, and for models that write plans.

@@ -20,7 +20,7 @@ from planloom.tools.load import load_tools
 from planloom.tools.registry import ToolRegistry
 
 if TYPE_CHECKING:
-    from planloom.cli.options import Call
+    from planloom.cli.options import Invocation
 
 
 def settings_file(plan: Path | None = None) -> Path | None:
@@ -48,7 +48,7 @@ class Workplace:
         settings: What it says.
     """
 
-    def __init__(self, call: Call, *, plan: Path | None = None) -> None:
+    def __init__(self, call: Invocation, *, plan: Path | None = None) -> None:
         self.file = settings_file(plan)
         self.settings = read_settings(self.file) if self.file is not None else Settings()
         self._call = call

@@ -20,7 +20,7 @@ import click
 from planloom import blocking
 from planloom.cli.exits import Exit, exit_of_run
 from planloom.cli.inputs import read_inputs, read_limits
-from planloom.cli.options import Call, shared
+from planloom.cli.options import Invocation, shared
 from planloom.cli.plan import PLAN_PATH
 from planloom.cli.plan_file import STDIN, PlanFile
 from planloom.cli.progress import Lines, Silent
@@ -56,7 +56,7 @@ _quiet = click.option("-q", "--quiet", is_flag=True, help="No progress; only the
 @click.option("--no-parallel", is_flag=True, help="One step at a time.")
 @_quiet
 def run(
-    call: Call,
+    call: Invocation,
     plan: Path,
     pairs: tuple[str, ...],
     files: tuple[str, ...],
@@ -93,7 +93,7 @@ def run(
 @click.option("--failed", is_flag=True, help="Of a run that ended: start a new one that reuses what was finished.")
 @click.option("--new-id", metavar="ID", help="With --failed: name of the new run.")
 @_quiet
-def resume(call: Call, run_id: str, failed: bool, new_id: str | None, quiet: bool) -> None:
+def resume(call: Invocation, run_id: str, failed: bool, new_id: str | None, quiet: bool) -> None:
     """Go on with a run that was interrupted, or that waited for an answer.
 
     What is on record is not done again. Of a run that has ended it says what it came to.

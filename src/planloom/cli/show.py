@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from planloom.cli.exits import Exit
-from planloom.cli.options import Call, shared
+from planloom.cli.options import Invocation, shared
 from planloom.cli.output import jsonable
 from planloom.cli.project import Workplace
 from planloom.cli.reading import is_driven, read_run
@@ -40,7 +40,7 @@ OUTPUT_COLUMNS = 2_000
 @shared()
 @click.option("--status", type=click.Choice([status.value for status in RunStatus]), help="Only runs that stand so.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most this many.")
-def list_runs(call: Call, status: str | None, limit: int) -> None:
+def list_runs(call: Invocation, status: str | None, limit: int) -> None:
     """List runs, newest first."""
     screen, place = call.screen(), Workplace(call)
 
@@ -85,7 +85,7 @@ def local_time(moment: float) -> str:
 @click.argument("run_id", metavar="RUN")
 @click.option("--parts", is_flag=True, help="With a line for each item and each step of a sub-plan.")
 @click.option("--timeline", is_flag=True, help="With a chart of when each step ran.")
-def show(call: Call, run_id: str, parts: bool, timeline: bool) -> None:
+def show(call: Invocation, run_id: str, parts: bool, timeline: bool) -> None:
     """Show how a run stands or ended, from the record alone."""
     screen, place = call.screen(), Workplace(call)
     run = asyncio.run(_read(place, run_id))
@@ -133,7 +133,7 @@ def _text_of(value: Any) -> str:
 @click.argument("run_id", metavar="RUN")
 @click.option("--follow", is_flag=True, help="Wait for more, until the run has ended.")
 @click.option("--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Only events after this one.")
-def events(call: Call, run_id: str, follow: bool, after: int) -> None:
+def events(call: Invocation, run_id: str, follow: bool, after: int) -> None:
     """Print the record of a run, an event a line.
 
     With --json each line is a JSON document.
@@ -184,7 +184,7 @@ def _event_value(event: Event) -> dict[str, Any]:
 @click.command()
 @shared()
 @click.argument("run_id", metavar="RUN")
-def replay(call: Call, run_id: str) -> None:
+def replay(call: Invocation, run_id: str) -> None:
     """Decide a run again from its record, and compare.
 
     Only the facts on record are taken; every decision is made anew. Nothing is run, and nothing is written.
