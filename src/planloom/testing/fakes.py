@@ -45,7 +45,7 @@ def fake_tool(
     answers: Callable[..., Any] | Iterable[Any] | None = None,
     *,
     log: CallLog | None = None,
-    effects: Effects | str = Effects.NONE,
+    effects: Effects | str | None = Effects.NONE,
     **declared: Any,
 ) -> Tool:
     """Return an async tool that takes any arguments.
