@@ -6,7 +6,6 @@ Rule 2: counters (calls, money, tokens) only grow; gauges (slots, memory, CPU, n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from planloom.core.events import ToolFacts
@@ -24,6 +23,7 @@ class Claim:
         tokens: Most tokens it may use.
         memory_mb, cpu_percent: What it declares to take while it runs.
         names: Named limits it counts against while it runs.
+        slot: False for what no executor does: it is not counted as under way.
     """
 
     calls: int = 0
@@ -32,11 +32,12 @@ class Claim:
     memory_mb: float = 0.0
     cpu_percent: float = 0.0
     names: tuple[str, ...] = ()
+    slot: bool = True
 
 
 NO_CLAIM = Claim()
-FREE = Claim(names=("free",))
-"""Of containers, waits and approvals: they take no slot and always fit."""
+FREE = Claim(slot=False)
+"""Of containers, waits and approvals."""
 ONE_CALL = Claim(calls=1)
 
 
@@ -56,12 +57,12 @@ class Budget:
         running: Attempts under way; `peak`: the most there ever were.
     """
 
-    def __init__(self, limits: ResourceLimits | None, *, parallel: bool, named: Mapping[str, int]) -> None:
+    def __init__(self, limits: ResourceLimits | None, *, parallel: bool = True) -> None:
         self.limits = limits
         self.slots = limits.max_concurrent if limits is not None else None
         if not parallel:
             self.slots = 1
-        self.named = dict(named)
+        self.named: dict[str, int] = {}
         self.calls = 0
         self.cost_usd = 0.0
         self.cost_known = False
@@ -77,8 +78,8 @@ class Budget:
 
     def fits(self, claim: Claim) -> bool:
         if self.slots is not None and self.running >= self.slots:
-            return claim is FREE
-        if (self.limits is None and not claim.names) or claim is FREE:
+            return not claim.slot and not self.in_the_way(claim)
+        if self.limits is None and not claim.names:
             return True
         return not self.in_the_way(claim)
 
@@ -103,6 +104,13 @@ class Budget:
 
     def _cost_with(self, claim: Claim) -> float:
         return self.cost_usd + self._reserved_cost + claim.cost_usd if claim.cost_usd else 0.0
+
+    def hold(self, claim: Claim) -> None:
+        """Take the names of what needs no slot."""
+        self._reserve(claim, 1)
+
+    def let_go(self, claim: Claim) -> None:
+        self._reserve(claim, -1)
 
     def take(self, claim: Claim) -> None:
         self.running += 1

@@ -7,11 +7,11 @@ event.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from planloom.core.budget import NO_CLAIM, ONE_CALL, Budget, Claim, tool_claim
+from planloom.core.budget import NO_CLAIM, Budget
+from planloom.core.claims import Claims
 from planloom.core.events import (
     ApprovalAnswered,
     ApprovalRequested,
@@ -34,7 +34,6 @@ from planloom.core.events import (
     StepSucceeded,
     SubPlanStarted,
     TimerFired,
-    ToolFacts,
     WaitStarted,
 )
 from planloom.core.ready import ReadySteps
@@ -45,8 +44,8 @@ from planloom.plan.expression import truthy
 from planloom.plan.graph import PlanGraph, compile_plan
 from planloom.plan.policy import Effects, FailureKind, JoinRule, OnError
 
-SEQUENTIAL = "mode: sequential"
-"""Named limit of 1 that the sequential steps of a plan share."""
+
+TIME_OVER = "its time was over"
 
 
 class RunState:
@@ -77,6 +76,7 @@ class RunState:
         self.reused: dict[str, Any] = {}
         self.root: ScopeState
         self.budget: Budget
+        self.claims: Claims
         self.nodes: dict[str, Node] = {}
         self.ready = ReadySteps()
         self.joined: list[Node] = []
@@ -94,8 +94,6 @@ class RunState:
         self.segment_at = 0.0
         self.paused_at = 0.0
         self.active_s = 0.0
-        self._claims: dict[str | None, Claim] = {}
-        self._named_claims: dict[tuple[Claim, tuple[str, ...]], Claim] = {}
         self._effects: dict[str | None, Effects] = {}
 
     # --- the run ---
@@ -111,8 +109,8 @@ class RunState:
         self.reused = event.reused
         self.segment_at = event.at
         plan = event.plan
-        self.budget = Budget(event.limits, parallel=event.parallel, named=plan.concurrency)
-        self._claims = {None: NO_CLAIM} | {name: tool_claim(facts) for name, facts in event.tools.items()}
+        self.budget = Budget(event.limits, parallel=event.parallel)
+        self.claims = Claims(event.tools, self.budget)
         self._effects = {name: facts.effects or Effects.ONCE for name, facts in event.tools.items()}
         self._effects[None] = Effects.NONE
         allow = () if event.allow is None else (frozenset(event.allow),)
@@ -167,33 +165,14 @@ class RunState:
         step = node.entry.step
         if step.effects is not None:
             return step.effects
-        if step.agent is not None:
+        if step.agent is not None or step.task is not None:
             return Effects.ONCE
         return self._effects.get(step.tool, Effects.ONCE)
 
-    def claim_of(self, node: Node) -> Claim:
-        """Return what an attempt of this step needs of the run's limits."""
-        step = node.entry.step
-        claim = self._claims.get(step.tool, ONE_CALL)
-        if step.concurrency is None and step.mode == "parallel" and step.max_parallel is None:
-            return claim
-        names: list[str] = []
-        if step.concurrency is not None:
-            names.append(step.concurrency)
-        if step.mode == "sequential":
-            names.append(SEQUENTIAL)
-        if step.max_parallel is not None and node.parent is not None:
-            names.append(node.parent.key)
-            self.budget.named[node.parent.key] = step.max_parallel
-        named = self._named_claims.get((claim, tuple(names)))
-        if named is None:
-            named = replace(claim, names=tuple(names))
-            self._named_claims[claim, named.names] = named
-        return named
-
     def _open(self, scope: ScopeState, turn: tuple[int, ...]) -> None:
         """Create the nodes of a plan instance; those without upstream steps are joined at once."""
-        turns = _turns(scope.graph, self.started.tools if self.started else {})
+        self.claims.open(scope)
+        turns = self._turns(scope.graph)
         clean = scope.owner is None or scope.owner.clean
         for entry in scope.graph.steps:
             node = Node(scope.prefix + entry.step.id, scope, entry, (*turn, turns[entry.place]))
@@ -205,6 +184,22 @@ class RunState:
             if not node.entry.upstream:
                 self.joined.append(node)
 
+    def _turns(self, graph: PlanGraph) -> Sequence[int]:
+        """Return each step's turn; paths weigh what tools are expected to take, where any of them says so."""
+        started = self.started
+        assert started is not None
+        if not started.parallel:
+            turns = [0] * len(graph.order)
+            for turn, place in enumerate(graph.order):
+                turns[place] = turn
+            return turns
+        expected = {name: facts.expected_latency_ms for name, facts in started.tools.items()}
+        known = [latency for latency in expected.values() if latency]
+        if not known:
+            return graph.urgency()
+        usual = sum(known) / len(known)
+        return graph.urgency([expected.get(entry.step.tool or "") or usual for entry in graph.steps])
+
     def _step_dispatched(self, event: StepDispatched) -> None:
         node = self.nodes[event.step]
         node.move(StepStatus.RUNNING)
@@ -213,7 +208,7 @@ class RunState:
         node.epoch = event.epoch
         node.seq = self.seq
         if node.claim is None:
-            node.claim = self.claim_of(node)
+            node.claim = self.claims.of(node)
         if node.started_at is None:
             node.started_at = event.at
         step = node.entry.step
@@ -289,7 +284,10 @@ class RunState:
         node = self.nodes[event.step]
         retry = node.waiting == "retry"
         self._wait_over(node)
-        if retry:
+        if node.inner is not None:
+            node.because = TIME_OVER
+            self._stop_container(node, keep_always=True)
+        elif retry:
             self.ready.push(node, node.claim or NO_CLAIM)
 
     def _approval_answered(self, event: ApprovalAnswered) -> None:
@@ -313,6 +311,10 @@ class RunState:
         node.queued = False
         node.seq = self.seq
         node.started_at = at
+        if node.claim is None:
+            node.claim = self.claims.of(node)
+        if node.claim.names:
+            self.budget.hold(node.claim)
         return node
 
     def _step_expanded(self, event: StepExpanded) -> None:
@@ -335,6 +337,8 @@ class RunState:
             self.run_id, graph, event.inputs, prefix=f"{node.key}/", owner=node, allow=node.scope.allow
         )
         self._open(node.inner, node.turn)
+        if node.step.timeout_seconds is not None:
+            node.deadline_at = self.timers[node.key] = event.at + node.step.timeout_seconds
         if not graph.steps:
             self.closing.append(node)
 
@@ -342,6 +346,7 @@ class RunState:
 
     def _step_succeeded(self, event: StepSucceeded) -> None:
         node = self.nodes[event.step]
+        self._wait_over(node)
         node.output = event.output
         node.errors = event.errors
         node.ended_at = event.at
@@ -375,42 +380,61 @@ class RunState:
         self._skip(node, event.reason, event.because)
 
     def _skip(self, node: Node, reason: SkipReason, because: str) -> None:
+        self._mark_skipped(node, reason, because)
+        self._ended(node)
+
+    def _mark_skipped(self, node: Node, reason: SkipReason, because: str) -> None:
         self._wait_over(node)
         node.reason = reason
         node.because = because
         self.imperfect += 1
         node.move(StepStatus.SKIPPED)
-        self._ended(node)
 
     def _ended(self, node: Node) -> None:
-        """Tell the container, or every step that waits for this one."""
-        if node.status is not StepStatus.COMPLETED:
-            node.clean = False
-        elif node.parent is None and node.children is None and node.inner is None and node.attempt:
-            node.clean = False
-        if node.parent is not None:
-            node.parent.left -= 1
-            if node.parent.left == 0:
-                self.closing.append(node.parent)
-            return
-        node.path_s += _own_s(node)
-        scope = node.scope
-        if scope.owner is None and node.path_s > self.path_s:
-            self.path_s = node.path_s
-        scope.left -= 1
-        if scope.left == 0 and scope.owner is not None:
-            self.closing.append(scope.owner)
-        for place in node.entry.downstream:
-            below = scope.nodes[place]
-            self._count(node, below)
-            if not node.clean:
-                below.clean = False
-            if node.path_s > below.path_s:
-                below.path_s = node.path_s
-            below.met += 1
-            early = below.entry.join is JoinRule.ONE_SUCCESS and below.ok == 1
-            if (below.met == len(below.entry.upstream) or early) and below.status is StepStatus.PENDING:
-                self.joined.append(below)
+        """Tell the container, or every step that waits for this one; in a stopping plan those end with it."""
+        waiting = [node]
+        while waiting:
+            one = waiting.pop()
+            claim = one.claim
+            if claim is not None and not claim.slot and claim.names and one.started_at is not None:
+                self.budget.let_go(claim)
+            ran = one.parent is None and one.children is None and one.inner is None and one.attempt
+            if ran or one.status is not StepStatus.COMPLETED:
+                one.clean = False
+            if one.parent is not None:
+                one.parent.left -= 1
+                if one.parent.left == 0:
+                    self.closing.append(one.parent)
+                continue
+            one.path_s += _own_s(one)
+            scope = one.scope
+            scope.left -= 1
+            if scope.owner is None:
+                if one.path_s > self.path_s:
+                    self.path_s = one.path_s
+            elif scope.left == 0:
+                self.closing.append(scope.owner)
+            for place in one.entry.downstream:
+                below = scope.nodes[place]
+                if self._tell(one, below) and scope.stopping and not _cleans_up(below):
+                    self._mark_skipped(below, SkipReason.NOT_STARTED, "")
+                    waiting.append(below)
+
+    def _tell(self, node: Node, below: Node) -> bool:
+        """Count an ended upstream step; return whether the step below can be looked at now."""
+        self._count(node, below)
+        if not node.clean:
+            below.clean = False
+        if node.path_s > below.path_s:
+            below.path_s = node.path_s
+        below.met += 1
+        if below.status is not StepStatus.PENDING:
+            return False
+        early = below.entry.join is JoinRule.ONE_SUCCESS and below.ok == 1
+        if below.met < len(below.entry.upstream) and not early:
+            return False
+        self.joined.append(below)
+        return True
 
     def _count(self, node: Node, below: Node) -> None:
         """Count an ended upstream step as ok, failed or skipped, as the edge's condition has it."""
@@ -441,25 +465,26 @@ class RunState:
     # --- stopping ---
 
     def _stop_scope(self, scope: ScopeState, *, keep_always: bool) -> None:
+        scope.cleans_up = keep_always
         scope.stopping = True
         for node in scope.nodes:
-            self._halt(node, keep_always=keep_always)
+            self._halt(node)
 
     def _stop_container(self, node: Node, *, keep_always: bool) -> None:
         node.stopping = True
         if node.inner is not None:
             self._stop_scope(node.inner, keep_always=keep_always)
         for child in node.children or ():
-            self._halt(child, keep_always=keep_always)
+            self._halt(child)
 
-    def _halt(self, node: Node, *, keep_always: bool) -> None:
-        """End what has not begun, ask what is under way to stop."""
+    def _halt(self, node: Node) -> None:
+        """Ask what is under way to stop; end what waits, unless it waits for a step that has yet to stop."""
         if node.ended:
             return
         if node.key in self.running:
             self.to_stop.append(node.key)
         elif node.children is not None or node.inner is not None:
-            self._stop_container(node, keep_always=keep_always)
+            self._stop_container(node, keep_always=node.scope.cleans_up and not node.stopping)
         elif node.started_at is not None:
             self._wait_over(node)
             node.ended_at = self.last_at
@@ -467,8 +492,13 @@ class RunState:
             node.error_kind = node.error_kind or FailureKind.CANCELLED
             node.move(StepStatus.CANCELLED)
             self._ended(node)
-        elif not (keep_always and node.entry.join is JoinRule.ALWAYS):
+        elif node.parent is not None or (node.met == len(node.entry.upstream) and not _cleans_up(node)):
             self._skip(node, SkipReason.NOT_STARTED, "")
+
+
+def _cleans_up(node: Node) -> bool:
+    """Return True for a step that runs although its plan is stopping."""
+    return node.scope.cleans_up and node.entry.join is JoinRule.ALWAYS
 
 
 def _own_s(node: Node) -> float:
@@ -476,15 +506,6 @@ def _own_s(node: Node) -> float:
     if node.attempt or node.started_at is None or node.ended_at is None:
         return node.busy_s
     return node.ended_at - node.started_at
-
-
-def _turns(graph: PlanGraph, tools: dict[str, ToolFacts]) -> list[int]:
-    """Return each step's turn; paths weigh what tools are expected to take, where any of them says so."""
-    expected = {name: facts.expected_latency_ms for name, facts in tools.items() if facts.expected_latency_ms}
-    if not expected:
-        return graph.urgency()
-    usual = sum(expected.values()) / len(expected)
-    return graph.urgency([expected.get(entry.step.tool or "", usual) for entry in graph.steps])
 
 
 def failure_of(node: Node) -> OnError:

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, assert_never
 
-from planloom.core.budget import FREE
 from planloom.core.commands import Command, EndRun, RunStep, SetTimer, StopStep
 from planloom.core.events import (
     ApprovalAnswered,
@@ -40,7 +39,7 @@ from planloom.core.events import (
     TimerFired,
     WaitStarted,
 )
-from planloom.core.fold import APPLY, RunState, failure_of
+from planloom.core.fold import APPLY, TIME_OVER, RunState, failure_of
 from planloom.core.result import RunStatus, SkipReason, StepStatus
 from planloom.core.retry import delay_s, worth_retrying
 from planloom.core.state import Node, ScopeState
@@ -203,8 +202,8 @@ class RunMachine:
             self._record(RunStopping(RunStatus.LIMIT_EXCEEDED, self._now, because, ("timeout_seconds",)))
             return
         node = self.state.nodes[fact.step]
-        if node.status is not StepStatus.RUNNING:
-            return  # a wait before a retry: fold.py queued the step
+        if node.status is not StepStatus.RUNNING or node.inner is not None:
+            return  # a wait before a retry, or a sub-plan's time: fold.py queued the step, or stops the sub-plan
         if node.step.approve is not None:
             self._fail(node, StepStatus.TIMED_OUT, FailureKind.TIMEOUT, "nobody answered in time")
         else:
@@ -244,10 +243,10 @@ class RunMachine:
 
     def _stopping(self, node: Node) -> bool:
         """Return True when nothing new may be tried for this step; clean-up steps go on after a failure."""
-        stop = self.state.stopping
-        if node.entry.join is JoinRule.ALWAYS and (stop is None or stop.status is RunStatus.FAILED):
-            return node.parent is not None and node.parent.stopping
-        return node.scope.stopping or (node.parent is not None and node.parent.stopping)
+        if node.parent is not None and node.parent.stopping:
+            return True
+        scope = node.scope
+        return scope.stopping and not (scope.cleans_up and node.entry.join is JoinRule.ALWAYS)
 
     def _fail(self, node: Node, status: StepStatus, kind: FailureKind, error: str) -> None:
         on_error = failure_of(node)
@@ -311,16 +310,18 @@ class RunMachine:
                 if not wanted:
                     self._record(StepSkipped(node.key, SkipReason.CONDITION_FALSE, self._now, str(node.step.when)))
                     return
-        if entry.is_leaf and (entry.for_each is None or node.parent is not None):
-            self.state.ready.push(node, node.claim or self.state.claim_of(node))
-        else:
-            self.state.ready.push(node, FREE)
+        state = self.state
+        state.ready.push(node, node.claim or state.claims.of(node))
 
     def _start(self, node: Node) -> None:
         if node.attempt and self._stopping(node):
             # It was under way, was to stop, and its engine died before it answered.
             error = "the engine ended while this step was being stopped"
             self._fail(node, StepStatus.CANCELLED, FailureKind.CANCELLED, error)
+            return
+        if node.deadline_at is not None and self._now >= node.deadline_at:
+            error = "its time was over before it could be tried again"
+            self._fail(node, StepStatus.TIMED_OUT, FailureKind.TIMEOUT, error)
             return
         reused = self.state.reused
         if reused and node.clean and node.key in reused:
@@ -388,6 +389,8 @@ class RunMachine:
         assert node.entry.sub is not None
         inputs = check_inputs(node.entry.sub.plan, node.entry.args.resolve(node.view))
         self._record(SubPlanStarted(node.key, inputs, self._now))
+        if node.deadline_at is not None:
+            self._commands.append(SetTimer(node.key, node.deadline_at))
 
     def _ask(self, node: Node) -> None:
         approve = node.step.approve
@@ -443,13 +446,13 @@ class RunMachine:
             self._fail(node, StepStatus.CANCELLED, FailureKind.CANCELLED, "stopped with items not done")
 
     def _close_sub_plan(self, node: Node, inner: ScopeState) -> None:
-        culprit = next(
-            (part for part in inner.nodes if part.ended and part.error is not None and not part.tolerated), None
-        )
-        if inner.failures and culprit is not None:
+        culprit = next((part for part in inner.nodes if _broke(part)), None)
+        if culprit is not None:
             kind = culprit.error_kind or FailureKind.ERROR
             self._fail(node, StepStatus.FAILED, kind, f"step {culprit.step.id!r} of the sub-plan: {culprit.error}")
-        elif inner.stopping:
+        elif node.because == TIME_OVER and _unfinished(inner):
+            self._fail(node, StepStatus.TIMED_OUT, FailureKind.TIMEOUT, TIME_OVER)
+        elif _unfinished(inner):
             self._fail(node, StepStatus.CANCELLED, FailureKind.CANCELLED, "stopped with steps not done")
         else:
             try:
@@ -466,7 +469,7 @@ class RunMachine:
             return False
         names: list[str] = []
         for node in starved:
-            names.extend(self.state.budget.in_the_way(node.claim or self.state.claim_of(node)))
+            names.extend(self.state.budget.in_the_way(node.claim or self.state.claims.of(node)))
         limits = tuple(dict.fromkeys(names))
         self._record(RunStopping(RunStatus.LIMIT_EXCEEDED, self._now, starved[0].key, limits))
         return True
@@ -489,6 +492,13 @@ class RunMachine:
             status, error = RunStatus.FAILED, f"`outputs` of the plan: {problem.message}"
         self._record(RunFinished(status, output, self._now, error, failed.key if failed is not None else None))
         self._commands.append(EndRun(status))
+
+
+def _unfinished(scope: ScopeState) -> bool:
+    """Return whether stopping kept any of its steps from being done."""
+    return scope.stopping and any(
+        node.status is StepStatus.CANCELLED or node.reason is SkipReason.NOT_STARTED for node in scope.nodes
+    )
 
 
 def _broke(node: Node) -> bool:

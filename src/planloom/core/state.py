@@ -137,10 +137,23 @@ class ScopeState:
         prefix: What its steps' keys begin with: "" or "sub/".
         left: Steps that have not ended.
         failures: Steps that failed and were not tolerated.
+        stopping: Nothing new starts, but for `join: always` steps if it `cleans_up`.
         allow: Tools its steps may use, one set per plan above and including this one.
     """
 
-    __slots__ = ("allow", "failures", "graph", "inputs", "left", "nodes", "owner", "prefix", "run_id", "stopping")
+    __slots__ = (
+        "allow",
+        "cleans_up",
+        "failures",
+        "graph",
+        "inputs",
+        "left",
+        "nodes",
+        "owner",
+        "prefix",
+        "run_id",
+        "stopping",
+    )
 
     def __init__(
         self,
@@ -163,6 +176,7 @@ class ScopeState:
         self.left = len(graph.steps)
         self.failures = 0
         self.stopping = False
+        self.cleans_up = False
 
     def root(self, name: str) -> Any:
         if name == "inputs":
@@ -190,7 +204,9 @@ class ScopeState:
             return node.status.value
         if field == "errors":
             return list(node.errors)
-        return node.error if field == "error" else node.attempt
+        if field == "error":
+            return None if node.status is StepStatus.COMPLETED else node.error
+        return node.attempt
 
 
 class ItemView:

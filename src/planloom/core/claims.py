@@ -1,0 +1,71 @@
+"""What each step needs of the run's limits: `Claims.of(node)`.
+
+Rule 1: equal needs are one `Claim` object, so that the steps wait in one queue.
+Rule 2: a name that limits something belongs to one plan instance; a sub-plan brings its own.
+Rule 3: a container holds what it names from its begin to its end; of a `for_each` step, `mode` binds the whole and
+`concurrency` and `max_parallel` bind each item.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from planloom.core.budget import FREE, NO_CLAIM, ONE_CALL, Claim, tool_claim
+
+if TYPE_CHECKING:
+    from planloom.core.budget import Budget
+    from planloom.core.events import ToolFacts
+    from planloom.core.state import Node, ScopeState
+
+
+class Claims:
+    """The claims of one run's steps."""
+
+    def __init__(self, tools: dict[str, ToolFacts], budget: Budget) -> None:
+        self._tools = {name: tool_claim(facts) for name, facts in tools.items()}
+        self._budget = budget
+        self._tokens: dict[int, Claim] = {}
+        self._named: dict[tuple[Claim, tuple[str, ...]], Claim] = {}
+
+    def open(self, scope: ScopeState) -> None:
+        """Learn the named limits of a plan instance."""
+        for name, limit in scope.graph.plan.concurrency.items():
+            self._budget.named[f"{scope.prefix}concurrency: {name}"] = limit
+
+    def of(self, node: Node) -> Claim:
+        """Return what starting this step takes."""
+        entry = node.entry
+        step = entry.step
+        is_map = entry.for_each is not None and node.parent is None
+        if is_map or not entry.is_leaf:
+            claim = FREE
+        elif step.model is not None or step.agent is not None:
+            tokens = step.max_tokens or 1  # one at least: with none left, no model is asked
+            claim = self._tokens.setdefault(tokens, Claim(tokens=tokens))
+        else:
+            claim = NO_CLAIM if step.tool is None else self._tools.get(step.tool, ONE_CALL)
+        if step.concurrency is None and step.mode == "parallel" and step.max_parallel is None:
+            return claim
+        return self._with_names(claim, self._names(node, is_map=is_map))
+
+    def _names(self, node: Node, *, is_map: bool) -> tuple[str, ...]:
+        step, prefix = node.step, node.scope.prefix
+        names = []
+        if step.concurrency is not None and not is_map:
+            names.append(f"{prefix}concurrency: {step.concurrency}")
+        if step.mode == "sequential" and node.parent is None:
+            names.append(f"{prefix}mode: sequential")
+        if step.max_parallel is not None and node.parent is not None:
+            name = f"max_parallel of {node.parent.key}"
+            self._budget.named[name] = step.max_parallel
+            names.append(name)
+        return tuple(names)
+
+    def _with_names(self, claim: Claim, names: tuple[str, ...]) -> Claim:
+        if not names:
+            return claim
+        named = self._named.get((claim, names))
+        if named is None:
+            named = self._named[claim, names] = replace(claim, names=names)
+        return named
