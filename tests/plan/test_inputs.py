@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -68,9 +69,19 @@ def test_nothing_is_shared_with_the_caller_or_the_plan() -> None:
     assert check_inputs(PLAN, {"name": "x"})["tags"] == ["a"]
 
 
-@pytest.mark.parametrize(
-    "schema", [{"$ref": "#/$defs/gone"}, {"$ref": "http://127.0.0.1:9/x"}, {"$ref": "#"}, {"allOf": [{"$ref": "#"}]}]
-)
-def test_a_schema_that_leads_nowhere_is_an_error_and_fetches_nothing(schema: dict[str, Any]) -> None:
+def test_a_schema_elsewhere_is_never_fetched() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        schema = {"$ref": f"http://127.0.0.1:{server.getsockname()[1]}/x"}
+
+        with pytest.raises(InputsError, match="the schema refers to"):
+            check_inputs(Plan(inputs={"x": schema}), {"x": 1})
+
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#/$defs/gone"}, {"$ref": "#"}, {"allOf": [{"$ref": "#"}]}])
+def test_a_schema_that_leads_nowhere_is_an_error(schema: dict[str, Any]) -> None:
     with pytest.raises(InputsError, match="the schema refers to"):
         check_inputs(Plan(inputs={"x": schema}), {"x": 1})

@@ -18,18 +18,22 @@ from planloom.errors import (
     PlanError,
     PlanSyntaxError,
     UnknownStepError,
+    plan_error,
 )
+from planloom.plan.check import check_plan
 from planloom.plan.graph import compile_plan
-from planloom.plan.load import check_loaded, load_plan, parse_plan
+from planloom.plan.load import load_plan, parse_plan
 from planloom.plan.model import Plan, Step
 from planloom.plan.policy import Effects, RetryPolicy
 
 EXAMPLE = (Path(__file__).parent / "receipts.yaml").read_text()
 
 
-def only(error: pytest.ExceptionInfo[PlanError]) -> PlanError:
-    (problem,) = error.value.problems
-    return problem
+def check_loaded(plan: Plan) -> Plan:
+    problems = check_plan(plan)
+    if problems:
+        raise plan_error(problems)
+    return plan
 
 
 # --- sources ----------------------------------------------------------------------------------
@@ -132,6 +136,10 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> Non
     path.write_bytes(b"\xef\xbb\xbfplanloom: 1\r\nsteps:\r\n  - {id: a, tool: t}\r\n")
 
     assert load_plan(path).steps == (Step(id="a", tool="t"),)
+
+
+def test_a_byte_order_mark_may_stand_before_a_text_too() -> None:
+    assert parse_plan("\ufeffplanloom: 1\n") == Plan()
 
 
 def test_a_json_file_must_be_json(tmp_path: Path) -> None:
@@ -293,6 +301,25 @@ def test_a1_a_plan_built_in_python_is_held_to_the_same_rules() -> None:
         check_loaded(plan)
 
     assert {type(problem) for problem in caught.value.problems} == {CycleError, FieldError}
+
+
+def test_a1_a_problem_inside_a_sub_plan_built_in_python_has_its_path() -> None:
+    plan = Plan(steps=(Step(id="s", plan=Plan(steps=(Step(id="x", tool="t", needs=("zzz",)),))),))
+
+    with pytest.raises(UnknownStepError) as caught:
+        check_loaded(plan)
+
+    assert (caught.value.step, caught.value.path) == ("s/x", ("steps", 0, "plan", "steps", 0, "needs", 0))
+
+
+def test_sub_plans_built_in_python_nest_eight_deep_and_no_deeper() -> None:
+    plan = Plan(steps=(Step(id="x", tool="t"),))
+    for _ in range(8):
+        plan = Plan(steps=(Step(id="s", plan=plan),))
+
+    assert check_loaded(plan) is plan
+    with pytest.raises(FieldError, match="8 deep"):
+        check_loaded(Plan(steps=(Step(id="s", plan=plan),)))
 
 
 @pytest.mark.parametrize(

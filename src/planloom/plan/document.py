@@ -1,7 +1,7 @@
 """The text of a plan as a checked JSON value, and where in the text each part of it stands.
 
 Rule 1: a text is untrusted. Its bytes, depth and number of values are capped before anything is made of it.
-Rule 2: a document holds JSON values only, and never the same container twice.
+Rule 2: a document holds JSON values only. What an alias stands for may be in it twice; nobody changes it.
 Rule 3: positions cost a second reading, so they are worked out only once something is wrong.
 """
 

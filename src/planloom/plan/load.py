@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from planloom.errors import FieldError, PlanError, PlanSyntaxError, plan_error
-from planloom.plan.check import MAX_NESTING, check_plan, structure_problems, too_nested, within
+from planloom.plan.check import MAX_NESTING, structure_problems, too_nested, within
 from planloom.plan.document import (
     MAX_BYTES,
     MAX_NODES,
@@ -69,18 +69,6 @@ def parse_plan(text: str) -> Plan:
         PlanError: Everything that is wrong with the plan; several problems at once are in `.problems`.
     """
     return _Loading(None).plan(read_document(checked_text(text)))
-
-
-def check_loaded(plan: Plan) -> Plan:
-    """Return the plan if it is sound; for plans built in Python.
-
-    Raises:
-        PlanError: Everything that is wrong with it.
-    """
-    problems = check_plan(plan)
-    if problems:
-        raise plan_error(problems)
-    return plan
 
 
 def read_document(text: str, *, suffix: str = "") -> Document:

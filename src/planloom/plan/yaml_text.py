@@ -17,7 +17,6 @@ import yaml
 
 from planloom.errors import PlanSyntaxError
 from planloom.plan.document import MAX_DEPTH, MAX_NODES, MAX_NUMBER, Path, Place, Positions, place_at, refuse
-from planloom.plan.expression import fresh
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser where PyYAML was built with it
 _TAG = "tag:yaml.org,2002:"
@@ -185,7 +184,7 @@ class _Builder:
             return
         if self.open:
             self.open[-1].height = max(self.open[-1].height, anchored.height + 1)
-        self.add(fresh(anchored.value), event)
+        self.add(anchored.value, event)  # shared until `fields.py` reads it, through JSON, into a plan
 
     # --- building ---
 
