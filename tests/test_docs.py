@@ -19,14 +19,16 @@ import click
 import pytest
 
 from planloom import errors
+from planloom.cli.exits import Exit
 from planloom.cli.main import main
 from planloom.core import events
+from planloom.runtime.settings import Settings
 from scripts import reference
 from scripts.reference.__main__ import FOLDER, stale
 
 ROOT = Path(reference.__file__).resolve().parent.parent.parent
 RUNNING = sorted([ROOT / "README.md", *(ROOT / "docs/guides").glob("*.md")])
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "examples/README.md", *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"^# (?P<name>[\w./-]+\.(?:py|yaml|toml|json|txt|csv))\n")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)#\s]+)(?:#[^)]*)?\)")
@@ -116,6 +118,18 @@ def test_every_command_is_on_its_page_and_has_help() -> None:
     assert [
         command.name for command in commands if command and f"## planloom {command.name}\n" not in drawn("cli.md")
     ] == []
+
+
+def test_every_exit_code_is_on_the_page_of_commands() -> None:
+    codes = [code for code in Exit if code not in (Exit.BUG, Exit.BROKEN_PIPE)]
+
+    assert [code for code in codes if not re.search(rf"^ +{int(code)} +\w", drawn("cli.md"), re.MULTILINE)] == []
+
+
+def test_every_setting_is_on_its_page_with_its_meaning() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([^|]*) \|$", drawn("settings.md"), re.MULTILINE))
+
+    assert [name for name in Settings.model_fields if not rows.get(name)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

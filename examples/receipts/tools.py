@@ -106,7 +106,6 @@ def extract(text: str) -> dict[str, Any]:
         "lines": [],
         "tax_minor": 0,
         "charges_minor": 0,
-        "subtotal_minor": None,
         "total_minor": None,
     }
     waiting = ""
