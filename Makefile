@@ -48,7 +48,7 @@ docs: $(STAMP)  ## redraw docs/reference from the code
 	$(BIN)/python -m scripts.reference
 
 bench: $(STAMP)  ## measure the engine beside plain asyncio and plain SQLite
-	$(BIN)/python -m benchmarks
+	set -e; for each in benchmarks/[!_]*.py; do echo "== $$each"; $(BIN)/python $$each; done
 
 demo: $(STAMP)  ## run the receipts example over all its receipts
 	$(BIN)/python examples/receipts/run_all.py
