@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cli.conftest import Folder
-from planloom.cli.doctor import fsync_s
+from planloom.cli.doctor import disk_finding, fsync_s
 
 
 def findings(folder: Folder, *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:
@@ -51,6 +51,14 @@ def test_it_says_how_many_runs_the_journal_has(folder: Folder) -> None:
     _, found = findings(folder, "--tools", "tools.py")
 
     assert found["journal"]["words"].endswith(".planloom/runs.db with 1 run")
+
+
+def test_a_slow_disk_is_a_hint_and_says_where_to_go() -> None:
+    slow, fast = disk_finding(Path("/net"), 0.2), disk_finding(Path("/ssd"), 0.001)
+
+    assert (slow.verdict, slow.words) == ("hint", "fsync takes 200 ms in /net")
+    assert "local disk" in slow.remedy
+    assert (fast.verdict, fast.remedy) == ("ok", "")
 
 
 def test_measuring_the_disk_leaves_nothing_behind(tmp_path: Path) -> None:

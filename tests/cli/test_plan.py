@@ -54,11 +54,15 @@ def test_problems_as_json_are_a_list_with_places(folder: Folder) -> None:
     ]
 
 
-def test_a_plan_cannot_steer_the_terminal_through_an_error(folder: Folder) -> None:
-    ended = folder.call("check", folder.plan("p.json", {"id": "a\u001b[31m", "tool": "t.\u202eno"}))
+def test_no_error_can_steer_the_terminal(folder: Folder) -> None:
+    plan = folder.plan("p.json", {"id": "a\u001b[31m", "tool": "t.\u202eno"})
+    folder.write("loud.py", "raise RuntimeError('\\x1b[31mred\\u202e')\n")
 
-    assert ended.code == 2
-    assert [char for char in ended.err if not char.isprintable() and char != "\n"] == []
+    refused = folder.call("check", plan)
+    broken = folder.call("check", plan, "--tools", "loud.py")
+
+    assert (refused.code, broken.code) == (2, 7)
+    assert [char for char in refused.err + broken.err if not char.isprintable() and char != "\n"] == []
 
 
 @pytest.mark.parametrize(

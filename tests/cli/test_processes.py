@@ -237,11 +237,12 @@ def test_a_terminal_without_utf_8_gets_ascii_and_no_error(folder: Folder) -> Non
         return subprocess.run([*PROGRAM, *arguments], cwd=folder.path, env=ascii_only, capture_output=True, check=True)
 
     ran = call("run", plan, "--run-id", "r1", "--input", "text=schön ✓", "--json")
+    shown = call("show", "r1")
     drawn = call("graph", "--run", "r1")
     picture = call("graph", "--run", "r1", "--format", "svg")
 
     assert json.loads(ran.stdout)["result"] == "schön ✓"
-    assert all(output.isascii() for output in (ran.stdout, ran.stderr, drawn.stdout, picture.stdout))
+    assert all(output.isascii() for output in (ran.stdout, ran.stderr, shown.stdout, drawn.stdout, picture.stdout))
     assert b"  + gr\\xfcn (tool t.echo) completed" in drawn.stdout
     assert b"gr&#252;n" in picture.stdout
 

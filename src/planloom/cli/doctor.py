@@ -164,10 +164,15 @@ def _journal(place: Workplace) -> Iterator[Finding]:
             "free some space, or name another file with --journal",
         )
         return
+    yield disk_finding(folder, seconds)
+
+
+def disk_finding(folder: Path, seconds: float) -> Finding:
+    """Return what to say of a folder where a page takes this long to be durable."""
     words = f"fsync takes {duration_text(seconds)} in {folder}"
     slow = seconds > SLOW_FSYNC_S
     remedy = "every durable step waits for that: keep the journal on a local disk, with --journal" if slow else ""
-    yield Finding("journal disk", Verdict.HINT if slow else Verdict.OK, words, remedy)
+    return Finding("journal disk", Verdict.HINT if slow else Verdict.OK, words, remedy)
 
 
 def _opened(place: Workplace, path: Path) -> Finding:
