@@ -90,11 +90,10 @@ def test_a_summary_says_how_it_ended_what_it_took_and_what_failed() -> None:
         usage=Usage(1_000, 234, 2),
         started_at=NOON,
         active_s=2.0,
-        speedup=1.5,
     )
 
     assert summary_lines(result) == [
-        "failed: 1 of 3 steps completed, 2.00 s, cost $0.50, 1,234 tokens, 1.50x as fast as one by one",
+        "failed: 1 of 3 steps completed, 2.00 s, cost $0.50, 1,234 tokens",
         "error: step b: KeyError: 'x'",
         "c: timed out: 30 s passed",
     ]

@@ -142,7 +142,6 @@ def summary_lines(result: RunResult) -> list[str]:
         duration_text(result.active_s) if result.active_s else "",
         f"cost {money_text(result.cost_usd)}" if result.cost_usd else "",
         counted(result.usage.total_tokens, "token") if result.usage.total_tokens else "",
-        f"{result.speedup:.2f}x as fast as one by one" if result.speedup >= 1.05 else "",
     ]
     lines = [f"{run_word(result.status.value)}: {', '.join(fact for fact in facts if fact)}"]
     if result.error:
