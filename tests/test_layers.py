@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Where an exception of any class may be caught for good, and why there.
 CATCHING = {
     "executors/attempt.py": "a step's bug fails that step and not the engine",
+    "executors/classify.py": "reading an exception that a tool made must not break what classifies it",
     "executors/threads.py": "carried out of the thread to attempt.py, which classifies it",
     "runtime/driver.py": "a bug in the heart ends that run and does not leave it hanging",
     "cli/main.py": "the last stop: a person gets a sentence, with --debug the traceback",
