@@ -229,3 +229,24 @@ def test_a17_a_cancelled_caller_of_a_durable_run_gets_it_on_record(tmp_path: Any
             return (await engine.result_of("r")).status
 
     assert asyncio.run(main()) is RunStatus.CANCELLED
+
+
+@pytest.mark.parametrize("wait", [{"wait": 0.01}, {"tool": "flaky", "retry": {"initial_delay": 0.01, "jitter": False}}])
+def test_max_parallel_of_a_map_of_sub_plans_that_wait(wait: dict[str, Any]) -> None:
+    """Nothing runs while the one item under way waits; its place comes free all the same."""
+    begun: list[int] = []
+    tools = [fake_tool("t", lambda n: begun.append(n)), fake_tool("flaky", [ConnectionError(), 1])]
+    inner = {
+        "planloom": 1,
+        "steps": [
+            {"id": "x", "tool": "t", "with": {"n": "${{ inputs.n }}"}},
+            {"id": "w", "needs": ["x"], **wait},
+            {"id": "y", "tool": "t", "needs": ["w"], "with": {"n": "${{ inputs.n }}"}},
+        ],
+    }
+    each = {"id": "each", "plan": inner, "for_each": [1, 2, 3], "max_parallel": 1, "with": {"n": "${{ item }}"}}
+
+    result = run_plan({"planloom": 1, "steps": [each]}, tools=tools)
+
+    assert result["status"] == "success"
+    assert begun == [1, 1, 2, 2, 3, 3]

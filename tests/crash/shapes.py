@@ -286,6 +286,8 @@ async def driven(run: Run, clock: ManualClock, world: World, *, until: asyncio.E
 async def answer(run: Run, result: RunResult, world: World) -> None:
     """Do what a person would: approve, and look whether what nobody knows about has happened."""
     for step in result.blocked:
+        if step.id not in {blocked.id for blocked in run.state_now().blocked}:
+            continue  # somebody cancelled the run meanwhile
         if step.waiting == "approval":
             await run.approve(step.id, by="a person")
             continue
