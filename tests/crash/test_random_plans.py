@@ -1,0 +1,122 @@
+"""Random plans, cut at random writes: the restart comes to what the undisturbed run came to.
+
+PLANLOOM_SEED chooses the plans, PLANLOOM_KILLS how many; a failure names the seed of its plan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+from typing import Any
+
+import pytest
+
+from planloom import Engine, MemoryJournal
+from planloom.testing.clock import ManualClock
+from planloom.testing.crash import CrashingJournal, Spoil
+from tests.crash.shapes import World, driven
+from tests.crash.test_power_cuts import DOWN_S, look, told
+
+SEED = int(os.environ.get("PLANLOOM_SEED", "1"))
+PLANS = int(os.environ.get("PLANLOOM_KILLS", "20")) * 4
+JOINS = ("all_success", "none_failed_min_one_success", "all_done", "none_failed", "always")
+
+
+def random_plan(chance: random.Random, *, depth: int = 0) -> dict[str, Any]:
+    """Return a plan whose result does not depend on which of two steps is faster."""
+    steps: list[dict[str, Any]] = []
+    for n in range(chance.randint(1, 7 if depth == 0 else 3)):
+        above = [step["id"] for step in steps]
+        step = one_step(chance, f"s{n}", depth)
+        wanted = chance.sample(above, min(len(above), chance.randint(0, 3)))
+        step["needs"] = [
+            {"step": name, "when": chance.choice(("true", "false"))} if chance.random() < 0.15 else name
+            for name in wanted
+        ]
+        if chance.random() < 0.3:
+            step["join"] = chance.choice(JOINS)
+        if chance.random() < 0.15:
+            step["when"] = chance.choice(("true", "false", "inputs.nothing"))
+        if chance.random() < 0.3:
+            step["on_error"] = chance.choice(("skip", "continue", "fail"))
+        steps.append(step)
+    return {"planloom": 1, "name": "random", "fail_fast": False, "steps": steps}
+
+
+def one_step(chance: random.Random, name: str, depth: int) -> dict[str, Any]:
+    kind = chance.random()
+    if kind < 0.08:
+        return {"id": name, "wait": chance.choice((0, 5, 7_200))}
+    if kind < 0.16:
+        return {"id": name, "approve": "Go on?"}
+    if kind < 0.26 and depth < 2:
+        step: dict[str, Any] = {"id": name, "plan": random_plan(chance, depth=depth + 1)}
+    else:
+        tool = chance.choice(("pure", "put", "pay", "pay", "picky", "flaky", "not_yet"))
+        step = {"id": name, "tool": tool, "with": {"n": chance.randint(1, 3)}}
+        if tool in ("flaky", "not_yet") or chance.random() < 0.2:
+            step["retry"] = {"max_attempts": 9, "initial_delay": chance.choice((0, 3, 5_000))}
+    if chance.random() < 0.25:
+        step["for_each"] = list(range(chance.randint(0, 4)))
+        step["on_item_error"] = "collect"
+        if chance.random() < 0.5:
+            step["max_parallel"] = chance.randint(1, 2)
+    return step
+
+
+async def undisturbed(plan: dict[str, Any], lag: int) -> tuple[dict[str, Any], int]:
+    clock, world = ManualClock(), World()
+    journal = CrashingJournal(MemoryJournal(), lag=lag)
+    async with Engine(journal, tools=world.tools(), clock=clock) as engine:
+        result = await driven(await engine.start(plan, run_id="r"), clock, world)
+    assert result is not None
+    return told(result), journal.writes
+
+
+async def cut(
+    where: str, plan: dict[str, Any], expected: dict[str, Any], cuts: list[tuple[int, Spoil]], lag: int
+) -> int:
+    """Cut the power as often as the list says, and return how often it was cut."""
+    clock, world, disk = ManualClock(), World(), MemoryJournal()
+    world.disk = disk
+    times = 0
+    while True:
+        at, how = cuts.pop(0) if cuts else (None, Spoil.AFTER)
+        journal = CrashingJournal(disk, at=at, how=how, lag=lag)
+        known = bool(await disk.runs())
+        before, called = (await disk.read("r") if known else []), len(world.log)
+        async with Engine(journal, tools=world.tools(), clock=clock) as engine:
+            run = await (engine.resume("r") if known else engine.start(plan, run_id="r"))
+            result = await driven(run, clock, world, until=journal.stopped)
+        if result is not None:
+            break
+        times += 1
+        clock.advance(DOWN_S)
+    assert told(result) == expected, f"{where}: {plan}"
+    look(where, before, world, called, await disk.read("r"))
+    return times
+
+
+@pytest.mark.crash
+def test_random_plans_survive_random_power_cuts() -> None:
+    async def main() -> int:
+        times = 0
+        for number in range(PLANS):
+            seed = SEED * 100_000 + number
+            chance = random.Random(seed)
+            plan, lag = random_plan(chance), chance.choice((0, 1, 5))
+            expected, writes = await undisturbed(plan, lag)
+            for _ in range(6):
+                cuts = [
+                    (chance.randint(1, max(1, writes // (1 + n))), chance.choice((Spoil.BEFORE, Spoil.AFTER)))
+                    for n in range(chance.randint(1, 3))
+                ]
+                times += await cut(f"seed {seed}, lag {lag}, cuts {cuts}", plan, expected, cuts, lag)
+        return times
+
+    times = asyncio.run(main())
+
+    sys.stdout.write(f"{PLANS} random plans, {times} power cuts\n")
+    assert times > PLANS
