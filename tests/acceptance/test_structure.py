@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -229,7 +230,7 @@ def test_a7_sequential_steps_never_overlap_and_others_do() -> None:
     result = run_plan({"planloom": 1, "steps": steps}, tools=[sleeping(log)])
 
     spans = sorted((when(log, name, "start"), when(log, name, "end")) for name in ("a", "b", "c"))
-    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
     assert when(log, "d", "start") < spans[0][1]
     assert result["latency_ms"] >= 299
 

@@ -377,8 +377,8 @@ def test_letting_go_of_one_run_while_people_are_being_heard_does_not_deafen_the_
         plan = {"planloom": 1, "steps": [{"id": "ok", "approve": "?"}]}
         async with Engine(journal, tools=[]) as engine:
             runs = {name: await engine.start(plan, run_id=name) for name in ("a", "b", "c")}
-            for name in runs:
-                await runs[name].result()
+            for run in runs.values():
+                await run.result()
             for name in ("a", "b"):
                 await journal.post(name, ApprovalAnswered("ok", True, "me", 0.0))
             await asyncio.wait_for(journal.asked.wait(), 5)
