@@ -9,14 +9,19 @@ import asyncio
 import os
 import random
 import sys
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from planloom import Engine, MemoryJournal
+from planloom.core.result import ENDED, RunResult
+from planloom.observe.looks import every_step
 from planloom.testing.clock import ManualClock
 from planloom.testing.crash import CrashingJournal, Spoil
 from tests.crash.shapes import World, driven
+from tests.crash.test_cancel_anywhere import CancelsAt
+from tests.crash.test_cancel_anywhere import look as look_at_the_stop
 from tests.crash.test_power_cuts import DOWN_S, look, told
 
 SEED = int(os.environ.get("PLANLOOM_SEED", "1"))
@@ -120,3 +125,67 @@ def test_random_plans_survive_random_power_cuts() -> None:
 
     sys.stdout.write(f"{PLANS} random plans, {times} power cuts\n")
     assert times > PLANS
+
+
+def with_limits(chance: random.Random, plan: dict[str, Any]) -> dict[str, Any]:
+    plan["fail_fast"] = chance.random() < 0.7
+    if chance.random() < 0.4:
+        plan["limits"] = {
+            "max_tool_calls": chance.randint(0, 12),
+            "max_concurrent": chance.choice((None, 1, 2)),
+            "timeout_seconds": chance.choice((None, 3, 4_000, 90_000)),
+        }
+    return plan
+
+
+async def lived(seed: int) -> RunResult:
+    """Live through up to three power cuts and perhaps a cancel, and look at what every run must keep to."""
+    where, chance = f"seed {seed}", random.Random(seed)
+    plan, lag = with_limits(chance, random_plan(chance)), chance.choice((0, 1, 5))
+    clock, world, disk = ManualClock(), World(), MemoryJournal()
+    world.disk = disk
+    cancel_at = chance.choice((None, None, chance.randint(1, 20)))
+    result, lives = None, 0
+    while result is None:
+        lives += 1
+        at = chance.randint(1, 12) if lives < 4 and chance.random() < 0.7 else None
+        journal = CancelsAt(disk, at=at, how=chance.choice((Spoil.BEFORE, Spoil.AFTER)), lag=lag)
+        known = bool(await disk.runs())
+        before, called = (await disk.read("r") if known else []), len(world.log)
+        async with Engine(journal, tools=world.tools(), clock=clock) as engine:
+            run = await (engine.resume("r") if known else engine.start(plan, run_id="r"))
+            driving = asyncio.create_task(driven(run, clock, world, until=journal.stopped))
+            if cancel_at is not None:
+                waiter = asyncio.create_task(journal.wait_for_write(cancel_at))
+                await asyncio.wait({waiter, driving}, return_when=asyncio.FIRST_COMPLETED)
+                waiter.cancel()
+                await run.cancel(by="a person")
+            result = await driving
+        clock.advance(chance.choice((0, 1, DOWN_S)))
+    record = await disk.read("r")
+    look(where, before, world, called, record)
+    if "always" not in str(plan):
+        look_at_the_stop(where, record)
+    for step in every_step(result.steps):
+        assert step.status in ENDED, f"{where}: {step.id} is {step.status}"
+    most = plan.get("limits", {}).get("max_tool_calls")
+    assert most is None or result.tool_calls <= most, where
+    assert result.latency_ms >= 0, where
+    return result
+
+
+@pytest.mark.crash
+def test_random_lives_keep_every_law() -> None:
+    async def main() -> Counter[str]:
+        results = [await lived(SEED * 100_000 + number) for number in range(PLANS * 5)]
+        return Counter(result.status.value for result in results)
+
+    ended = asyncio.run(main())
+
+    sys.stdout.write(f"{PLANS * 5} random lives: {dict(ended)}\n")
+    assert len(ended) >= 4
+
+
+@pytest.mark.parametrize("seed", [1_097, 100_003])
+def test_lives_that_once_broke_a_law_keep_them_all(seed: int) -> None:
+    assert asyncio.run(lived(seed)).ended_at is not None
