@@ -25,6 +25,10 @@ class Clock(Protocol):
         """Return seconds since the epoch; never goes back within a process."""
         ...
 
+    def not_before(self, at: float) -> None:
+        """From here on tell `at` or later: a record says that it was that late already."""
+        ...
+
     def call_at(self, when: float, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` on the event loop at `when`; return a function that cancels it."""
         ...
@@ -162,15 +166,44 @@ class AttemptContext(Protocol):
 
     @property
     def stopping(self) -> bool:
-        """Return True once the attempt is asked to stop; then a cancellation is its answer, not the engine's end."""
-        ...
-
-    def abandon(self) -> None:
-        """Say that a thread is left running that cannot be stopped."""
+        """Return True once the attempt is asked to stop."""
         ...
 
     @property
-    def abandoned(self) -> bool: ...
+    def closing(self) -> bool:
+        """Return True when the engine itself goes: then a cancellation is not an answer."""
+        ...
+
+    @property
+    def abandoned(self) -> bool:
+        """Return True when something is left running that cannot be stopped."""
+        ...
+
+    @property
+    def reported_usd(self) -> float | None:
+        """Return what the attempt said it cost so far, or None if it said nothing."""
+        ...
+
+    def abandon(self) -> None:
+        """Say that something is left running that cannot be stopped."""
+        ...
+
+    def report_usd(self, usd: float) -> None:
+        """Add to what the attempt cost; it counts whatever the attempt comes to."""
+        ...
+
+    @property
+    def waited_s(self) -> float:
+        """Return the seconds of the attempt that were spent waiting for a place, e.g. a thread."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Say that so many seconds more were spent waiting for a place."""
+        ...
+
+    def give_up_after(self, seconds: float, text: str) -> None:
+        """Answer with a timeout some time after so many seconds, should the attempt not have answered by then."""
+        ...
 
 
 class AttemptExecutor(Protocol):

@@ -30,7 +30,7 @@ async def execute_plan(
     worker: None = None,
     context: Mapping[str, Any] | None = None,
     limits: ResourceLimits | None = None,
-    track_cost: bool = True,  # noqa: FBT001, FBT002 - the founding signature
+    track_cost: bool = True,
     *,
     tools: Any = None,
     on_error: Literal["raise", "return"] = "raise",

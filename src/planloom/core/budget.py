@@ -83,9 +83,9 @@ class Budget:
             return True
         return not self.in_the_way(claim)
 
-    def in_the_way(self, claim: Claim) -> tuple[str, ...]:
-        """Return the names of the limits that this claim would break now."""
-        found = [name for name in claim.names if self._names.get(name, 0) >= self.named.get(name, 1)]
+    def in_the_way(self, claim: Claim, *, names: bool = True) -> tuple[str, ...]:
+        """Return the limits that this claim would break now; without `names`, only those of `ResourceLimits`."""
+        found = [name for name in claim.names if names and self._names.get(name, 0) >= self.named.get(name, 1)]
         limits = self.limits
         if limits is None:
             return tuple(found)

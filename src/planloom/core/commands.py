@@ -59,10 +59,15 @@ class StopStep:
 
 
 @frozen
+class GoOn:
+    """There is more to decide: hand in `WentOn` after others have had their turn."""
+
+
+@frozen
 class EndRun:
     """Nothing is left to do."""
 
     status: RunStatus
 
 
-Command = RunStep | SetTimer | StopStep | EndRun
+Command = RunStep | SetTimer | StopStep | GoOn | EndRun

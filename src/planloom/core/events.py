@@ -128,6 +128,13 @@ class StepResolved:
 
 
 @frozen
+class WentOn:
+    """The driver let others have their turn; the run goes on with what it had yet to decide."""
+
+    at: float
+
+
+@frozen
 class CancelRequested:
     by: str
     at: float
@@ -267,6 +274,7 @@ Fact = (
     | ApprovalAnswered
     | StepResolved
     | CancelRequested
+    | WentOn
 )
 Decision = (
     StepDispatched

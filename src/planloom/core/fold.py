@@ -35,6 +35,7 @@ from planloom.core.events import (
     SubPlanStarted,
     TimerFired,
     WaitStarted,
+    WentOn,
 )
 from planloom.core.ready import ReadySteps
 from planloom.core.result import FOR_A_PERSON, RunStatus, SkipReason, StepStatus, Usage
@@ -44,8 +45,9 @@ from planloom.plan.expression import truthy
 from planloom.plan.graph import PlanGraph, compile_plan
 from planloom.plan.policy import Effects, FailureKind, JoinRule, OnError
 
-
 TIME_OVER = "its time was over"
+_AS_BEFORE = (SkipReason.CONDITION_FALSE, SkipReason.UPSTREAM_SKIPPED)
+"""Reasons that a run which reuses results comes to again by itself."""
 
 
 class RunState:
@@ -122,7 +124,7 @@ class RunState:
     def _run_resumed(self, event: RunResumed) -> None:
         self.epoch = event.epoch
         limits = self.started.limits if self.started else None
-        if limits is not None and limits.timeout_seconds is not None:
+        if limits is not None and limits.timeout_seconds is not None and self._time_runs():
             self.timers[""] = event.at + max(0.0, limits.timeout_seconds - self.active_s)
         down_s = event.at - self.paused_at
         for node in self.nodes.values():
@@ -141,10 +143,18 @@ class RunState:
     def _cancel_requested(self, event: CancelRequested) -> None:
         pass  # the decision that follows it, RunStopping, changes the state
 
+    def _went_on(self, event: WentOn) -> None:
+        pass  # a turn of the heart begins; nothing has changed
+
     def _run_stopping(self, event: RunStopping) -> None:
         self.stopping = event
-        self.timers.pop("", None)
+        if not self._time_runs():
+            self.timers.pop("", None)
         self._stop_scope(self.root, keep_always=event.status is RunStatus.FAILED)
+
+    def _time_runs(self) -> bool:
+        """Return whether the run's time limit still binds: it does while a failed run cleans up."""
+        return self.stopping is None or self.stopping.status is RunStatus.FAILED
 
     def _run_finished(self, event: RunFinished) -> None:
         self.finished = event
@@ -153,10 +163,9 @@ class RunState:
         self.timers.clear()
 
     def end_segment(self) -> None:
-        """Close the books on the time an engine that is gone was active; called once a replay has ended."""
+        """Close the books on the time an engine that is gone was active; called before each `RunResumed`."""
         self.paused_at = self.last_at
-        if self.finished is None:
-            self.active_s += self.last_at - self.segment_at
+        self.active_s += self.last_at - self.segment_at
 
     # --- steps ---
 
@@ -399,7 +408,7 @@ class RunState:
             if claim is not None and not claim.slot and claim.names and one.started_at is not None:
                 self.budget.let_go(claim)
             ran = one.parent is None and one.children is None and one.inner is None and one.attempt
-            if ran or one.status is not StepStatus.COMPLETED:
+            if ran or not (one.status is StepStatus.COMPLETED or one.reason in _AS_BEFORE):
                 one.clean = False
             if one.parent is not None:
                 one.parent.left -= 1
@@ -479,7 +488,7 @@ class RunState:
 
     def _halt(self, node: Node) -> None:
         """Ask what is under way to stop; end what waits, unless it waits for a step that has yet to stop."""
-        if node.ended:
+        if node.ended or (node.parent is None and _cleans_up(node) and not node.stopping):
             return
         if node.key in self.running:
             self.to_stop.append(node.key)
@@ -492,7 +501,7 @@ class RunState:
             node.error_kind = node.error_kind or FailureKind.CANCELLED
             node.move(StepStatus.CANCELLED)
             self._ended(node)
-        elif node.parent is not None or (node.met == len(node.entry.upstream) and not _cleans_up(node)):
+        elif node.parent is not None or node.met == len(node.entry.upstream):
             self._skip(node, SkipReason.NOT_STARTED, "")
 
 
@@ -524,6 +533,7 @@ APPLY: dict[type[Any], Callable[[RunState, Any], None]] = {
     AttemptFailed: RunState._attempt_failed,
     RetryScheduled: RunState._retry_scheduled,
     WaitStarted: RunState._wait_started,
+    WentOn: RunState._went_on,
     ApprovalRequested: RunState._approval_requested,
     ApprovalAnswered: RunState._approval_answered,
     OutcomeUnknown: RunState._outcome_unknown,

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, assert_never
 
-from planloom.core.commands import Command, EndRun, RunStep, SetTimer, StopStep
+from planloom.core.budget import NO_CLAIM
+from planloom.core.commands import Command, EndRun, GoOn, RunStep, SetTimer, StopStep
 from planloom.core.events import (
     ApprovalAnswered,
     ApprovalRequested,
@@ -38,6 +39,7 @@ from planloom.core.events import (
     SubPlanStarted,
     TimerFired,
     WaitStarted,
+    WentOn,
 )
 from planloom.core.fold import APPLY, TIME_OVER, RunState, failure_of
 from planloom.core.result import RunStatus, SkipReason, StepStatus
@@ -50,6 +52,8 @@ from planloom.plan.inputs import check_inputs
 from planloom.plan.policy import NO_RETRY, Effects, FailureKind, JoinRule, OnError
 from planloom.plan.refs import Template
 
+DECISIONS_A_TURN = 1_000
+"""Events after which a turn ends (about 20 ms). Events are counted, nothing else: so a replay ends its turns alike."""
 _CANNOT_RESOLVE = (MissingValueError, EvaluationError)
 
 
@@ -82,6 +86,7 @@ class RunMachine:
         self._commands: list[Command] = []
         self._now = 0.0
         self._cause = 0
+        self._undecided = False
 
     @property
     def ended(self) -> bool:
@@ -91,16 +96,17 @@ class RunMachine:
     def waits_for_person(self) -> bool:
         """Return True when nothing is under way and only a person can make the run go on."""
         state = self.state
-        if not state.blocked or state.running or state.finished is not None:
+        if not state.blocked or state.running or self._undecided or state.finished is not None:
             return False
         return all(key == "" or key in state.blocked for key in state.timers)
 
     def replay(self, events: Iterable[Event]) -> None:
         """Take in what is on record; decides nothing."""
         for event in events:
+            if isinstance(event, RunResumed):
+                self.state.end_segment()
             self.state.apply(event)
             self.state.to_stop.clear()
-        self.state.end_segment()
 
     def handle(self, fact: Fact) -> Turn:
         """Take one fact in and return what it leads to."""
@@ -113,6 +119,7 @@ class RunMachine:
         self._events, self._causes, self._commands = [], [], []
         self._now = fact.at
         self._cause = 0
+        self._undecided = False
         first = state.seq + 1
         if isinstance(fact, (AttemptSucceeded, AttemptFailed)):
             node = state.running.get(fact.step)
@@ -122,11 +129,17 @@ class RunMachine:
             self._cause = node.seq
         elif isinstance(fact, (TimerFired, ApprovalAnswered, StepResolved)) and fact.step:
             self._cause = state.nodes[fact.step].seq
+        elif isinstance(fact, RunResumed):
+            state.end_segment()
         self._record(fact)
         self._cause = first
         if not isinstance(fact, AttemptSucceeded):
             self._react(fact)
         self._decide()
+        if isinstance(fact, (RunStarted, RunResumed)) and state.finished is None:
+            self._commands = [SetTimer(key, due_at) for key, due_at in state.timers.items()] + [
+                command for command in self._commands if not isinstance(command, SetTimer)
+            ]
         return self._turn()
 
     def _turn(self) -> Turn:
@@ -161,16 +174,16 @@ class RunMachine:
             )
         if isinstance(fact, CancelRequested):
             return state.stopping is None or state.stopping.status is not RunStatus.CANCELLED
-        return True
+        return not isinstance(fact, WentOn) or self._undecided
 
     def _react(self, fact: Fact) -> None:
         # A success needs no answer of its own: what follows from it is derived in fold.py and decided below.
         match fact:
             case RunStarted():
-                self._set_timers()
+                pass
             case RunResumed():
                 self._resumed()
-            case AttemptSucceeded():
+            case AttemptSucceeded() | WentOn():
                 pass
             case AttemptFailed():
                 self._attempt_failed(self.state.nodes[fact.step], fact)
@@ -186,15 +199,11 @@ class RunMachine:
             case _:
                 assert_never(fact)
 
-    def _set_timers(self) -> None:
-        self._commands.extend(SetTimer(key, due_at) for key, due_at in self.state.timers.items())
-
     def _resumed(self) -> None:
         """Ask again for what was under way; what must not run twice waits for a person."""
         for node in self.state.nodes.values():
             if node.waiting == "lost":
                 self._record(OutcomeUnknown(node.key, node.attempt, self._now))
-        self._set_timers()
 
     def _timer_fired(self, fact: TimerFired) -> None:
         if fact.step == "":
@@ -237,7 +246,7 @@ class RunMachine:
         stop = self.state.stopping
         if fact.kind is FailureKind.TIMEOUT or (stop is not None and "timeout_seconds" in stop.limits):
             status = StepStatus.TIMED_OUT
-        elif fact.kind is FailureKind.CANCELLED:
+        elif fact.kind is FailureKind.CANCELLED and self._stopping(node):
             status = StepStatus.CANCELLED
         self._fail(node, status, fact.kind, fact.error)
 
@@ -261,17 +270,14 @@ class RunMachine:
     # --- decisions ---
 
     def _decide(self) -> None:
+        """Decide until nothing can start or end, or for DECISIONS_A_TURN: a wide plan must not hold up the others."""
         state = self.state
-        joined, closing = state.joined, state.closing
-        while True:
+        joined, closing, events = state.joined, state.closing, self._events
+        while len(events) < DECISIONS_A_TURN:
             if joined:
-                for node in joined:  # grows on the way
-                    self._join(node)
-                joined.clear()
+                self._join_all(joined)
             elif closing:
-                for node in closing:
-                    self._close(node)
-                closing.clear()
+                self._close(closing.pop(0))
             else:
                 next_up = state.ready.pop(state.budget)
                 if next_up is not None:
@@ -279,10 +285,19 @@ class RunMachine:
                 elif state.root.left == 0:
                     self._finish()
                     return
-                elif not state.running and not self._starved():
+                elif state.running or not self._starved():
                     return
-                elif state.running:
-                    return
+        self._undecided = True
+        self._commands.append(GoOn())
+
+    def _join_all(self, joined: list[Node]) -> None:
+        done = 0
+        for node in joined:  # grows on the way
+            self._join(node)
+            done += 1
+            if len(self._events) >= DECISIONS_A_TURN:
+                break
+        del joined[:done]
 
     def _join(self, node: Node) -> None:
         """Look at a step whose upstream steps have ended: run it, skip it, or fail it."""
@@ -464,20 +479,24 @@ class RunMachine:
 
     def _starved(self) -> bool:
         """Stop the run if what could start next can never fit; return whether anything was decided."""
-        starved = self.state.ready.starved()
-        if not starved:
+        limits: dict[str, None] = {}
+        because = ""
+        for node in self.state.ready.starved():
+            # A name is held by something that will give it back, so it starves nobody.
+            broken = self.state.budget.in_the_way(node.claim or NO_CLAIM, names=False)
+            because = because or (node.key if broken else "")
+            limits.update(dict.fromkeys(broken))
+        if not limits:
             return False
-        names: list[str] = []
-        for node in starved:
-            names.extend(self.state.budget.in_the_way(node.claim or self.state.claims.of(node)))
-        limits = tuple(dict.fromkeys(names))
-        self._record(RunStopping(RunStatus.LIMIT_EXCEEDED, self._now, starved[0].key, limits))
+        self._record(RunStopping(RunStatus.LIMIT_EXCEEDED, self._now, because, tuple(limits)))
         return True
 
     def _finish(self) -> None:
         state = self.state
         stop = state.stopping
         failed = next((node for node in state.root.nodes if _broke(node)), None)
+        if stop is not None and stop.status is RunStatus.FAILED:
+            failed = state.nodes[stop.because]  # others may have broken while they were being stopped
         if stop is not None:
             status = stop.status
         elif failed is not None:

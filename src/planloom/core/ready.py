@@ -49,5 +49,6 @@ class ReadySteps:
         return node.queued and node.status in _WAITING and node.waiting is None
 
     def starved(self) -> list[Node]:
-        """Return the first waiting step of each queue."""
-        return [queue[0][1] for queue in self._queues.values() if queue and self._alive(queue[0][1])]
+        """Return the first waiting step of each queue, in the order of their turns."""
+        first = [queue[0] for queue in self._queues.values() if queue and self._alive(queue[0][1])]
+        return [node for _, node in sorted(first, key=lambda entry: entry[0])]

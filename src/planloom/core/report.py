@@ -5,6 +5,8 @@ from __future__ import annotations
 from planloom.core.fold import RunState
 from planloom.core.result import RunResult, RunStatus, StepResult, Steps, StepStatus
 from planloom.core.state import Node
+from planloom.plan.expression import fresh
+from planloom.plan.policy import JoinRule
 
 
 def run_result(state: RunState, *, waiting: bool = False) -> RunResult:
@@ -32,7 +34,7 @@ def run_result(state: RunState, *, waiting: bool = False) -> RunResult:
         run_id=state.run_id,
         plan=started.plan.name,
         status=RunStatus.WAITING if waiting and finished is None else status,
-        output=finished.output if finished is not None else None,
+        output=fresh(finished.output) if finished is not None else None,
         steps=told,
         error=finished.error if finished is not None else None,
         failed_step=finished.failed_step if finished is not None else None,
@@ -51,13 +53,21 @@ def run_result(state: RunState, *, waiting: bool = False) -> RunResult:
     )
 
 
+def _may_start(node: Node) -> bool:
+    """Return True for a step that waits for nothing but its turn."""
+    if node.status is not StepStatus.PENDING or node.scope.stopping:
+        return False
+    early = node.entry.join is JoinRule.ONE_SUCCESS and node.ok > 0
+    return node.parent is not None or early or node.met == len(node.entry.upstream)
+
+
 def _step(node: Node, *, track_cost: bool) -> StepResult:
     parts: tuple[StepResult, ...] = ()
     if node.children is not None:
         parts = tuple(_step(child, track_cost=track_cost) for child in node.children)
     elif node.inner is not None:
         parts = tuple(_step(inner, track_cost=track_cost) for inner in node.inner.nodes)
-    status = StepStatus.READY if node.status is StepStatus.PENDING and node.queued else node.status
+    status = StepStatus.READY if _may_start(node) else node.status
     failed = status in (StepStatus.FAILED, StepStatus.TIMED_OUT, StepStatus.CANCELLED, StepStatus.SKIPPED)
     error = node.error if failed else None
     return StepResult(
@@ -65,7 +75,7 @@ def _step(node: Node, *, track_cost: bool) -> StepResult:
         kind=node.step.kind,
         doer=node.step.doer,
         status=status,
-        output=node.output,
+        output=fresh(node.output),
         error=error,
         error_kind=node.error_kind.value if error is not None and node.error_kind is not None else None,
         skip_reason=node.reason,

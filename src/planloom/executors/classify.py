@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from jsonschema.exceptions import ValidationError as SchemaValidationError
 from pydantic import ValidationError
 
+from planloom.core.result import Usage
 from planloom.errors import (
     ArgumentsError,
     EvaluationError,
@@ -61,24 +62,39 @@ def kind_of(error: BaseException) -> FailureKind:
 
 def http_status(error: BaseException) -> int | None:
     """Return the HTTP status an exception of any client library carries, or None."""
-    for holder in (getattr(error, "response", None), error):
+    for holder in (_attribute(error, "response"), error):
         for name in ("status_code", "status", "code"):
-            status = getattr(holder, name, None)
+            status = _attribute(holder, name)
             if isinstance(status, int) and 100 <= status < 600:
                 return status
     return None
 
 
 def retry_after_s(error: BaseException) -> float | None:
-    """Return the seconds that the server asked to wait, or None."""
-    direct = getattr(error, "retry_after", None)
-    headers: Any = getattr(getattr(error, "response", None), "headers", None) or getattr(error, "headers", None)
-    value = direct if direct is not None else headers.get("retry-after") if hasattr(headers, "get") else None
+    """Return the seconds that the server asked to wait; None if it asked nothing, or gave a date."""
+    value = _attribute(error, "retry_after_s") or _attribute(error, "retry_after")
+    if value is None:
+        headers = _attribute(_attribute(error, "response"), "headers") or _attribute(error, "headers")
+        value = headers.get("retry-after") if isinstance(headers, Mapping) else None
     try:
-        seconds = float(value) if value is not None else None
-    except (TypeError, ValueError):
-        return None  # an HTTP date: too rare to be worth a clock here; the policy's own delay applies
+        seconds = float(value) if isinstance(value, int | float | str) else None
+    except (ValueError, OverflowError):
+        return None
     return seconds if seconds is not None and 0 <= seconds < float("inf") else None
+
+
+def usage_of(error: BaseException) -> Usage | None:
+    """Return the tokens that an attempt used before it failed, where its exception says so."""
+    usage = _attribute(error, "usage")
+    return usage if isinstance(usage, Usage) else None
+
+
+def _attribute(holder: object, name: str) -> object:
+    """Return an attribute of something a tool made, or None: even looking at it may raise."""
+    try:
+        return getattr(holder, name, None)
+    except Exception:  # noqa: BLE001 - a tool's exception must not break what classifies it
+        return None
 
 
 def type_names(error: BaseException) -> tuple[str, ...]:
@@ -93,6 +109,13 @@ def text_of(error: BaseException) -> str:
     elif isinstance(error, SystemExit):
         text = f"the tool called sys.exit({error.code!r})"
     else:
-        message = str(error)
+        message = _message(error)
         text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return text if len(text) <= MAX_ERROR else f"{text[: MAX_ERROR - 1]}…"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - see _attribute
+        return ""

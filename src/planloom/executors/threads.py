@@ -14,14 +14,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context, copy_context
 from queue import Empty, SimpleQueue
-from typing import Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from planloom.ports import AttemptContext
 
 IDLE_S = 10.0
 """Seconds an idle thread stays for the next call."""
 
 
 class _Call:
-    __slots__ = ("abandoned", "begun", "context", "ended", "function", "future", "kwargs", "loop")
+    __slots__ = ("abandoned", "begun_at", "context", "ended", "function", "future", "kwargs", "loop")
 
     def __init__(
         self, function: Callable[..., Any], kwargs: dict[str, Any], loop: asyncio.AbstractEventLoop, context: Context
@@ -31,7 +35,7 @@ class _Call:
         self.loop = loop
         self.context = context
         self.future: asyncio.Future[Any] = loop.create_future()
-        self.begun = False
+        self.begun_at: float | None = None
         self.ended = False
         self.abandoned = False
 
@@ -42,8 +46,10 @@ class _Call:
         try:
             result = self.context.run(self.function, **self.kwargs)
         except BaseException as raised:  # noqa: BLE001 - carried to attempt.py, which classifies it
-            # A future takes no StopIteration.
-            error = RuntimeError(f"StopIteration: {raised}") if isinstance(raised, StopIteration) else raised
+            error = raised
+            if isinstance(raised, StopIteration | GeneratorExit):
+                # Neither gets through an await as itself.
+                error = RuntimeError(f"{type(raised).__name__}: {raised}")
         with suppress(RuntimeError):  # the loop has closed: nobody waits any more
             self.loop.call_soon_threadsafe(self._answer, result, error)
 
@@ -71,34 +77,37 @@ class ThreadPool:
         self._lock = threading.Lock()
         self._threads = 0
         self._idle = 0
+        self._waiting = 0
         self._closed = False
 
-    async def call(
-        self, function: Callable[..., Any], kwargs: dict[str, Any], *, on_abandon: Callable[[], None] | None = None
-    ) -> Any:
+    async def call(self, function: Callable[..., Any], kwargs: dict[str, Any], context: AttemptContext) -> Any:
         """Call the function in a thread and return its result, or raise what it raised.
 
         Args:
-            on_abandon: Called when the caller is cancelled and the thread, which had begun, is left running.
+            context: Is told how long the call waited for a thread, and when a thread that had begun is left running.
         """
+        asked_at = monotonic()
         call = _Call(function, kwargs, asyncio.get_running_loop(), copy_context())
         with self._lock:
             self._calls.put(call)
-            if self._idle == 0 and self._threads < self.size:
+            self._waiting += 1
+            if self._waiting > self._idle and self._threads < self.size:
                 self._threads += 1
                 threading.Thread(target=self._work, name="planloom-tool", daemon=True).start()
         try:
             return await call.future
         except asyncio.CancelledError:
-            if self._give_up(call) and on_abandon is not None:
-                on_abandon()
+            if self._give_up(call):
+                context.abandon()
             raise
+        finally:
+            context.wait((call.begun_at or monotonic()) - asked_at)
 
     def _give_up(self, call: _Call) -> bool:
         """Ignore what the call comes to; return whether a thread is still at it."""
         with self._lock:
             call.abandoned = True
-            if call.begun and not call.ended:
+            if call.begun_at is not None and not call.ended:
                 self.abandoned += 1
                 self._threads -= 1  # its thread leaves the pool when it comes back, if it ever does
                 return True
@@ -114,14 +123,16 @@ class ThreadPool:
                 call = None
             with self._lock:
                 self._idle -= 1
-                if call is None:
+                if call is not None:
+                    self._waiting -= 1
+                else:
                     if self._closed or self._calls.empty():
                         self._threads -= 1
                         return
                     continue
                 if call.abandoned:
                     continue
-                call.begun = True
+                call.begun_at = monotonic()
             call.make()
             with self._lock:
                 call.ended = True

@@ -7,7 +7,6 @@ Rule 3: what comes back is JSON or an error; a result that is neither awaited no
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from planloom.core.result import StepOutcome
 from planloom.errors import NotAllowedError, OutputError
+from planloom.executors.in_time import in_time
 from planloom.plan.values import as_json
 from planloom.tools.context import ToolContext
 from planloom.tools.json_schema import JsonSchema
@@ -47,12 +47,8 @@ class ToolExecutor:
                     step=request.key,
                     tool=tool.name,
                 )
-        if tool.context_parameter is None:
-            costs: list[float] | None = None
-            kwargs = tool.bind(request.args, _NO_CONTEXT)
-        else:
-            costs = []
-            kwargs = tool.bind(request.args, _context(request, context, costs))
+        told = _NO_CONTEXT if tool.context_parameter is None else _context(request, context)
+        kwargs = tool.bind(request.args, told)
         if tool.is_async and tool.timeout_seconds is None:
             result = await tool.function(**kwargs)
         else:
@@ -62,24 +58,19 @@ class ToolExecutor:
             _fits(output, tool.output_schema, tool.name)
         if request.step.output is not None:
             _fits(output, request.step.output, request.key)
-        return StepOutcome(output, None, sum(costs) if costs else tool.cost_per_call)
+        reported = context.reported_usd
+        return StepOutcome(output, None, reported if reported is not None else tool.cost_per_call)
 
     async def _call(self, tool: Tool, kwargs: dict[str, Any], context: AttemptContext) -> Any:
+        doing = self._begin(tool, kwargs, context)
         if tool.timeout_seconds is None:
-            return await self._begin(tool, kwargs, context)
-        scope = asyncio.timeout(tool.timeout_seconds)
-        try:
-            async with scope:
-                return await self._begin(tool, kwargs, context)
-        except TimeoutError as error:
-            if scope.expired():
-                raise TimeoutError(f"tool {tool.name!r} gave no answer within {tool.timeout_seconds:g} s") from error
-            raise
+            return await doing
+        return await in_time(doing, allowed_s=tool.timeout_seconds, who=f"tool {tool.name!r}", context=context)
 
     async def _begin(self, tool: Tool, kwargs: dict[str, Any], context: AttemptContext) -> Any:
         if tool.is_async:
             return await tool.function(**kwargs)
-        return await self.threads.call(tool.function, kwargs, on_abandon=context.abandon)
+        return await self.threads.call(tool.function, kwargs, context)
 
 
 @lru_cache(maxsize=256)
@@ -96,7 +87,7 @@ def _fits(output: Any, schema: dict[str, Any], who: str) -> None:
         )
 
 
-def _context(request: RunStep, context: AttemptContext, costs: list[float]) -> ToolContext:
+def _context(request: RunStep, context: AttemptContext) -> ToolContext:
     return ToolContext(
         run_id=request.run_id,
         step=request.key,
@@ -104,5 +95,5 @@ def _context(request: RunStep, context: AttemptContext, costs: list[float]) -> T
         idempotency_key=request.idempotency_key,
         deadline_at=request.deadline_at,
         is_cancelled=lambda: context.stopping or context.abandoned,
-        on_cost=costs.append,
+        on_cost=context.report_usd,
     )

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, assert_never
 
-from planloom.core.commands import EndRun, RunStep, SetTimer, StopStep
-from planloom.core.events import AttemptFailed, TimerFired
+from planloom.core.commands import EndRun, GoOn, RunStep, SetTimer, StopStep
+from planloom.core.events import AttemptFailed, TimerFired, WentOn
 from planloom.plan.policy import FailureKind
 
 if TYPE_CHECKING:
@@ -59,27 +59,31 @@ class Driver:
             await self._writer.flush()
 
     @property
-    def durable(self) -> int:
-        """Return the number of the last durable event."""
-        return self._durable
+    def gone(self) -> bool:
+        """Return True when this driver takes no facts any more: it was closed, or its record broke."""
+        return self._broken is not None or self._closed
+
+    @property
+    def behind(self) -> bool:
+        """Return True while the record is not yet durable up to where the run stands."""
+        return self._durable < self._written
 
     def deliver(self, fact: Fact) -> None:
         """Hand in a fact; returns once its consequences are written (not yet durable) and commands are under way."""
-        if self._broken is not None or self._closed:
+        if self.gone:
             return
         assert self._writer is not None
         self._delivering = True
         try:
             turn = self.machine.handle(fact)
-            if not turn.events:
-                return
-            self._written = self._writer.append(turn.events, turn.causes)
+            if turn.events:
+                self._written = self._writer.append(turn.events, turn.causes)
             for command in turn.commands:
                 if isinstance(command, RunStep):
                     self._submit(command)
                 else:
                     self._do(command)
-        except Exception as error:  # noqa: BLE001 - a failing record, or a bug in the heart, must end this run and not hang it
+        except Exception as error:  # noqa: BLE001 - a broken record, or a bug in the heart, ends this run and must not hang it
             self.break_off(error)
             return
         finally:
@@ -128,13 +132,15 @@ class Driver:
         else:
             self._lane.submit(command, self.deliver)
 
-    def _do(self, command: SetTimer | StopStep | EndRun) -> None:
+    def _do(self, command: SetTimer | StopStep | GoOn | EndRun) -> None:
         match command:
             case SetTimer():
                 self._cancel_timer(command.key)
                 self._timers[command.key] = self._clock.call_at(command.due_at, lambda: self._fire(command.key))
             case StopStep():
                 self._stop(command.key)
+            case GoOn():
+                asyncio.get_running_loop().call_soon(lambda: self.deliver(WentOn(self._clock.now())))
             case EndRun():
                 for key in list(self._timers):
                     self._cancel_timer(key)
@@ -177,10 +183,11 @@ class Driver:
         state = self.machine.state
         if self._broken is not None:
             return
-        if state.finished is None and not (state.blocked and self.machine.waits_for_person):
+        at_rest = state.finished is not None or (state.blocked and self.machine.waits_for_person)
+        if not at_rest or self.behind:
             if self._at_rest:
                 self._at_rest = False
                 self.settled = asyncio.get_running_loop().create_future()
-        elif self._durable >= self._written and not self.settled.done():
+        elif not self.settled.done():
             self._at_rest = True
             self.settled.set_result(None)

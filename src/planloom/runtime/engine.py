@@ -7,11 +7,13 @@ Rule 2: whoever drives a run owns it; nobody else writes to it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from planloom.core.events import RunResumed, RunStarted, ToolFacts
 from planloom.core.machine import RunMachine
 from planloom.core.report import run_result
 from planloom.core.result import RunResult, RunStatus, StepStatus
-from planloom.errors import ConfigError, RunBusyError, plan_error
+from planloom.errors import ConfigError, JournalError, JournalFormatError, RunBusyError, plan_error
 from planloom.journal.open import open_journal
 from planloom.plan.against import check_against
 from planloom.plan.check import check_plan
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from planloom.core.state import Node
     from planloom.plan.policy import ResourceLimits
     from planloom.ports import Clock, Journal, Recorded
+
+_log = logging.getLogger("planloom.engine")
 
 PlanSource = Plan | Mapping[str, Any] | Path | str
 POLL_S = 0.5
@@ -102,15 +106,18 @@ class Engine:
 
     async def close(self) -> None:
         """Let go of every run and stop what is under way; what was not recorded will be asked for again on resume."""
-        if self._poll is not None:
-            self._poll.cancel()
         drivers = list(self._drivers.values())
         self._drivers.clear()
-        await asyncio.gather(*(driver.close() for driver in drivers))
-        await self._wired.transport.close()
-        self._wired.threads.close()
-        if self._owns_journal:
-            await self._journal.close()
+        async with AsyncExitStack() as ending:  # in turn, the last first, whatever one of them raises
+            if self._owns_journal:
+                ending.push_async_callback(self._journal.close)
+            ending.callback(self._wired.threads.close)
+            ending.push_async_callback(self._wired.transport.close)
+            for driver in drivers:
+                ending.push_async_callback(driver.close)
+            if self._poll is not None:
+                self._poll.cancel()
+                await asyncio.gather(self._poll, return_exceptions=True)
 
     # --- check ---
 
@@ -195,12 +202,18 @@ class Engine:
     async def _begin(self, run_id: str, started: RunStarted) -> Run:
         machine = RunMachine(run_id)
         driver = Driver(machine, self._wired.transport.lane(), self._clock)
-        writer = await self._journal.create(run_id, driver.on_durable)
-        self._keep(run_id, driver)
-        driver.begin(writer, started)
+        async with self._kept(run_id, driver):
+            driver.begin(await self._journal.create(run_id, driver.on_durable), started)
         return Run(machine, driver, self._journal, self._clock)
 
-    def _keep(self, run_id: str, driver: Driver) -> None:
+    @asynccontextmanager
+    async def _kept(self, run_id: str, driver: Driver) -> AsyncIterator[None]:
+        """Keep the driver, unless what is done to begin its run fails: then let go of all that it took."""
+        try:
+            yield
+        except BaseException:
+            await driver.close()
+            raise
         self._drivers[run_id] = driver
         if self._poll is None:
             self._poll = asyncio.get_running_loop().create_task(self._hear_people())
@@ -226,16 +239,19 @@ class Engine:
         machine = replayed(run_id, record)
         if machine.ended:
             return Run(machine, None, self._journal, self._clock)
-        driver = Driver(machine, self._wired.transport.lane(), self._clock)
-        record, writer = await self._journal.take(run_id, driver.on_durable)
-        driver.machine = machine = replayed(run_id, record)
-        if machine.ended:  # its last driver ended it in the meantime
-            await writer.close()
-            return Run(machine, None, self._journal, self._clock)
         self._missing_tools(machine)
-        self._keep(run_id, driver)
-        now = max(self._clock.now(), machine.state.last_at)
-        driver.begin(writer, RunResumed(machine.state.epoch + 1, now))
+        driver = Driver(machine, self._wired.transport.lane(), self._clock)
+        async with self._kept(run_id, driver):
+            record, writer = await self._journal.take(run_id, driver.on_durable)
+            driver.machine = machine = replayed(run_id, record)
+            if machine.ended:  # its last driver ended it in the meantime
+                await writer.close()
+            else:
+                self._clock.not_before(machine.state.last_at)
+                driver.begin(writer, RunResumed(machine.state.epoch + 1, self._clock.now()))
+        if machine.ended:
+            await self.release(run_id)
+            return Run(machine, None, self._journal, self._clock)
         await self._take_posted(run_id, driver)
         return Run(machine, driver, self._journal, self._clock)
 
@@ -249,13 +265,18 @@ class Engine:
             )
 
     async def recover(self) -> list[Run]:
-        """Resume every unended run that nobody drives; return them."""
+        """Resume every unended run that nobody drives and that can be resumed here; return them.
+
+        One that cannot (its tools are missing, its record is damaged) is logged and left as it is.
+        """
         runs = []
         for row in await self._journal.runs(status=RunStatus.RUNNING.value, limit=1_000_000):
             try:
                 runs.append(await self.resume(row.run_id))
             except RunBusyError:
                 continue
+            except (ConfigError, JournalFormatError) as error:
+                _log.warning("run %s is not recovered: %s", row.run_id, error)
         return runs
 
     async def retry_failed(self, run_id: str, *, new_id: str | None = None) -> Run:
@@ -304,14 +325,21 @@ class Engine:
         """Hand on what people left for our runs from other processes."""
         while True:
             await asyncio.sleep(POLL_S)
-            for run_id in await self._journal.posted_runs() & self._drivers.keys():
-                await self._take_posted(run_id, self._drivers[run_id])
+            try:
+                for run_id in await self._journal.posted_runs():
+                    driver = self._drivers.get(run_id)
+                    if driver is not None:
+                        await self._take_posted(run_id, driver)
+            except JournalError as error:
+                # Heard at the next look; a disk that stays broken ends each run through its own writer.
+                _log.warning("cannot look for people's answers: %s", error)
 
     async def _take_posted(self, run_id: str, driver: Driver) -> None:
         posted = await self._journal.posted(run_id)
         for _, fact in posted:
-            driver.deliver(fact)
-        if posted:
+            # It says when it was left; it takes effect when it is heard.
+            driver.deliver(replace(fact, at=self._clock.now()))
+        if posted and not driver.gone:
             await driver.flushed()
             await self._journal.taken(run_id, posted[-1][0])
 

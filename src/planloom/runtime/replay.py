@@ -19,6 +19,7 @@ from planloom.core.events import (
     RunStarted,
     StepResolved,
     TimerFired,
+    WentOn,
 )
 from planloom.core.machine import RunMachine
 from planloom.ports import Recorded
@@ -32,6 +33,7 @@ FACTS = (
     ApprovalAnswered,
     StepResolved,
     CancelRequested,
+    WentOn,
 )
 
 
@@ -69,8 +71,6 @@ def diverges(run_id: str, record: Sequence[Recorded]) -> Divergence | None:
             continue
         if not isinstance(event, FACTS):
             return Divergence(place + 1, event, None)
-        if isinstance(event, RunResumed):
-            machine.state.end_segment()
         for decided in machine.handle(event).events:
             recorded = events[place] if place < len(events) else None
             if recorded != decided:

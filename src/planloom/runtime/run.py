@@ -10,6 +10,7 @@ from planloom.core.events import CancelRequested
 from planloom.core.report import run_result
 from planloom.core.result import RunResult, RunStatus
 from planloom.runtime.people import answer_fact, resolution_fact
+from planloom.runtime.replay import replayed
 
 if TYPE_CHECKING:
     from planloom.core.machine import RunMachine
@@ -36,8 +37,11 @@ class Run:
 
     @property
     def status(self) -> RunStatus:
-        """Return how the run stands as far as it is durable."""
-        return self.state_now().status
+        """Return how the run stands, as far as it is durable."""
+        machine = self._machine
+        if self._driver is not None and self._driver.behind:
+            return RunStatus.RUNNING
+        return RunStatus.WAITING if machine.waits_for_person else machine.state.status
 
     async def result(self) -> RunResult:
         """Wait until the run has ended or waits for a person; return how it stands then.
@@ -51,8 +55,13 @@ class Run:
         return self.state_now()
 
     def state_now(self) -> RunResult:
-        """Return how the run stands at this moment."""
+        """Return how the run stands in this process, which may be ahead of what is durable; show others `snapshot`."""
         return run_result(self._machine.state, waiting=self._machine.waits_for_person)
+
+    async def snapshot(self) -> RunResult:
+        """Return how the run stands now, as far as it is durable."""
+        machine = replayed(self.run_id, await self._journal.read(self.run_id))
+        return run_result(machine.state, waiting=machine.waits_for_person)
 
     def follow(self, *, after: int = 0) -> AsyncIterator[Recorded]:
         """Yield the run's durable events with numbers above `after` as they come, without gap or double."""

@@ -5,7 +5,7 @@ without a task switch; when one waits, the next worker, woken beforehand, goes o
 
 Rule 1: a lane's workers all began with the same context variables; a worker whose step changed them is retired.
 Rule 2: an attempt asked to stop answers within GRACE_S: by itself, or it is given up and its late result dropped.
-Rule 3: a worker gives way to the event loop every SLICE_S at the latest.
+Rule 3: the workers of a lane together give way to the event loop every SLICE_S at the latest.
 """
 
 from __future__ import annotations
@@ -29,52 +29,90 @@ if TYPE_CHECKING:
 GRACE_S = 1.0
 """Seconds a stopped attempt has to answer."""
 SLICE_S = 0.005
-"""Seconds a worker may go on without giving way."""
+"""Seconds a lane may go on without giving way."""
 MAX_IDLE = 64
 """Idle workers a lane keeps."""
 
 
 class _Underway:
-    """One attempt from submission to its fact; what the executor sees as its context."""
+    """One attempt from submission to its fact; what the executor sees as its context (`ports.AttemptContext`)."""
 
-    __slots__ = ("abandoned", "answered", "cancelled", "clock", "deliver", "request", "stopping", "task")
+    __slots__ = (
+        "abandoned",
+        "answered",
+        "cancel_timer",
+        "clock",
+        "closing",
+        "deliver",
+        "reported_usd",
+        "request",
+        "stopping",
+        "task",
+        "waited_s",
+    )
 
     def __init__(self, request: RunStep, deliver: Deliver, clock: Clock) -> None:
         self.request = request
         self.deliver = deliver
         self.clock = clock
         self.task: asyncio.Task[None] | None = None
+        self.cancel_timer: Callable[[], None] | None = None
+        self.reported_usd: float | None = None
+        self.waited_s = 0.0
         self.stopping = False
-        self.cancelled = False
+        self.closing = False
         self.abandoned = False
         self.answered = False
 
     def abandon(self) -> None:
         self.abandoned = True
 
-    def give_up(self) -> None:
-        """Answer in place of an attempt that was asked to stop and did not."""
-        if not self.answered:
-            self.abandoned = True
-            self.answer(self.stopped("stopped, but it does not answer; given up"))
+    def report_usd(self, usd: float) -> None:
+        self.reported_usd = (self.reported_usd or 0.0) + usd
 
-    def stopped(self, text: str) -> AttemptFailed:
+    def wait(self, seconds: float) -> None:
+        self.waited_s += seconds
+
+    def give_up_after(self, seconds: float, text: str) -> None:
+        self._set_timer(seconds + GRACE_S, FailureKind.TIMEOUT, f"{text}, nor when it was asked to stop; given up")
+
+    def stop(self) -> None:
+        """Ask the attempt to stop, and see to it that it answers."""
+        if self.task is not None and not self.answered:
+            self.task.cancel()
+            self._set_timer(GRACE_S, FailureKind.CANCELLED, "stopped, but it does not answer; given up")
+
+    def _set_timer(self, seconds: float, kind: FailureKind, text: str) -> None:
+        self.clear_timer()
+        self.cancel_timer = self.clock.call_at(self.clock.now() + seconds, lambda: self._give_up(kind, text))
+
+    def clear_timer(self) -> None:
+        if self.cancel_timer is not None:
+            self.cancel_timer()
+            self.cancel_timer = None
+
+    def _give_up(self, kind: FailureKind, text: str) -> None:
+        if not self.answered:
+            self.answered = True
+            self.abandoned = True
+            self.deliver(self.failed(kind, text))
+
+    def failed(self, kind: FailureKind, text: str) -> AttemptFailed:
+        """Return the fact of an attempt that cannot speak for itself."""
         now = self.clock.now()
         request = self.request
         return AttemptFailed(
             request.key,
             request.attempt,
             request.epoch,
-            FailureKind.CANCELLED,
+            kind,
             text,
             now,
             now,
+            error_types=("TimeoutError", "Exception") if kind is FailureKind.TIMEOUT else (),
+            cost_usd=self.reported_usd,
             abandoned=self.abandoned,
         )
-
-    def answer(self, fact: AttemptFailed) -> None:
-        self.answered = True
-        self.deliver(fact)
 
 
 class LocalLane:
@@ -95,6 +133,9 @@ class LocalLane:
         self._idle: list[asyncio.Future[bool]] = []
         """One future per idle worker: true wakes it, false sends it home."""
         self._waking = 0
+        self._pausing = 0
+        self._slice_open = True
+        self._slice_end = 0.0
         self._delivering = False
         self._closed = False
 
@@ -115,13 +156,7 @@ class LocalLane:
             return
         underway.stopping = True
         # Not at once: a step that stops its own run is still in the middle of its work.
-        self._loop.call_soon(self._cancel, underway)
-
-    def _cancel(self, underway: _Underway) -> None:
-        if underway.task is not None:
-            underway.cancelled = True
-            underway.task.cancel()
-            self._clock.call_at(self._clock.now() + GRACE_S, underway.give_up)
+        self._loop.call_soon(underway.stop)
 
     def close(self) -> None:
         self.users -= 1
@@ -133,9 +168,16 @@ class LocalLane:
                 if not waiter.done():
                     waiter.set_result(False)
 
+    @property
+    def busy(self) -> bool:
+        return bool(self._workers)
+
     async def cancel(self) -> None:
         """End every worker; what they were at is not answered."""
         self._closed = True
+        for underway in self._at.values():
+            underway.closing = True
+            underway.clear_timer()
         self._queue.clear()
         for task in self._workers:
             task.cancel()
@@ -160,36 +202,56 @@ class LocalLane:
         woken = True
         while woken:
             self._waking -= 1
-            # Whoever took attempts before us waits now: call two more, so that a wide plan is under way in a few
-            # turns of the loop.
-            for _ in range(2):
-                if len(self._queue) > 1 + self._waking:
-                    self._wake()
-            slice_end = monotonic() + SLICE_S
+            if self._pausing == 0:
+                # Whoever took attempts before us waits now: call two more, so that a wide plan is under way in a few
+                # turns of the loop.
+                for _ in range(2):
+                    if len(self._queue) > 1 + self._waking:
+                        self._wake()
+                if self._slice_open:
+                    self._slice_end = monotonic() + SLICE_S
             while self._queue:
+                if not self._slice_open or monotonic() > self._slice_end:
+                    await self._pause()
+                    continue
                 underway = self._queue.popleft()
                 self._hand_on()
-                if underway.stopping:
-                    fact: Fact = underway.stopped("stopped before it began")
-                else:
-                    underway.task = task
-                    fact = await self._make(underway.request, underway)
-                    underway.task = None
-                    if underway.cancelled:
-                        task.uncancel()
-                self._finish(underway, fact)
+                await self._take(underway, task)
                 if copy_context() != self.context:
                     self._hand_on()
                     return
-                if monotonic() > slice_end:
-                    self._hand_on()
-                    await asyncio.sleep(0)
-                    slice_end = monotonic() + SLICE_S
             if self._closed or len(self._idle) >= MAX_IDLE:
                 return
             waiter: asyncio.Future[bool] = self._loop.create_future()
             self._idle.append(waiter)
             woken = await waiter
+
+    async def _pause(self) -> None:
+        """Give way to the event loop: the slice of this turn is used up, by this worker or another."""
+        if self._slice_open:
+            self._slice_open = False
+            self._loop.call_soon(self._open_slice)
+        self._pausing += 1
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._pausing -= 1
+
+    def _open_slice(self) -> None:
+        self._slice_open = True
+        self._slice_end = monotonic() + SLICE_S
+
+    async def _take(self, underway: _Underway, task: asyncio.Task[None]) -> None:
+        """Make one attempt and deliver its fact."""
+        if underway.stopping:
+            fact: Fact = underway.failed(FailureKind.CANCELLED, "stopped before it began")
+        else:
+            underway.task = task
+            fact = await self._make(underway.request, underway)
+            underway.task = None
+            while task.cancelling():
+                task.uncancel()
+        self._finish(underway, fact)
 
     def _hand_on(self) -> None:
         if self._queue and self._waking == 0:
@@ -199,6 +261,7 @@ class LocalLane:
         place = (underway.request.run_id, underway.request.key)
         if self._at.get(place) is underway:
             del self._at[place]
+        underway.clear_timer()
         if not underway.answered:
             underway.answered = True
             self._delivering = True
@@ -215,6 +278,8 @@ class LocalTransport:
         self._make = make
         self._clock = clock
         self._lanes: list[LocalLane] = []
+        self._left: list[LocalLane] = []
+        """Lanes without users whose last attempts may still be ending."""
 
     def lane(self) -> LocalLane:
         context = copy_context()
@@ -222,11 +287,15 @@ class LocalTransport:
             if lane.context == context:
                 break
         else:
-            lane = LocalLane(self._make, self._clock, context, self._lanes.remove)
+            lane = LocalLane(self._make, self._clock, context, self._leave)
             self._lanes.append(lane)
         lane.users += 1
         return lane
 
+    def _leave(self, lane: LocalLane) -> None:
+        self._lanes.remove(lane)
+        self._left = [*(left for left in self._left if left.busy), lane]
+
     async def close(self) -> None:
-        for lane in list(self._lanes):
+        for lane in (*self._lanes, *self._left):
             await lane.cancel()

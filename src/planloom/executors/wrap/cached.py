@@ -79,7 +79,8 @@ class CachedExecutor:
             try:
                 return _hit(await asyncio.shield(first))
             except asyncio.CancelledError:
-                if not first.cancelled():
+                task = asyncio.current_task()
+                if not first.cancelled() or context.stopping or (task is not None and task.cancelling()):
                     raise
                 return await self.execute(request, context)  # the one that was first was stopped; try ourselves
         future: asyncio.Future[StepOutcome] = asyncio.get_running_loop().create_future()
