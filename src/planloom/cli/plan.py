@@ -45,17 +45,16 @@ def check(call: Invocation, plan: Path) -> None:
     screen, place = call.screen(), Workplace(call, plan=None if plan == STDIN else plan)
     file = PlanFile(plan)
     with screen.only_answers_on_stdout():
-        read = file.read()
-        told = asyncio.run(_against_tools(file, read, place))
+        read, told = asyncio.run(_against_tools(file, place))
     value = {"ok": True, "plan": read.name, "steps": len(read.steps), "hash": read.hash, "notices": told}
     text = f"{file.name}: {printable(read.name)}, {counted(len(read.steps), 'step')}, no problems"
     screen.answer(value, "\n".join([text, *(f"note: {printable(notice)}" for notice in told)]))
 
 
-async def _against_tools(file: PlanFile, plan: Plan, place: Workplace) -> list[str]:
+async def _against_tools(file: PlanFile, place: Workplace) -> tuple[Plan, list[str]]:
     async with Engine(None, tools=place.tools(), allow=place.settings.allow, settings=place.settings) as engine:
-        with file.placing_problems():
-            return notices(engine.check(plan), engine.tools)
+        plan = file.read(also=engine.problems_here)
+        return plan, notices(plan, engine.tools)
 
 
 @click.command()

@@ -14,6 +14,7 @@ from planloom.plan.load import load_plan, parse_plan, read_document
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from planloom.plan.load import Check
     from planloom.plan.model import Plan
 
 STDIN = Path("-")
@@ -32,14 +33,16 @@ class PlanFile:
         self.name = "<stdin>" if self.path is None else str(given)
         self._text = sys.stdin.read() if self.path is None else None
 
-    def read(self) -> Plan:
-        """Return the plan, checked by itself.
+    def read(self, *, also: Check | None = None) -> Plan:
+        """Return the plan, checked by itself and by `also`.
 
         Raises:
             PlanError: Everything that is wrong with it, each problem with its place.
         """
         with self.placing_problems():
-            return parse_plan(self._text) if self._text is not None else load_plan(self.path or STDIN)
+            if self._text is not None:
+                return parse_plan(self._text, also=also)
+            return load_plan(self.path or STDIN, also=also)
 
     @contextmanager
     def placing_problems(self) -> Iterator[None]:

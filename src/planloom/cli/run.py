@@ -75,9 +75,7 @@ def run(
     file = PlanFile(plan)
 
     async def begin(engine: Engine) -> tuple[Run, int]:
-        read = file.read()
-        with file.placing_problems():
-            engine.check(read)
+        read = file.read(also=engine.problems_here)
         inputs = check_inputs(read, read_inputs(read, pairs=pairs, files=files, document=document))
         bounds = read_limits(read, limits, max_concurrent=max_concurrent)
         name = run_id or new_run_id()

@@ -450,7 +450,10 @@ class RunMachine:
         culprits = [child for child in bad if child.status in (StepStatus.FAILED, StepStatus.TIMED_OUT)]
         collect = node.step.on_item_error == "collect" and not node.stopping and len(bad) < len(children)
         if not bad or collect:
-            errors = tuple({"index": child.index, "error": child.error, "kind": child.error_kind} for child in bad)
+            errors = tuple(
+                {"index": child.index, "error": child.error, "kind": str(child.error_kind or FailureKind.ERROR)}
+                for child in bad
+            )
             self._record(StepSucceeded(node.key, [child.output for child in children], self._now, errors))
         elif culprits:
             first = culprits[0]

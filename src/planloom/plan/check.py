@@ -47,6 +47,17 @@ def check_plan(plan: Plan) -> list[PlanError]:
     return _nested(plan, depth=0)
 
 
+def together(own: list[PlanError], further: list[PlanError]) -> list[PlanError]:
+    """Return a plan's own problems and those with what is here, without what only follows from the former.
+
+    Of a step whose fields are wrong it is not said that its tool lacks parameters.
+    """
+    unsure = {problem.path[:2] for problem in own if problem.path[:1] == ("steps",)}
+    return own + [
+        problem for problem in further if not (isinstance(problem, ArgumentsError) and problem.path[:2] in unsure)
+    ]
+
+
 def _nested(plan: Plan, *, depth: int) -> list[PlanError]:
     found = structure_problems(plan)
     for place, step in enumerate(plan.steps):

@@ -205,9 +205,19 @@ def _kind(value: Any) -> str:
 
 
 def _same(left: Any, right: Any) -> bool:
-    if isinstance(left, bool) is not isinstance(right, bool):
-        return False  # Python says True == 1; JSON does not
-    return bool(left == right)
+    """Return whether two JSON values are equal. Python says True == 1, also inside lists; JSON does not."""
+    pairs = [(left, right)]
+    while pairs:
+        one, other = pairs.pop()
+        if isinstance(one, bool) is not isinstance(other, bool):
+            return False
+        if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+            pairs.extend(zip(one, other, strict=True))
+        elif isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+            pairs.extend((one[key], other[key]) for key in one)
+        elif one != other:
+            return False
+    return True
 
 
 def _ordered(left: Any, right: Any) -> bool:
@@ -270,7 +280,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, int], str]] = {
     "number": (_number, (1, 1), "number(text)"),
     "text": (as_text, (1, 1), "text(value)"),
     "json": (lambda value: json.dumps(value, ensure_ascii=False), (1, 1), "json(value): as JSON, text in quotes"),
-    "round": (lambda value, digits=0: round(_number(value), digits), (1, 2), "round(number, digits)"),
+    "round": (lambda value, digits=None: round(_number(value), digits), (1, 2), "round(number, digits)"),
     "abs": (lambda value: abs(_number(value)), (1, 1), "abs(number)"),
     "min": (lambda values: min(map(_number, values)), (1, 1), "min(list of numbers)"),
     "max": (lambda values: max(map(_number, values)), (1, 1), "max(list of numbers)"),
@@ -365,11 +375,13 @@ class _Reader:
         return sides[0] if len(sides) == 1 else AndOr(True, tuple(sides))
 
     def negation(self) -> Term:
-        odd = False
+        count = 0
         while self.take("not"):
-            odd = not odd
+            count += 1
         node = self.comparison()
-        return Not(node) if odd else node
+        if count and count % 2 == 0:
+            return Not(Not(node))  # true or false, not the value itself
+        return Not(node) if count else node
 
     def comparison(self) -> Term:
         left = self.primary()

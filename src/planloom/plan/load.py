@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from planloom.errors import FieldError, PlanError, PlanSyntaxError, plan_error
-from planloom.plan.check import MAX_NESTING, structure_problems, too_nested, within
+from planloom.plan.check import MAX_NESTING, structure_problems, together, too_nested, within
 from planloom.plan.document import (
     MAX_BYTES,
     MAX_NODES,
@@ -37,13 +37,19 @@ from planloom.plan.yaml_text import read_yaml, yaml_positions
 SUFFIXES = (".yaml", ".yml", ".json", ".txt")
 
 
-def load_plan(source: Plan | Mapping[str, Any] | Path | str, *, base_dir: Path | str | None = None) -> Plan:
+Check = Callable[[Plan], list[PlanError]]
+
+
+def load_plan(
+    source: Plan | Mapping[str, Any] | Path | str, *, base_dir: Path | str | None = None, also: Check | None = None
+) -> Plan:
     """Return the plan of a source, checked.
 
     Args:
         source: A `Plan` (returned as it is), a dict in any form, the path of a file, or the text itself. A str that
             ends in .yaml, .yml, .json or .txt and has no line break is a path.
         base_dir: Folder that the paths of sub-plans begin in and must not leave; by default that of the plan's file.
+        also: A further check, whose problems are reported together with the plan's own.
 
     Raises:
         PlanError: Everything that is wrong with the plan; several problems at once are in `.problems`.
@@ -52,23 +58,23 @@ def load_plan(source: Plan | Mapping[str, Any] | Path | str, *, base_dir: Path |
         return source
     base = None if base_dir is None else Path(base_dir)
     if isinstance(source, Mapping):
-        return _Loading(base).plan(Document(python_value(source)))
+        return _Loading(base, also).plan(Document(python_value(source)))
     if isinstance(source, str) and not _is_path(source):
-        return _Loading(base).plan(read_document(checked_text(source)))
+        return _Loading(base, also).plan(read_document(checked_text(source)))
     if not isinstance(source, str | Path):
         found = type(source).__name__
         raise PlanSyntaxError(f"a {found} is no plan", remedy="give a Plan, a dict, a path or the text of a plan")
     path = Path(source)
-    return _Loading(base or path.parent).file(path)
+    return _Loading(base or path.parent, also).file(path)
 
 
-def parse_plan(text: str) -> Plan:
+def parse_plan(text: str, *, also: Check | None = None) -> Plan:
     """Return the plan of a text: YAML, JSON or lettered English.
 
     Raises:
         PlanError: Everything that is wrong with the plan; several problems at once are in `.problems`.
     """
-    return _Loading(None).plan(read_document(checked_text(text)))
+    return _Loading(None, also).plan(read_document(checked_text(text)))
 
 
 def read_document(text: str, *, suffix: str = "") -> Document:
@@ -120,7 +126,8 @@ def _read_file(path: Path) -> str:
 class _Loading:
     """One call of `load_plan`: the files read so far, and the chain of those being read."""
 
-    def __init__(self, base: Path | None) -> None:
+    def __init__(self, base: Path | None, also: Check | None = None) -> None:
+        self.also = also
         self.base = base
         self.chain: list[Path] = []
         self.depth = 0
@@ -151,6 +158,8 @@ class _Loading:
     def plan(self, document: Document) -> Plan:
         """Return the plan of a document; its problems get their lines here."""
         plan, problems = self.inline(document.value)
+        if self.also is not None and self.depth == 0:
+            problems = together(problems, self.also(plan))
         if problems:
             more = problems[MAX_PROBLEMS:]
             problems = problems[:MAX_PROBLEMS]

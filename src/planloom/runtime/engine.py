@@ -11,8 +11,8 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,14 @@ from planloom.core.events import RunResumed, RunStarted, ToolFacts
 from planloom.core.machine import RunMachine
 from planloom.core.report import run_result
 from planloom.core.result import RunResult, RunStatus, StepStatus
-from planloom.errors import ConfigError, JournalError, JournalFormatError, RunBusyError, plan_error
+from planloom.errors import ConfigError, JournalError, JournalFormatError, PlanError, RunBusyError, plan_error
 from planloom.journal.open import open_journal
 from planloom.plan.against import check_against
-from planloom.plan.check import check_plan
+from planloom.plan.check import check_plan, together
 from planloom.plan.inputs import check_inputs
 from planloom.plan.load import load_plan
 from planloom.plan.model import Plan
+from planloom.runtime.batch import run_batch
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.driver import Driver
 from planloom.runtime.replay import replayed
@@ -129,17 +130,19 @@ class Engine:
         """
         return self._check(plan).plan
 
+    def problems_here(self, plan: Plan) -> list[PlanError]:
+        """Return why a plan, sound by itself, cannot run here: unknown tools, wrong arguments, what is not allowed."""
+        return check_against(plan, self._registry, allow=self._allow, installed_kinds=self._wired.kinds)
+
     def _check(self, source: PlanSource) -> _Checked:
         known = self._checked.get(id(source))
         if known is not None and known.plan is source:
             return known
-        plan = load_plan(source)
-        # A loaded plan was checked as it was read; one built in Python was not.
-        problems = check_plan(plan) if plan is source else []
-        if not problems:
-            problems = check_against(plan, self._registry, allow=self._allow, installed_kinds=self._wired.kinds)
-        if problems:
-            raise plan_error(problems)
+        plan = load_plan(source, also=self.problems_here)
+        if plan is source:  # built in Python: nobody has looked at it yet
+            problems = together(check_plan(plan), self.problems_here(plan))
+            if problems:
+                raise plan_error(problems)
         checked = _Checked(plan, {name: self._registry.get(name).facts for name in _tools_of(plan)})
         self._checked[id(plan)] = checked
         while len(self._checked) > CHECKED_PLANS:
@@ -198,6 +201,44 @@ class Engine:
             raise
         finally:
             await self.release(run.run_id)
+
+    async def batch(
+        self,
+        plan: PlanSource,
+        many: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        *,
+        max_concurrent: int = 16,
+        **options: Any,
+    ) -> list[RunResult]:
+        """Run one plan on many inputs and return the results in the order of the inputs.
+
+        A run that fails is a result like any other. `options` are those of `start`, but for `run_id`.
+
+        Args:
+            max_concurrent: Runs under way at the same time.
+        """
+        found = {
+            place: result async for place, result in self.each(plan, many, max_concurrent=max_concurrent, **options)
+        }
+        return [found[place] for place in sorted(found)]
+
+    async def each(
+        self,
+        plan: PlanSource,
+        many: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        *,
+        max_concurrent: int = 16,
+        **options: Any,
+    ) -> AsyncIterator[tuple[int, RunResult]]:
+        """Do as `batch`, and yield each input's place and result as its run ends; nothing is kept."""
+        checked = self._check(plan).plan
+
+        async def run_one(inputs: Mapping[str, Any]) -> RunResult:
+            return await self.run(checked, inputs, **options)
+
+        async with aclosing(run_batch(run_one, many, max_concurrent=max_concurrent)) as results:
+            async for place, result in results:
+                yield place, result
 
     async def _begin(self, run_id: str, started: RunStarted) -> Run:
         machine = RunMachine(run_id)

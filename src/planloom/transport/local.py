@@ -181,7 +181,9 @@ class LocalLane:
         self._queue.clear()
         for task in self._workers:
             task.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        if self._workers:
+            # Not for ever: what swallows its cancellation ends with the event loop.
+            await asyncio.wait(self._workers, timeout=GRACE_S)
 
     # --- workers ---
 
