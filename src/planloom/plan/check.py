@@ -17,6 +17,7 @@ from planloom.errors import (
     ExpressionError,
     FieldError,
     InputsError,
+    NotInstalledError,
     PlanError,
     UnknownStepError,
     suggestion,
@@ -54,7 +55,9 @@ def together(own: list[PlanError], further: list[PlanError]) -> list[PlanError]:
     """
     unsure = {problem.path[:2] for problem in own if problem.path[:1] == ("steps",)}
     return own + [
-        problem for problem in further if not (isinstance(problem, ArgumentsError) and problem.path[:2] in unsure)
+        problem
+        for problem in further
+        if not (isinstance(problem, ArgumentsError | NotInstalledError) and problem.path[:2] in unsure)
     ]
 
 
