@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from planloom.core.commands import EndRun, RunStep
+from planloom.core import machine
+from planloom.core.commands import EndRun, GoOn, RunStep
 from planloom.core.events import (
     AttemptFailed,
     AttemptSucceeded,
@@ -19,11 +20,12 @@ from planloom.core.events import (
     StepFailed,
     StepSkipped,
     TimerFired,
+    WentOn,
 )
 from planloom.core.machine import RunMachine, Turn
 from planloom.core.result import RunStatus, SkipReason, StepStatus
 from planloom.plan.policy import Effects, FailureKind
-from tests.core.driving import NONE, TOOLS, Drive, plan, tool
+from tests.core.driving import NONE, TOOLS, Drive, kinds, plan, tool
 
 S = StepStatus
 
@@ -33,10 +35,10 @@ S = StepStatus
 
 def test_the_first_turn_starts_what_waits_for_nothing_and_nothing_else() -> None:
     asked = plan(tool("a", **{"with": {"x": [1]}}), tool("b", "a"))
-    machine = RunMachine("run")
+    heart = RunMachine("run")
     started = RunStarted(asked, {}, 5.0, tools=TOOLS)
 
-    turn = machine.handle(started)
+    turn = heart.handle(started)
 
     assert turn.events == (started, StepDispatched("a", 1, 1, 5.0))
     assert turn.causes == (0, 1)
@@ -397,3 +399,35 @@ def test_a_lone_output_that_leads_nowhere_is_null_where_the_run_failed() -> None
     drive.fail("a")
 
     assert (drive.status, drive.output) == (RunStatus.FAILED, None)
+
+
+# --- turns that are cut short ---
+
+
+def test_a_wide_turn_is_cut_short_and_goes_on_when_others_had_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "DECISIONS_A_TURN", 3)
+    drive = Drive(plan(*(tool(name) for name in "abcd")), at_once=False)
+
+    assert kinds(drive.first.events) == ["RunStarted", "StepDispatched a", "StepDispatched b"]
+    assert drive.first.commands[-1] == GoOn()
+    turn = drive.after(1).go_on()
+
+    assert turn.events == (WentOn(1.0), StepDispatched("c", 1, 1, 1.0), StepDispatched("d", 1, 1, 1.0))
+    drive.finish()
+    drive.assert_replays()
+
+
+def test_going_on_says_nothing_when_everything_is_decided() -> None:
+    drive = Drive(plan(tool("a")))
+
+    assert drive.hand(WentOn(1.0)) == Turn((), (), ())
+
+
+def test_a_refused_result_between_two_turns_leaves_the_rest_to_be_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "DECISIONS_A_TURN", 3)
+    drive = Drive(plan(*(tool(name) for name in "abcd")), at_once=False)
+
+    drive.hand(AttemptSucceeded("a", 7, 1, None, 0.0, 0.0))
+    drive.go_on()
+
+    assert drive.running == ["a", "b", "c", "d"]
