@@ -72,6 +72,8 @@ def _kinds(draw: st.DrawFn, depth: int) -> dict[str, Any]:
             step["timeout_seconds"] = draw(st.integers(1, 6))
     elif kind == "plan":
         step = {"plan": draw(plans(depth=depth - 1))}
+        if draw(st.integers(0, 2)) == 0:
+            step["timeout_seconds"] = draw(st.integers(1, 6))
     elif kind == "approve":
         step = {"approve": {"message": "Go?"}}
         if draw(st.booleans()):

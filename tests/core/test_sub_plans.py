@@ -6,8 +6,16 @@ from typing import Any
 
 import pytest
 
-from planloom.core.commands import RunStep
-from planloom.core.events import RunFinished, RunStopping, StepDispatched, StepFailed, StepSucceeded, SubPlanStarted
+from planloom.core.commands import RunStep, SetTimer, StopStep
+from planloom.core.events import (
+    RunFinished,
+    RunStopping,
+    StepDispatched,
+    StepFailed,
+    StepSucceeded,
+    SubPlanStarted,
+    TimerFired,
+)
 from planloom.core.result import RunStatus, StepStatus
 from planloom.plan.policy import FailureKind
 from tests.core.driving import Drive, kinds, plan, tool
@@ -310,3 +318,74 @@ def test_what_is_allowed_only_narrows() -> None:
         "sub/x": (*outer, frozenset({"t", "x"})),
         "sub/mid/leaf": (*outer, frozenset({"t", "x"}), frozenset({"t", "more"})),
     }
+
+
+# --- its time ---
+
+
+def timed(*steps: dict[str, Any], **fields: Any) -> Drive:
+    return Drive(plan(sub(inner(*steps), timeout_seconds=10, **fields), tool("out", "sub")))
+
+
+def test_a_sub_plan_has_its_time_for_everything_in_it() -> None:
+    drive = timed(tool("a"), tool("b", "a"))
+
+    assert SetTimer("sub", 10.0) in drive.first.commands
+    drive.after(6).ok("sub/a")
+    turn = drive.fire("sub")
+
+    assert kinds(turn.events) == ["TimerFired sub"]
+    assert turn.commands == (StopStep("sub/b"),)
+    drive.halt("sub/b")
+    assert drive.statuses()["sub"] == "timed_out"
+    assert drive.status is RunStatus.FAILED
+    drive.assert_replays()
+
+
+def test_a_sub_plan_that_ends_in_time_is_not_woken_any_more() -> None:
+    drive = timed(tool("a"))
+
+    drive.ok("sub/a")
+
+    assert drive.machine.state.timers == {}
+    assert drive.hand(TimerFired("sub", 10.0)).events == ()
+
+
+def test_a_run_that_waits_for_a_person_after_a_timed_sub_plan_says_so() -> None:
+    drive = Drive(plan(sub(inner(tool("a")), timeout_seconds=10), {"id": "ask", "approve": "Go?", "needs": ["sub"]}))
+
+    drive.ok("sub/a")
+
+    assert drive.machine.waits_for_person
+
+
+def test_the_time_of_a_sub_plan_does_not_count_while_nobody_works_on_it() -> None:
+    drive = timed(tool("a"))
+
+    turn = drive.after(0).restart()
+    assert SetTimer("sub", 10.0) in turn.commands
+    turn = drive.after(100).restart()
+
+    assert SetTimer("sub", 110.0) in turn.commands
+
+
+def test_clean_up_inside_runs_when_its_time_is_over() -> None:
+    drive = timed(tool("a"), tool("tidy", "a", join="always"))
+
+    drive.fire("sub")
+    drive.halt("sub/a")
+
+    assert drive.running == ["sub/tidy"]
+    drive.ok("sub/tidy")
+    assert drive.statuses()["sub"] == "timed_out"
+
+
+def test_after_a_cancel_its_time_brings_nothing_back() -> None:
+    drive = timed(tool("a"), tool("tidy", "a", join="always"))
+    drive.cancel()
+
+    drive.hand(TimerFired("sub", 10.0))
+    drive.halt("sub/a")
+
+    assert drive.order() == ["sub/a"]
+    assert drive.status is RunStatus.CANCELLED
