@@ -147,10 +147,14 @@ class _CrashingWriter:
     def append(self, events: Sequence[Event], causes: Sequence[int]) -> int:
         if self._error is not None:
             raise self._error
-        spoil = None if self._journal.dead else self._journal.next_write()
-        self._seq += len(events)
         if self._journal.dead:
+            self._seq += len(events)
             return self._seq
+        spoil = self._journal.next_write()
+        if spoil is None and self._lag == 0:
+            self._seq = self._inner.append(events, causes)  # the inner journal may refuse it
+            return self._seq
+        self._seq += len(events)
         if spoil is Spoil.BEFORE:
             self._journal.cut()
         elif spoil is Spoil.BROKEN:
@@ -159,8 +163,6 @@ class _CrashingWriter:
             self._waiting.append((events, causes))
             if spoil is Spoil.AFTER:
                 self._journal.cut_after_all()
-            elif self._lag == 0:
-                self.commit()
             elif not self._committing:
                 self._committing = True
                 self._after_turns(self._lag)
@@ -178,9 +180,12 @@ class _CrashingWriter:
         """Put what waits on the disk."""
         while self._waiting:
             self._inner.append(*self._waiting.popleft())
+        if self._journal.dead:
+            self._told.set()
 
     def lose(self) -> None:
         self._waiting.clear()
+        self._told.set()
 
     def acknowledged(self, seq: int, error: BaseException | None) -> None:
         if self._journal.dead:
@@ -196,6 +201,12 @@ class _CrashingWriter:
         self._told.set()
 
     async def flush(self) -> None:
+        await self._settled()
+        if self._durable < self._seq:
+            await asyncio.Event().wait()  # without power nobody is ever told
+
+    async def _settled(self) -> None:
+        """Wait until everything is durable, or the power is cut."""
         while self._durable < self._seq and not self._journal.dead:
             if self._error is not None:
                 raise self._error
@@ -204,5 +215,5 @@ class _CrashingWriter:
 
     async def close(self) -> None:
         if self._error is None:
-            await self.flush()
+            await self._settled()
         await self._inner.close()
