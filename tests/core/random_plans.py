@@ -53,7 +53,7 @@ def _steps(draw: st.DrawFn, place: int, depth: int) -> dict[str, Any]:
         step["when"] = draw(st.sampled_from(["false", "true", "inputs.nothing"]))
     if draw(st.integers(0, 9)) == 0:
         step["priority"] = draw(st.integers(-1, 1))
-    if draw(st.integers(0, 5)) == 0:
+    if draw(st.integers(0, 3)) == 0:
         step["mode"] = "sequential"
     if draw(st.integers(0, 5)) == 0:
         step["concurrency"] = draw(st.sampled_from(["db", "web"]))
@@ -96,9 +96,9 @@ def limits(draw: st.DrawFn) -> dict[str, Any] | None:
     sometimes = lambda low, high: st.one_of(st.none(), st.none(), st.integers(low, high))  # noqa: E731
     return {
         "timeout_seconds": draw(sometimes(1, 30)),
-        "max_tool_calls": draw(sometimes(0, 12)),
+        "max_tool_calls": draw(sometimes(0, 8)),
         "max_concurrent": draw(sometimes(1, 3)),
-        "max_total_cost_usd": draw(sometimes(0, 12)),
+        "max_total_cost_usd": draw(sometimes(0, 5)),
         "max_memory_mb": draw(sometimes(1, 4)),
         "max_cpu_percent": None,
     }

@@ -237,7 +237,7 @@ class AnyRun(RuleBasedStateMachine):
             mine = [node for node in open_ if node.scope is scope]
             assert sum(node.step.mode == "sequential" and node.parent is None for node in mine) <= 1
             for name, most in scope.graph.plan.concurrency.items():
-                assert sum(node.step.concurrency == name and not node.is_map for node in mine) <= most
+                assert sum(node.step.concurrency == name and not is_map(node) for node in mine) <= most
         for node in self.drive.machine.state.nodes.values():
             if node.children is not None and node.step.max_parallel is not None:
                 assert sum(self.holds(child) for child in node.children) <= node.step.max_parallel
@@ -251,7 +251,7 @@ class AnyRun(RuleBasedStateMachine):
 
     def holds(self, node: Any) -> bool:
         """Return whether this step is under way: an attempt, or a container, a wait or an approval that has begun."""
-        if node.entry.step.tool is not None and not node.is_map:
+        if node.entry.step.tool is not None and not is_map(node):
             return node.key in self.drive.under_way
         return node.status is StepStatus.RUNNING
 
@@ -361,6 +361,10 @@ class AnyRunInSmallTurns(AnyRun):
     """A run whose turns are cut short, as those of very wide plans are: facts come in between."""
 
     a_turn = 2
+
+
+def is_map(node: Any) -> bool:
+    return node.step.for_each is not None and node.parent is None
 
 
 def cleans_up(chain: list[Any]) -> bool:

@@ -431,3 +431,14 @@ def test_a_refused_result_between_two_turns_leaves_the_rest_to_be_decided(monkey
     drive.go_on()
 
     assert drive.running == ["a", "b", "c", "d"]
+
+
+def test_skips_fill_a_turn_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "DECISIONS_A_TURN", 3)
+    drive = Drive(plan(*(tool(name, when=False) for name in "abcd"), tool("e")), at_once=False)
+
+    assert kinds(drive.first.events) == ["RunStarted", "StepSkipped a", "StepSkipped b"]
+    assert kinds(drive.go_on().events) == ["WentOn", "StepSkipped c", "StepSkipped d"]
+    assert kinds(drive.go_on().events) == ["WentOn", "StepDispatched e"]
+    drive.finish()
+    drive.assert_replays()

@@ -81,23 +81,19 @@ def test_a_list_that_is_not_there_fails_the_step() -> None:
 
 def test_items_may_be_anything_and_refer_to_their_parts_and_to_other_steps() -> None:
     given = {
-        "name": "${{ item.name }}",
         "first": "${{ item.list[0] }}",
-        "rate": "${{ steps.a.output }}",
+        "of": "${{ len(steps.a.output) }}",
+        "k": "${{ inputs.k }}",
         "all": "${{ item }}",
     }
-    drive = Drive(
-        plan(
-            tool("a"), tool("m", for_each="steps.a.output", **{"with": given | {"rate": "${{ len(steps.a.output) }}"}})
-        )
-    )
+    drive = Drive(plan(tool("a"), tool("m", for_each="steps.a.output", **{"with": given})), inputs={"k": "v"})
     items = [{"name": "x", "list": [1]}, {"name": "y", "list": [[2]]}]
 
     drive.ok("a", items)
 
     assert [request.args for request in drive.under_way.values()] == [
-        {"name": "x", "first": 1, "rate": 2, "all": items[0]},
-        {"name": "y", "first": [2], "rate": 2, "all": items[1]},
+        {"first": 1, "of": 2, "k": "v", "all": items[0]},
+        {"first": [2], "of": 2, "k": "v", "all": items[1]},
     ]
 
 

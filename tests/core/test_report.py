@@ -184,3 +184,19 @@ def test_a_run_that_goes_on_tells_the_time_it_was_worked_on(restarts: int) -> No
     drive.after(1).cancel()
 
     assert drive.result.active_s == 3.0
+
+
+def test_the_steps_of_a_result_are_a_sequence_like_any_other() -> None:
+    drive = Drive(plan(tool("a"), tool("b")))
+    drive.finish()
+    one, other = drive.result.steps, drive.result.steps
+
+    assert one == other
+    assert one == tuple(other)
+    assert one != ()
+    assert one != [*other]
+    assert repr(one) == repr(tuple(other))
+    assert len({Drive(plan()).result.steps, Drive(plan()).result.steps}) == 1
+    assert [step.id for step in one[1:]] == ["b"]
+    assert len(one) == 2
+    assert one[0] in one

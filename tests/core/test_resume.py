@@ -132,6 +132,17 @@ def test_items_and_sub_plans_are_taken_up_where_they_were() -> None:
     drive.assert_replays()
 
 
+def test_what_was_closed_stays_closed() -> None:
+    drive = Drive(plan(tool("m", for_each=[1]), {"id": "sub", "plan": {"steps": []}}, tool("a")))
+    drive.ok("m[0]", 1)
+
+    turn = drive.restart()
+
+    assert kinds(turn.events) == ["RunResumed", "StepDispatched a"]
+    assert drive.finish().output == {"m": [1], "sub": None, "a": "a"}
+    drive.assert_replays()
+
+
 @pytest.mark.parametrize("stop", ["cancel", "fail", "limit"])
 def test_a_run_that_was_stopping_starts_nothing_when_it_is_taken_up(stop: str) -> None:
     drive = Drive(plan(tool("a"), tool("b"), limits={"timeout_seconds": 9}))

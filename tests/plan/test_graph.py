@@ -196,6 +196,13 @@ def test_what_cannot_be_read_is_told_with_its_place(fields: dict[str, Any], path
     assert (error.step, error.path) == ("a", path)
 
 
+def test_a_condition_of_an_edge_that_cannot_be_read_is_told_with_its_place() -> None:
+    error = problem(step("a"), step("b", {"step": "a", "when": "1 +"}))
+
+    assert isinstance(error, ExpressionError)
+    assert (error.step, error.path) == ("b", ("steps", 1, "needs", 0, "when"))
+
+
 def test_outputs_that_cannot_be_read_are_told_with_their_place() -> None:
     error = problem(step("a"), outputs={"x": "${{ steps.a.total }}"})
 
