@@ -20,6 +20,7 @@ def step(**fields: Any) -> Step:
     return Plan.from_dict({"steps": [{"id": "a"} | fields]}).steps[0]
 
 
+@pytest.mark.slow
 @given(plans())
 def test_a8_a_plan_comes_back_from_its_json_as_it_was(document: dict[str, Any]) -> None:
     plan = Plan.from_dict(document)
