@@ -47,8 +47,8 @@ check: $(STAMP)  ## lint, format, types, layers, freshness of the generated page
 docs: $(STAMP)  ## redraw docs/reference from the code
 	$(BIN)/python -m scripts.reference
 
-bench: $(STAMP)  ## measure the engine beside plain asyncio and plain SQLite
-	set -e; for each in benchmarks/[!_]*.py; do echo "== $$each"; $(BIN)/python $$each; done
+bench: $(STAMP)  ## measure the engine beside plain asyncio and plain SQLite; SUITE=durable for one, UPDATE=1 redraws the tables
+	$(BIN)/python -m benchmarks $(SUITE) --compare $(if $(UPDATE),--update)
 
 demo: $(STAMP)  ## run the receipts example over all its receipts
 	$(BIN)/python examples/receipts/run_all.py

@@ -1,9 +1,8 @@
-"""What a durable append costs beside bare SQLite: `python benchmarks/journal.py`, under 20 seconds.
+"""What a durable append costs beside bare SQLite: the journal alone, without an engine.
 
-Rule 1: a number is a ratio to a reference measured in the same process, in turns with it, on the same disk.
-Rule 2: the reference is what one would write by hand: the same rows in the same table, with the same pragmas. It gets
+Rule 1: the reference is what one would write by hand: the same rows in the same table, with the same pragmas. It gets
 its rows ready made, the journal encodes and numbers its own; beside it stands a reference that makes its JSON too.
-Rule 3: a chain is measured beside bare SQLite inline, which blocks its loop, and in a thread, which does not.
+Rule 2: a chain is measured beside bare SQLite inline, which blocks its loop, and in a thread, which does not.
 """
 
 from __future__ import annotations
@@ -11,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
+from itertools import count as numbers
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
+from benchmarks.by_hand import bare_sqlite
+from benchmarks.rows import Row
+from benchmarks.timing import Scale, in_turns, timed, wall_s
 from planloom.core.events import AttemptSucceeded, RunStarted, StepDispatched
 from planloom.journal.codec import encode
 from planloom.journal.memory import MemoryJournal
@@ -28,7 +28,7 @@ from planloom.plan.model import Plan
 
 TURNS = 1_000
 CHAIN = 300
-ROUNDS = 9
+UNIT = "µs/event"
 AT = 1_700_000_000.123
 PLAN = Plan.from_dict({"name": "bench", "steps": [{"id": "fetch", "tool": "t"}]})
 STARTED = RunStarted(PLAN, {}, AT)
@@ -50,7 +50,7 @@ def events(count: int) -> list[StepDispatched | AttemptSucceeded]:
 
 def rows(run_id: str, count: int) -> list[tuple[object, ...]]:
     """Return the rows that those events become."""
-    found = []
+    found: list[tuple[object, ...]] = []
     for seq, event in enumerate(events(count), 2):
         kind, version, body, _ = encode(event)
         found.append((run_id, seq, seq - 1, kind, version, event.at, body))
@@ -58,53 +58,60 @@ def rows(run_id: str, count: int) -> list[tuple[object, ...]]:
 
 
 def bare(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(_TABLE)
-    return connection
+    return bare_sqlite(path, [_TABLE])
 
 
-def bare_group(connection: sqlite3.Connection, run_id: str) -> float:
-    ready = rows(run_id, TURNS)
-    started = perf_counter()
-    connection.execute("BEGIN IMMEDIATE")
-    for row in ready:
-        connection.execute(_INSERT, row)
-    connection.execute("COMMIT")
-    return (perf_counter() - started) / TURNS
+async def bare_group(connection: sqlite3.Connection, run_id: str, count: int) -> float:
+    ready = rows(run_id, count)
+    with timed(wall_s) as took:
+        connection.execute("BEGIN IMMEDIATE")
+        for row in ready:
+            connection.execute(_INSERT, row)
+        connection.execute("COMMIT")
+    return took.seconds
 
 
-def by_hand_group(connection: sqlite3.Connection, run_id: str) -> float:
+async def by_hand_group(connection: sqlite3.Connection, run_id: str, count: int) -> float:
     """As `bare_group`, with the JSON made in the loop, as whoever writes it by hand would."""
-    ready = [(event, asdict(event)) for event in events(TURNS)]
-    started = perf_counter()
-    connection.execute("BEGIN IMMEDIATE")
-    for seq, (event, fields) in enumerate(ready, 2):
-        body = json.dumps(fields)
-        connection.execute(_INSERT, (run_id, seq, seq - 1, type(event).__name__, 1, event.at, body))
-    connection.execute("COMMIT")
-    return (perf_counter() - started) / TURNS
+    ready = [(event, asdict(event)) for event in events(count)]
+    with timed(wall_s) as took:
+        connection.execute("BEGIN IMMEDIATE")
+        for seq, (event, fields) in enumerate(ready, 2):
+            body = json.dumps(fields)
+            connection.execute(_INSERT, (run_id, seq, seq - 1, type(event).__name__, 1, event.at, body))
+        connection.execute("COMMIT")
+    return took.seconds
 
 
-async def threaded_chain(path: Path, run_id: str) -> list[float]:
+async def journal_group(journal: SqliteJournal | MemoryJournal, run_id: str, count: int) -> float:
+    writer = await journal.create(run_id, lambda seq, error: None)
+    writer.append((STARTED,), (0,))
+    await writer.flush()
+    ready = events(count)
+    with timed(wall_s) as took:
+        for cause, event in enumerate(ready, 1):
+            writer.append((event,), (cause,))
+        await writer.flush()
+    await writer.close()
+    return took.seconds
+
+
+async def bare_chain(connection: sqlite3.Connection, run_id: str, count: int) -> float:
+    ready = rows(run_id, count)
+    with timed(wall_s) as took:
+        for row in ready:
+            bare_one(connection, row)
+    return took.seconds
+
+
+async def threaded_chain(connection: sqlite3.Connection, run_id: str, count: int) -> float:
     """As `bare_chain`, in a thread, as it must be for the event loop to go on meanwhile."""
-    times = []
-    with ThreadPoolExecutor(1) as thread, closing(bare(path)) as connection:
-        for row in rows(run_id, CHAIN):
-            started = perf_counter()
-            await asyncio.get_running_loop().run_in_executor(thread, bare_one, connection, row)
-            times.append(perf_counter() - started)
-    return times
-
-
-def bare_chain(connection: sqlite3.Connection, run_id: str) -> list[float]:
-    times = []
-    for row in rows(run_id, CHAIN):
-        started = perf_counter()
-        bare_one(connection, row)
-        times.append(perf_counter() - started)
-    return times
+    ready = rows(run_id, count)
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1) as thread, timed(wall_s) as took:
+        for row in ready:
+            await loop.run_in_executor(thread, bare_one, connection, row)
+    return took.seconds
 
 
 def bare_one(connection: sqlite3.Connection, row: tuple[object, ...]) -> None:
@@ -113,77 +120,46 @@ def bare_one(connection: sqlite3.Connection, row: tuple[object, ...]) -> None:
     connection.execute("COMMIT")
 
 
-async def journal_group(journal: SqliteJournal | MemoryJournal, run_id: str) -> float:
+async def journal_chain(journal: SqliteJournal, run_id: str, count: int) -> float:
     writer = await journal.create(run_id, lambda seq, error: None)
     writer.append((STARTED,), (0,))
     await writer.flush()
-    ready = events(TURNS)
-    started = perf_counter()
-    for cause, event in enumerate(ready, 1):
-        writer.append((event,), (cause,))
-    await writer.flush()
-    took = (perf_counter() - started) / TURNS
+    ready = events(count)
+    with timed(wall_s) as took:
+        for cause, event in enumerate(ready, 1):
+            writer.append((event,), (cause,))
+            await writer.flush()
     await writer.close()
-    return took
+    return took.seconds
 
 
-async def journal_chain(journal: SqliteJournal, run_id: str) -> list[float]:
-    writer = await journal.create(run_id, lambda seq, error: None)
-    writer.append((STARTED,), (0,))
-    await writer.flush()
-    times = []
-    for cause, event in enumerate(events(CHAIN), 1):
-        started = perf_counter()
-        writer.append((event,), (cause,))
-        await writer.flush()
-        times.append(perf_counter() - started)
-    await writer.close()
-    return times
-
-
-def encode_s(event: StepDispatched | AttemptSucceeded) -> float:
-    best = float("inf")
-    for _ in range(ROUNDS):
-        started = perf_counter()
-        for _ in range(2_000):
-            encode(event)
-        best = min(best, (perf_counter() - started) / 2_000)
-    return best
-
-
-async def main(folder: Path) -> None:
-    connection = bare(folder / "bare.db")
-    journal = SqliteJournal(folder / "journal.db")
-    memory = MemoryJournal()
-    group: list[tuple[float, float, float, float]] = []
-    chain: tuple[list[float], list[float], list[float]] = ([], [], [])
-    for number in range(ROUNDS):
-        run_id = f"run-{number:06}"
-        ours = await journal_group(journal, run_id)
-        in_memory = await journal_group(memory, run_id)
-        group.append((bare_group(connection, run_id), by_hand_group(connection, f"own-{number:06}"), ours, in_memory))
-        if number % 3 == 0:
-            chain[0].extend(bare_chain(connection, f"chain-{number:04}"))
-            chain[1].extend(await threaded_chain(folder / f"thread{number}.db", f"chain-{number:04}"))
-            chain[2].extend(await journal_chain(journal, f"chain-{number:04}"))
+async def measure(scale: Scale, folder: Path) -> list[Row]:
+    """Return the rows for a group commit, for the journal in memory, and for a chain of commits."""
+    count, links = scale.of(TURNS), scale.of(CHAIN)
+    journal, memory = SqliteJournal(folder / "journal.db"), MemoryJournal()
+    with closing(bare(folder / "bare.db")) as connection, closing(bare(folder / "thread.db")) as other:
+        names = (f"run-{number:06}" for number in numbers())
+        grouped = await in_turns(
+            lambda: journal_group(journal, next(names), count),
+            lambda: journal_group(memory, next(names), count),
+            lambda: bare_group(connection, next(names), count),
+            lambda: by_hand_group(connection, next(names), count),
+            rounds=scale.rounds(9),
+        )
+        chained = await in_turns(
+            lambda: journal_chain(journal, next(names), links),
+            lambda: bare_chain(connection, next(names), links),
+            lambda: threaded_chain(other, next(names), links),
+            rounds=scale.rounds(7),
+        )
     await journal.close()
-    connection.close()
-    ready_made, by_hand, ours, in_memory = (min(column) for column in zip(*group, strict=True))
-    inline, threaded, chained = (median(times) for times in chain)
-    table = (
-        ("group commit of 1,000 one-event turns", "rows ready made", ready_made, ours),
-        ("", "json.dumps by hand", by_hand, ours),
-        ("the same in memory", "rows ready made", ready_made, in_memory),
-        ("chain, one commit per event", "inline", inline, chained),
-        ("", "in a thread", threaded, chained),
-    )
-    print(f"{'':40}{'reference':22}{'bare µs':>10}{'ours µs':>10}{'ratio':>8}")
-    for name, reference, bare_s, ours_s in table:
-        print(f"{name:40}{reference:22}{bare_s * 1e6:10.2f}{ours_s * 1e6:10.2f}{ours_s / bare_s:8.2f}")
-    for event in events(2):
-        print(f"encode {type(event).__name__:65}{encode_s(event) * 1e6:10.2f}")
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else ".") as place:
-        asyncio.run(main(Path(place)))
+    ours, in_memory, ready_made, by_hand = (min(seconds) * 1e6 / count for seconds in grouped)
+    one, inline, threaded = (median(seconds) * 1e6 / links for seconds in chained)
+    group = f"journal, group commit of {count:,} events"
+    return [
+        Row(group, UNIT, ours, ready_made, "sqlite3, rows ready made"),
+        Row(f"{group}: JSON too", UNIT, ours, by_hand, "sqlite3 and json.dumps by hand"),
+        Row(f"journal in memory, {count:,} events", UNIT, in_memory, ready_made, "sqlite3, rows ready made"),
+        Row("journal, one commit per event", UNIT, one, inline, "sqlite3, inline"),
+        Row("journal, one commit per event: in a thread", UNIT, one, threaded, "sqlite3, in a thread"),
+    ]
