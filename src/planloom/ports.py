@@ -214,7 +214,7 @@ class AttemptExecutor(Protocol):
         ...
 
 
-Deliver = Callable[["Fact"], None]
+Deliver = Callable[["Fact"], object]
 """Takes the one fact an attempt ends in, on the event loop."""
 
 MakeAttempt = Callable[["RunStep", AttemptContext], Awaitable["Fact"]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from planloom.core.budget import FREE, NO_CLAIM, ONE_CALL, Claim, tool_claim
+from planloom.core.budget import FREE, NO_CLAIM, Claim, tool_claim
 
 if TYPE_CHECKING:
     from planloom.core.budget import Budget
@@ -23,7 +23,8 @@ class Claims:
     """The claims of one run's steps."""
 
     def __init__(self, tools: dict[str, ToolFacts], budget: Budget) -> None:
-        self._tools = {name: tool_claim(facts) for name, facts in tools.items()}
+        self._facts = tools
+        self._tools: dict[str, Claim] = {}
         self._budget = budget
         self._tokens: dict[int, Claim] = {}
         self._named: dict[tuple[Claim, tuple[str, ...]], Claim] = {}
@@ -43,8 +44,12 @@ class Claims:
         elif step.model is not None or step.agent is not None:
             tokens = step.max_tokens or 1  # one at least: with none left, no model is asked
             claim = self._tokens.setdefault(tokens, Claim(tokens=tokens))
+        elif step.tool is None:
+            claim = NO_CLAIM
         else:
-            claim = NO_CLAIM if step.tool is None else self._tools.get(step.tool, ONE_CALL)
+            claim = self._tools.get(step.tool) or self._tools.setdefault(
+                step.tool, tool_claim(self._facts.get(step.tool))
+            )
         if step.concurrency is None and step.mode == "parallel" and step.max_parallel is None:
             return claim
         return self._with_names(claim, self._names(node, is_map=is_map))

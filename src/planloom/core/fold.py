@@ -96,7 +96,6 @@ class RunState:
         self.segment_at = 0.0
         self.paused_at = 0.0
         self.active_s = 0.0
-        self._effects: dict[str | None, Effects] = {}
 
     # --- the run ---
 
@@ -113,8 +112,6 @@ class RunState:
         plan = event.plan
         self.budget = Budget(event.limits, parallel=event.parallel)
         self.claims = Claims(event.tools, self.budget)
-        self._effects = {name: facts.effects or Effects.ONCE for name, facts in event.tools.items()}
-        self._effects[None] = Effects.NONE
         allow = () if event.allow is None else (frozenset(event.allow),)
         self.root = ScopeState(self.run_id, compile_plan(plan), event.inputs, allow=allow)
         self._open(self.root, ())
@@ -130,6 +127,8 @@ class RunState:
         for node in self.nodes.values():
             if node.deadline_at is not None and not node.ended:
                 node.deadline_at += down_s
+                if node.inner is not None and node.key in self.timers:
+                    self.timers[node.key] = node.deadline_at
         self.segment_at = event.at
         for node in list(self.running.values()):
             # What the lost attempt used is unknown, so its estimate counts as used.
@@ -176,7 +175,11 @@ class RunState:
             return step.effects
         if step.agent is not None or step.task is not None:
             return Effects.ONCE
-        return self._effects.get(step.tool, Effects.ONCE)
+        if step.tool is None:
+            return Effects.NONE
+        assert self.started is not None
+        facts = self.started.tools.get(step.tool)
+        return facts.effects or Effects.ONCE if facts is not None else Effects.ONCE
 
     def _open(self, scope: ScopeState, turn: tuple[int, ...]) -> None:
         """Create the nodes of a plan instance; those without upstream steps are joined at once."""
@@ -294,7 +297,8 @@ class RunState:
         retry = node.waiting == "retry"
         self._wait_over(node)
         if node.inner is not None:
-            node.because = TIME_OVER
+            if not node.stopping:
+                node.because = TIME_OVER
             self._stop_container(node, keep_always=True)
         elif retry:
             self.ready.push(node, node.claim or NO_CLAIM)
@@ -474,7 +478,7 @@ class RunState:
     # --- stopping ---
 
     def _stop_scope(self, scope: ScopeState, *, keep_always: bool) -> None:
-        scope.cleans_up = keep_always
+        scope.cleans_up = keep_always and (scope.cleans_up or not scope.stopping)  # a stop only ever tightens
         scope.stopping = True
         for node in scope.nodes:
             self._halt(node)

@@ -119,7 +119,6 @@ class RunMachine:
         self._events, self._causes, self._commands = [], [], []
         self._now = fact.at
         self._cause = 0
-        self._undecided = False
         first = state.seq + 1
         if isinstance(fact, (AttemptSucceeded, AttemptFailed)):
             node = state.running.get(fact.step)
@@ -145,7 +144,7 @@ class RunMachine:
     def _turn(self) -> Turn:
         to_stop = self.state.to_stop
         if to_stop:
-            self._commands.extend(StopStep(key) for key in to_stop)
+            self._commands.extend(StopStep(key) for key in dict.fromkeys(to_stop))
             to_stop.clear()
         return Turn(tuple(self._events), tuple(self._causes), tuple(self._commands))
 
@@ -273,6 +272,7 @@ class RunMachine:
         """Decide until nothing can start or end, or for DECISIONS_A_TURN: a wide plan must not hold up the others."""
         state = self.state
         joined, closing, events = state.joined, state.closing, self._events
+        self._undecided = False
         while len(events) < DECISIONS_A_TURN:
             if joined:
                 self._join_all(joined)

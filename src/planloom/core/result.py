@@ -108,7 +108,7 @@ class StepOutcome:
     cached: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepResult:
     """How one step stands: of the plan itself, of a sub-plan (`sub/extract`) or one item of a map (`check[3]`)."""
 
@@ -216,7 +216,7 @@ class Steps(Sequence[StepResult]):
         return repr(self.now()._made)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunResult:
     """How a run stands, or ended.
 

@@ -344,6 +344,14 @@ _FORMS: dict[str, _Form] = {
 """By the annotation of a field, as events.py writes it. A field of a new type fails here, when this is imported."""
 
 
+def _values_of(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return what reads an event's fields; `attrgetter` of one name alone would give a lone value."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    one = attrgetter(*names)
+    return lambda event: (one(event),)
+
+
 def _layout(event_type: type[Any]) -> _Layout:
     kind = re.sub(r"(?<!^)(?=[A-Z])", "_", event_type.__name__).lower()
     forms = {field.name: _FORMS[str(field.type)] for field in fields(event_type)}
@@ -356,7 +364,7 @@ def _layout(event_type: type[Any]) -> _Layout:
         event_type=event_type,
         kind=kind,
         version=_VERSIONS.get(kind, 1),
-        values=attrgetter(*forms),
+        values=_values_of(tuple(forms)),
         required=required,
         writers=tuple(forms[name].write for name in required),
         template=_object(required, ["%s"] * len(required)),

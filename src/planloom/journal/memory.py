@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planloom.core.events import RunFinished, RunStarted
@@ -30,7 +29,7 @@ class _Run:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.causes: list[int] = []
-        self.row: RunRow | None = None
+        self.status = RunStatus.RUNNING
         self.posted: list[tuple[int, Fact]] = []
         self.writer: MemoryRunWriter | None = None
         self.waiters: set[asyncio.Event] = set()
@@ -38,13 +37,15 @@ class _Run:
     def append(self, run_id: str, events: Sequence[Event], causes: Sequence[int]) -> int:
         if len(events) != len(causes):
             raise ValueError(f"{len(events)} events with {len(causes)} causes")
-        if self.row is None:
-            self.row = _first_row(run_id, events[0])
+        if not self.events and not isinstance(events[0], RunStarted):
+            raise JournalError(
+                f"run {run_id!r} would begin with {type(events[0]).__name__}", remedy="append `RunStarted` first"
+            )
         self.events.extend(events)
         self.causes.extend(causes)
         last = events[-1]
         if isinstance(last, RunFinished):
-            self.row = replace(self.row, status=last.status.value)
+            self.status = last.status
         if self.waiters:
             self.wake()
         return len(self.events)
@@ -150,9 +151,9 @@ class MemoryJournal:
                 for recorded in run.recorded(after):
                     after = recorded.seq
                     yield recorded
-                if run.row is None and run.writer is None:
+                if not run.events and run.writer is None:
                     raise _not_found(run_id)
-                if run.row is not None and run.row.status != RunStatus.RUNNING:
+                if run.status is not RunStatus.RUNNING:
                     return
                 await news.wait()
                 news.clear()
@@ -161,7 +162,7 @@ class MemoryJournal:
     async def runs(self, *, status: str | None = None, limit: int = 100) -> list[RunRow]:
         """Return runs, newest first."""
         self._check_open()
-        rows = [_current(run.row, run) for run in self._runs.values() if run.row is not None]
+        rows = [_row(run_id, run) for run_id, run in self._runs.items() if run.events]
         wanted = [row for row in rows if status is None or row.status == status]
         return sorted(wanted, key=lambda row: (row.started_at, row.run_id), reverse=True)[:limit]
 
@@ -208,18 +209,11 @@ class MemoryJournal:
             raise _closed_error()
 
 
-def _first_row(run_id: str, first: Event) -> RunRow:
-    if not isinstance(first, RunStarted):
-        raise JournalError(
-            f"run {run_id!r} would begin with {type(first).__name__}", remedy="append `RunStarted` first"
-        )
-    running = RunStatus.RUNNING.value
-    return RunRow(run_id, first.plan.name, first.plan.hash, running, first.at, first.at, 0)
-
-
-def _current(row: RunRow, run: _Run) -> RunRow:
-    """Return the row with what changes with every event, worked out when asked for."""
-    return replace(row, last_seq=len(run.events), updated_at=run.events[-1].at)
+def _row(run_id: str, run: _Run) -> RunRow:
+    first = run.events[0]
+    assert isinstance(first, RunStarted), "no run begins with anything else"
+    plan, status, last = first.plan, run.status.value, run.events[-1]
+    return RunRow(run_id, plan.name, plan.hash, status, first.at, last.at, len(run.events))
 
 
 def _closed_error() -> JournalError:

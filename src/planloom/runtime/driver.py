@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from planloom.core.commands import EndRun, GoOn, RunStep, SetTimer, StopStep
 from planloom.core.events import AttemptFailed, TimerFired, WentOn
+from planloom.errors import JournalError
 from planloom.plan.policy import FailureKind
 
 if TYPE_CHECKING:
@@ -28,13 +29,10 @@ class Driver:
 
     Attributes:
         machine: The run.
-        settled: Set to None once the run has ended or waits for a person and all of that is durable; or to the error
-            that broke the record. A new future takes its place when a person makes the run go on.
     """
 
     def __init__(self, machine: RunMachine, lane: Lane, clock: Clock) -> None:
         self.machine = machine
-        self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lane = lane
         self._clock = clock
         self._writer: RunWriter | None = None
@@ -45,6 +43,7 @@ class Driver:
         self._broken: BaseException | None = None
         self._delivering = False
         self._at_rest = False
+        self._waiters: list[asyncio.Future[None]] = []
         self._closed = False
 
     def begin(self, writer: RunWriter, fact: Fact) -> None:
@@ -52,6 +51,30 @@ class Driver:
         self._writer = writer
         self._written = self._durable = self.machine.state.seq
         self.deliver(fact)
+
+    async def settled(self) -> None:
+        """Wait until the run has ended or waits for a person, and all of that is durable.
+
+        Raises:
+            JournalError: The record broke, or the run was let go of.
+        """
+        while not self._at_rest and not self.gone:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+        if self._broken is not None:
+            raise self._broken
+        if not self._at_rest:
+            raise JournalError(
+                f"run {self.machine.run_id} was let go of before it ended",
+                remedy=f"resume it: planloom resume {self.machine.run_id}",
+            )
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
 
     async def flushed(self) -> None:
         """Wait until everything handed in so far is durable."""
@@ -68,10 +91,14 @@ class Driver:
         """Return True while the record is not yet durable up to where the run stands."""
         return self._durable < self._written
 
-    def deliver(self, fact: Fact) -> None:
-        """Hand in a fact; returns once its consequences are written (not yet durable) and commands are under way."""
+    def deliver(self, fact: Fact) -> bool:
+        """Hand in a fact; return once its consequences are written (not yet durable) and commands are under way.
+
+        Returns:
+            False if this driver takes no facts any more.
+        """
         if self.gone:
-            return
+            return False
         assert self._writer is not None
         self._delivering = True
         try:
@@ -85,10 +112,11 @@ class Driver:
                     self._do(command)
         except Exception as error:  # noqa: BLE001 - a broken record, or a bug in the heart, ends this run and must not hang it
             self.break_off(error)
-            return
+            return False
         finally:
             self._delivering = False
         self._settle()
+        return True
 
     def on_durable(self, seq: int, error: BaseException | None) -> None:
         """Hear from the journal how far the record is durable."""
@@ -109,10 +137,7 @@ class Driver:
             return
         self._broken = error
         self._stop_all()
-        if self.settled.done():
-            self.settled = asyncio.get_running_loop().create_future()
-        self.settled.set_exception(error)
-        self.settled.exception()  # seen: nobody may be waiting
+        self._wake()
 
     async def close(self) -> None:
         """Let go of the run, ended or not; what is under way is stopped and not recorded."""
@@ -120,6 +145,7 @@ class Driver:
             return
         self._closed = True
         self._stop_all()
+        self._wake()
         self._lane.close()
         if self._writer is not None:
             await self._writer.close()
@@ -183,11 +209,7 @@ class Driver:
         state = self.machine.state
         if self._broken is not None:
             return
-        at_rest = state.finished is not None or (state.blocked and self.machine.waits_for_person)
-        if not at_rest or self.behind:
-            if self._at_rest:
-                self._at_rest = False
-                self.settled = asyncio.get_running_loop().create_future()
-        elif not self.settled.done():
-            self._at_rest = True
-            self.settled.set_result(None)
+        at_rest = state.finished is not None or bool(state.blocked and self.machine.waits_for_person)
+        self._at_rest = at_rest and not self.behind
+        if self._at_rest and self._waiters:
+            self._wake()

@@ -12,7 +12,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,7 @@ class Engine:
         self._drivers: dict[str, Driver] = {}
         self._checked: OrderedDict[int, _Checked] = OrderedDict()
         self._poll: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def journal(self) -> Journal:
@@ -107,6 +108,7 @@ class Engine:
 
     async def close(self) -> None:
         """Let go of every run and stop what is under way; what was not recorded will be asked for again on resume."""
+        self._closed = True
         drivers = list(self._drivers.values())
         self._drivers.clear()
         async with AsyncExitStack() as ending:  # in turn, the last first, whatever one of them raises
@@ -193,14 +195,19 @@ class Engine:
     async def finish(self, run: Run) -> RunResult:
         """Wait for a run, let go of it, and return its result. If the waiter is cancelled, so is the run, on record."""
         try:
-            return await run.result()
+            result = await run.result()
         except asyncio.CancelledError:
-            await run.cancel(by="caller", reason="whoever waited for it was cancelled")
-            async with asyncio.timeout(CANCEL_S):
-                await run.result()
+            with suppress(TimeoutError, JournalError):
+                async with asyncio.timeout(CANCEL_S):
+                    await run.cancel(by="caller", reason="whoever waited for it was cancelled")
+                    await run.result()
+                    await self.release(run.run_id)
             raise
-        finally:
+        except JournalError:
             await self.release(run.run_id)
+            raise
+        await self.release(run.run_id)
+        return result
 
     async def batch(
         self,
@@ -242,19 +249,21 @@ class Engine:
 
     async def _begin(self, run_id: str, started: RunStarted) -> Run:
         machine = RunMachine(run_id)
+        self._check_open()
         driver = Driver(machine, self._wired.transport.lane(), self._clock)
-        async with self._kept(run_id, driver):
-            driver.begin(await self._journal.create(run_id, driver.on_durable), started)
-        return Run(machine, driver, self._journal, self._clock)
-
-    @asynccontextmanager
-    async def _kept(self, run_id: str, driver: Driver) -> AsyncIterator[None]:
-        """Keep the driver, unless what is done to begin its run fails: then let go of all that it took."""
         try:
-            yield
+            driver.begin(await self._journal.create(run_id, driver.on_durable), started)
         except BaseException:
             await driver.close()
             raise
+        self._keep(run_id, driver)
+        return Run(machine, driver, self._journal, self._clock)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigError("this engine is closed", remedy="make another one; its runs can be resumed there")
+
+    def _keep(self, run_id: str, driver: Driver) -> None:
         self._drivers[run_id] = driver
         if self._poll is None:
             self._poll = asyncio.get_running_loop().create_task(self._hear_people())
@@ -274,6 +283,7 @@ class Engine:
             RunNotFoundError: No such run.
             RunBusyError: Somebody drives it now.
         """
+        self._check_open()
         if run_id in self._drivers:
             raise RunBusyError(f"run {run_id} is driven by this engine already", remedy="use the Run in hand")
         record = await self._journal.read(run_id)
@@ -282,17 +292,19 @@ class Engine:
             return Run(machine, None, self._journal, self._clock)
         self._missing_tools(machine)
         driver = Driver(machine, self._wired.transport.lane(), self._clock)
-        async with self._kept(run_id, driver):
+        try:
             record, writer = await self._journal.take(run_id, driver.on_durable)
             driver.machine = machine = replayed(run_id, record)
             if machine.ended:  # its last driver ended it in the meantime
                 await writer.close()
-            else:
-                self._clock.not_before(machine.state.last_at)
-                driver.begin(writer, RunResumed(machine.state.epoch + 1, self._clock.now()))
-        if machine.ended:
-            await self.release(run_id)
-            return Run(machine, None, self._journal, self._clock)
+                await driver.close()
+                return Run(machine, None, self._journal, self._clock)
+            self._clock.not_before(machine.state.last_at)
+            driver.begin(writer, RunResumed(machine.state.epoch + 1, self._clock.now()))
+        except BaseException:
+            await driver.close()
+            raise
+        self._keep(run_id, driver)
         await self._take_posted(run_id, driver)
         return Run(machine, driver, self._journal, self._clock)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from planloom.core.events import CancelRequested
+from planloom.core.events import ApprovalAnswered, CancelRequested, StepResolved
 from planloom.core.report import run_result
 from planloom.core.result import RunResult, RunStatus
+from planloom.errors import ConfigError
 from planloom.runtime.people import answer_fact, resolution_fact
 from planloom.runtime.replay import replayed
 
@@ -50,8 +50,7 @@ class Run:
             JournalError: The record broke; the run can be resumed.
         """
         if self._driver is not None:
-            # Shielded: a waiter that is cancelled must not end what others wait for.
-            await asyncio.shield(self._driver.settled)
+            await self._driver.settled()
         return self.state_now()
 
     def state_now(self) -> RunResult:
@@ -68,27 +67,32 @@ class Run:
         return self._journal.follow(self.run_id, after=after)
 
     async def cancel(self, *, by: str = "caller", reason: str = "") -> None:
-        """Ask the run to stop; it is recorded, then enforced."""
-        if self._driver is not None:
-            self._driver.deliver(CancelRequested(by, self._clock.now(), reason))
+        """Ask the run to stop; it is on record on return, then enforced. A run that has ended stays as it is."""
+        if not self._machine.ended:
+            await self._tell(CancelRequested(by, self._clock.now(), reason))
 
     async def approve(self, step: str, *, by: str, approved: bool = True, output: Any = None) -> None:
-        """Answer an approval that waits.
+        """Answer an approval that waits; the answer is durable on return.
 
         Raises:
             ConfigError: No such approval waits, or `output` does not fit its form.
         """
-        fact = answer_fact(self._machine.state, step, by=by, approved=approved, output=output, at=self._clock.now())
-        if self._driver is not None:
-            self._driver.deliver(fact)
+        state, now = self._machine.state, self._clock.now()
+        await self._tell(answer_fact(state, step, by=by, approved=approved, output=output, at=now))
 
     async def resolve(self, step: str, how: str, *, by: str, output: Any = None, error: str | None = None) -> None:
-        """Say what came of a step whose outcome is unknown: "output", "retry" or "fail".
+        """Say what came of a step whose outcome is unknown: "output", "retry" or "fail"; durable on return.
 
         Raises:
             ConfigError: No such step waits, or another word.
         """
         state, now = self._machine.state, self._clock.now()
-        fact = resolution_fact(state, step, how, by=by, output=output, error=error, at=now)
-        if self._driver is not None:
-            self._driver.deliver(fact)
+        await self._tell(resolution_fact(state, step, how, by=by, output=output, error=error, at=now))
+
+    async def _tell(self, fact: ApprovalAnswered | StepResolved | CancelRequested) -> None:
+        if self._driver is None or not self._driver.deliver(fact):
+            raise ConfigError(
+                f"run {self.run_id} is not driven here any more",
+                remedy="resume it, or leave the answer in the journal with planloom approve, resolve or cancel",
+            )
+        await self._driver.flushed()

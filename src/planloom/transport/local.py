@@ -38,11 +38,11 @@ class _Underway:
     """One attempt from submission to its fact; what the executor sees as its context (`ports.AttemptContext`)."""
 
     __slots__ = (
+        "_closing",
         "abandoned",
         "answered",
         "cancel_timer",
         "clock",
-        "closing",
         "deliver",
         "reported_usd",
         "request",
@@ -60,12 +60,20 @@ class _Underway:
         self.reported_usd: float | None = None
         self.waited_s = 0.0
         self.stopping = False
-        self.closing = False
+        self._closing = False
         self.abandoned = False
         self.answered = False
 
     def abandon(self) -> None:
         self.abandoned = True
+
+    @property
+    def closing(self) -> bool:
+        return self._closing or _loop_ends()
+
+    def close(self) -> None:
+        self._closing = True
+        self.clear_timer()
 
     def report_usd(self, usd: float) -> None:
         self.reported_usd = (self.reported_usd or 0.0) + usd
@@ -113,6 +121,12 @@ class _Underway:
             cost_usd=self.reported_usd,
             abandoned=self.abandoned,
         )
+
+
+def _loop_ends() -> bool:
+    """Return True when every other task of the event loop is being cancelled: nobody closed the engine."""
+    me = asyncio.current_task()
+    return all(task.cancelling() for task in asyncio.all_tasks() if task is not me)
 
 
 class LocalLane:
@@ -176,8 +190,7 @@ class LocalLane:
         """End every worker; what they were at is not answered."""
         self._closed = True
         for underway in self._at.values():
-            underway.closing = True
-            underway.clear_timer()
+            underway.close()
         self._queue.clear()
         for task in self._workers:
             task.cancel()
