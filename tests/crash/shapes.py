@@ -261,6 +261,7 @@ async def driven(run: Run, clock: ManualClock, world: World, *, until: asyncio.E
         until: Stop and return None once this is set.
     """
     waiter = asyncio.ensure_future(run.result())
+    answering: asyncio.Future[None] = asyncio.ensure_future(asyncio.sleep(0))
     try:
         idle = 0
         for _ in range(PATIENCE):
@@ -268,24 +269,29 @@ async def driven(run: Run, clock: ManualClock, world: World, *, until: asyncio.E
                 await asyncio.sleep(0)
             if until is not None and until.is_set():
                 return None
+            if not answering.done():
+                continue
+            answering.result()
             if waiter.done():
                 result = waiter.result()
                 if result.status is not RunStatus.WAITING:
                     return result
-                await answer(run, result, world)
+                answering = asyncio.ensure_future(answered(run, result, world))
                 waiter = asyncio.ensure_future(run.result())
             elif world.busy == 0 and not clock.advance_to_next():
                 state = run.state_now()
                 idle += 1
                 if not state.blocked and idle > 3:
                     raise StuckError({step.id: (step.status.value, step.waiting) for step in state.steps})
-                await answer(run, state, world)  # something that never ends is under way beside it
+                # Something that never ends is under way beside it.
+                answering = asyncio.ensure_future(answered(run, state, world))
         raise StuckError("it goes round and round")
     finally:
+        answering.cancel()  # without power no answer is ever taken
         waiter.cancel()
 
 
-async def answer(run: Run, result: RunResult, world: World) -> None:
+async def answered(run: Run, result: RunResult, world: World) -> None:
     """Do what a person would: approve, and look whether what nobody knows about has happened."""
     for step in result.blocked:
         if step.id not in {blocked.id for blocked in run.state_now().blocked}:
