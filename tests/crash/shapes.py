@@ -6,8 +6,9 @@ The log is the world: what is in it has happened, whatever a journal says. It ou
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from planloom import Effects, Engine, NotDoneError, RunStatus, Tool, ToolContext
 from planloom.core.events import StepDispatched
@@ -16,10 +17,13 @@ from planloom.ports import Journal
 from planloom.runtime.run import Run
 from planloom.testing.clock import ManualClock
 
+T = TypeVar("T")
 SPINS = 40
 """Turns of the loop after which a run that does nothing waits for time to pass."""
 PATIENCE = 4_000
 """Rounds of that after which a run is stuck."""
+PATIENCE_S = 30.0
+"""Seconds after which anything else is."""
 
 SHAPES: dict[str, list[dict[str, Any]] | dict[str, Any]] = {
     "chain": [
@@ -260,6 +264,11 @@ async def driven(run: Run, clock: ManualClock, world: World, *, until: asyncio.E
     Args:
         until: Stop and return None once this is set.
     """
+    async with asyncio.timeout(PATIENCE_S):
+        return await _driven(run, clock, world, until)
+
+
+async def _driven(run: Run, clock: ManualClock, world: World, until: asyncio.Event | None) -> RunResult | None:
     waiter = asyncio.ensure_future(run.result())
     answering: asyncio.Future[None] = asyncio.ensure_future(asyncio.sleep(0))
     try:
@@ -312,3 +321,13 @@ async def undisturbed(shape: str, journal: Journal, clock: ManualClock, world: W
         result = await driven(run, clock, world)
     assert result is not None
     return result
+
+
+def bounded(work: Coroutine[Any, Any, T], *, seconds: float = 300.0) -> T:
+    """Run a test's coroutine in a loop of its own; what hangs is a failure, wherever it hangs."""
+
+    async def main() -> T:
+        async with asyncio.timeout(seconds):
+            return await work
+
+    return asyncio.run(main())

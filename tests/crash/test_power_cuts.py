@@ -5,7 +5,6 @@ Rule: what a run comes to is what it would have come to without the cut; what is
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from typing import Any
 
@@ -18,7 +17,7 @@ from planloom.ports import Recorded
 from planloom.runtime.replay import diverges
 from planloom.testing.clock import ManualClock
 from planloom.testing.crash import CrashingJournal, Spoil
-from tests.crash.shapes import SHAPES, World, driven, plan_of, undisturbed
+from tests.crash.shapes import SHAPES, World, bounded, driven, plan_of, undisturbed
 
 DOWN_S = 3_600.0
 """How long the power stays off."""
@@ -106,7 +105,7 @@ async def every_point(shape: str, lags: tuple[int, ...]) -> tuple[int, int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", FEW)
 def test_run_survives_a_power_cut_at_any_write(shape: str) -> None:
-    points, _ = asyncio.run(every_point(shape, (1,)))
+    points, _ = bounded(every_point(shape, (1,)))
 
     assert points > 5
 
@@ -114,7 +113,7 @@ def test_run_survives_a_power_cut_at_any_write(shape: str) -> None:
 @pytest.mark.crash
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_survives_a_power_cut_at_any_write_at_any_lag(shape: str) -> None:
-    points, unknown = asyncio.run(every_point(shape, LAGS))
+    points, unknown = bounded(every_point(shape, LAGS))
 
     sys.stdout.write(f"{shape}: cut at {points} points, {unknown} outcomes unknown\n")
     assert points > 5
@@ -146,7 +145,7 @@ async def once_more(shape: str) -> None:
 @pytest.mark.crash
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_survives_two_power_cuts(shape: str) -> None:
-    asyncio.run(once_more(shape))
+    bounded(once_more(shape))
 
 
 def test_limits_hold_over_a_power_cut() -> None:
@@ -159,7 +158,7 @@ def test_limits_hold_over_a_power_cut() -> None:
             await driven(await engine.resume("r"), clock, world)
         return world.peak
 
-    assert asyncio.run(main()) == 2
+    assert bounded(main()) == 2
 
 
 def test_every_shape_has_steps_of_effects_that_matter() -> None:

@@ -19,7 +19,7 @@ from planloom.core.result import ENDED, RunResult
 from planloom.observe.looks import every_step
 from planloom.testing.clock import ManualClock
 from planloom.testing.crash import CrashingJournal, Spoil
-from tests.crash.shapes import World, driven
+from tests.crash.shapes import World, bounded, driven
 from tests.crash.test_cancel_anywhere import CancelsAt, cancel
 from tests.crash.test_cancel_anywhere import look as look_at_the_stop
 from tests.crash.test_power_cuts import DOWN_S, look, told
@@ -121,7 +121,7 @@ def test_random_plans_survive_random_power_cuts() -> None:
                 times += await cut(f"seed {seed}, lag {lag}, cuts {cuts}", plan, expected, cuts, lag)
         return times
 
-    times = asyncio.run(main())
+    times = bounded(main())
 
     sys.stdout.write(f"{PLANS} random plans, {times} power cuts\n")
     assert times > PLANS
@@ -183,7 +183,7 @@ def test_random_lives_keep_every_law() -> None:
         results = [await lived(SEED * 100_000 + number) for number in range(PLANS * 5)]
         return Counter(result.status.value for result in results)
 
-    ended = asyncio.run(main())
+    ended = bounded(main())
 
     sys.stdout.write(f"{PLANS * 5} random lives: {dict(ended)}\n")
     assert len(ended) >= 4
@@ -191,4 +191,4 @@ def test_random_lives_keep_every_law() -> None:
 
 @pytest.mark.parametrize("seed", [1_097, 100_003])
 def test_lives_that_once_broke_a_law_keep_them_all(seed: int) -> None:
-    assert asyncio.run(lived(seed)).ended_at is not None
+    assert bounded(lived(seed)).ended_at is not None

@@ -268,11 +268,14 @@ def test_that_a_run_waits_for_a_person_is_told_only_when_it_is_durable() -> None
             await turns(15)
             assert not waiter.done()
             assert (await waiter).status is RunStatus.WAITING
-            await run.approve("ok", by="me")
+            approving = asyncio.create_task(run.approve("ok", by="me"))
+            await turns(1)
             again = asyncio.create_task(run.result())
             await turns(15)
+            assert not approving.done()
             assert not again.done()
             assert (await again).status is RunStatus.SUCCESS
+            await approving
 
     asyncio.run(main())
 
