@@ -65,7 +65,7 @@ def test_needs_are_edges_both_ways() -> None:
         {"tool": None, "wait": {"until": "${{ steps.a.output }}"}},
         {"tool": None, "task": "Do it", "with": {"x": "${{ steps.a.output }}"}},
     ],
-    ids=lambda fields: next(iter(fields.keys() - {"tool"})),
+    ids=lambda fields: next(name for name in fields if name != "tool"),
 )
 def test_a_reference_is_an_edge_wherever_it_stands(fields: dict[str, Any]) -> None:
     made = graph(step("a"), step("b", **fields))

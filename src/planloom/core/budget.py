@@ -127,6 +127,8 @@ class Budget:
         self.calls += claim.calls
         if claim is not ONE_CALL:
             self._reserve(claim, -1)
+        elif cost_usd is None and usage is None:
+            return
         actual = cost_usd if cost_usd is not None else claim.cost_usd
         if cost_usd is not None or claim.cost_usd:
             self.cost_known = True

@@ -38,21 +38,25 @@ class Claims:
         """Return what starting this step takes."""
         entry = node.entry
         step = entry.step
+        if entry.is_plain:
+            return self._of_tool(step.tool or "")
         is_map = entry.for_each is not None and node.parent is None
         if is_map or not entry.is_leaf:
             claim = FREE
         elif step.model is not None or step.agent is not None:
             tokens = step.max_tokens or 1  # one at least: with none left, no model is asked
             claim = self._tokens.setdefault(tokens, Claim(tokens=tokens))
-        elif step.tool is None:
-            claim = NO_CLAIM
         else:
-            claim = self._tools.get(step.tool) or self._tools.setdefault(
-                step.tool, tool_claim(self._facts.get(step.tool))
-            )
+            claim = NO_CLAIM if step.tool is None else self._of_tool(step.tool)
         if step.concurrency is None and step.mode == "parallel" and step.max_parallel is None:
             return claim
         return self._with_names(claim, self._names(node, is_map=is_map))
+
+    def _of_tool(self, tool: str) -> Claim:
+        known = self._tools.get(tool)
+        if known is None:
+            known = self._tools[tool] = tool_claim(self._facts.get(tool))
+        return known
 
     def _names(self, node: Node, *, is_map: bool) -> tuple[str, ...]:
         step, prefix = node.step, node.scope.prefix

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from planloom.core.budget import NO_CLAIM, Budget
+from planloom.core.budget import NO_CLAIM, ONE_CALL, Budget
 from planloom.core.claims import Claims
 from planloom.core.events import (
     ApprovalAnswered,
@@ -76,6 +76,7 @@ class RunState:
         self.started: RunStarted | None = None
         self.finished: RunFinished | None = None
         self.reused: dict[str, Any] = {}
+        self._effects: dict[str | None, Effects] = {}
         self.root: ScopeState
         self.budget: Budget
         self.claims: Claims
@@ -173,13 +174,18 @@ class RunState:
         step = node.entry.step
         if step.effects is not None:
             return step.effects
+        known = self._effects.get(step.tool)
+        if known is not None:
+            return known
         if step.agent is not None or step.task is not None:
             return Effects.ONCE
         if step.tool is None:
             return Effects.NONE
         assert self.started is not None
         facts = self.started.tools.get(step.tool)
-        return facts.effects or Effects.ONCE if facts is not None else Effects.ONCE
+        found = facts.effects or Effects.ONCE if facts is not None else Effects.ONCE
+        self._effects[step.tool] = found
+        return found
 
     def _open(self, scope: ScopeState, turn: tuple[int, ...]) -> None:
         """Create the nodes of a plan instance; those without upstream steps are joined at once."""
@@ -254,6 +260,8 @@ class RunState:
         del self.running[node.key]
         claim = node.claim or NO_CLAIM
         self.budget.settle(claim, cost_usd=cost_usd, usage=usage)
+        if claim is ONE_CALL and cost_usd is None and usage is None:
+            return
         if cost_usd is not None or claim.cost_usd:
             node.cost_usd = (node.cost_usd or 0.0) + (cost_usd if cost_usd is not None else claim.cost_usd)
         if usage is not None:

@@ -207,9 +207,9 @@ class Driver:
     def _settle(self) -> None:
         """Say that nothing more happens by itself, once that is durable."""
         state = self.machine.state
-        if self._broken is not None:
-            return
-        at_rest = state.finished is not None or bool(state.blocked and self.machine.waits_for_person)
-        self._at_rest = at_rest and not self.behind
-        if self._at_rest and self._waiters:
-            self._wake()
+        if state.finished is None and not (state.blocked and self.machine.waits_for_person):
+            self._at_rest = False
+        elif self._broken is None:
+            self._at_rest = not self.behind
+            if self._at_rest and self._waiters:
+                self._wake()

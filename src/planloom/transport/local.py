@@ -37,32 +37,20 @@ MAX_IDLE = 64
 class _Underway:
     """One attempt from submission to its fact; what the executor sees as its context (`ports.AttemptContext`)."""
 
-    __slots__ = (
-        "_closing",
-        "abandoned",
-        "answered",
-        "cancel_timer",
-        "clock",
-        "deliver",
-        "reported_usd",
-        "request",
-        "stopping",
-        "task",
-        "waited_s",
-    )
+    # What most attempts never need stands here once, not in every one.
+    task: asyncio.Task[None] | None = None
+    cancel_timer: Callable[[], None] | None = None
+    reported_usd: float | None = None
+    waited_s = 0.0
+    stopping = False
+    abandoned = False
+    answered = False
+    _closing = False
 
     def __init__(self, request: RunStep, deliver: Deliver, clock: Clock) -> None:
         self.request = request
         self.deliver = deliver
         self.clock = clock
-        self.task: asyncio.Task[None] | None = None
-        self.cancel_timer: Callable[[], None] | None = None
-        self.reported_usd: float | None = None
-        self.waited_s = 0.0
-        self.stopping = False
-        self._closing = False
-        self.abandoned = False
-        self.answered = False
 
     def abandon(self) -> None:
         self.abandoned = True
@@ -211,7 +199,7 @@ class LocalLane:
         self._workers.add(task)
         task.add_done_callback(self._workers.discard)
 
-    async def _work(self) -> None:
+    async def _work(self) -> None:  # noqa: PLR0912 - one loop: a call per attempt would cost as much as the attempt
         task = asyncio.current_task()
         assert task is not None
         woken = True
@@ -230,8 +218,17 @@ class LocalLane:
                     await self._pause()
                     continue
                 underway = self._queue.popleft()
-                self._hand_on()
-                await self._take(underway, task)
+                if self._queue and self._waking == 0:
+                    self._wake()
+                if underway.stopping:
+                    fact: Fact = underway.failed(FailureKind.CANCELLED, "stopped before it began")
+                else:
+                    underway.task = task
+                    fact = await self._make(underway.request, underway)
+                    underway.task = None
+                    while task.cancelling():
+                        task.uncancel()
+                self._finish(underway, fact)
                 if copy_context() != self.context:
                     self._hand_on()
                     return
@@ -256,18 +253,6 @@ class LocalLane:
         self._slice_open = True
         self._slice_end = monotonic() + SLICE_S
 
-    async def _take(self, underway: _Underway, task: asyncio.Task[None]) -> None:
-        """Make one attempt and deliver its fact."""
-        if underway.stopping:
-            fact: Fact = underway.failed(FailureKind.CANCELLED, "stopped before it began")
-        else:
-            underway.task = task
-            fact = await self._make(underway.request, underway)
-            underway.task = None
-            while task.cancelling():
-                task.uncancel()
-        self._finish(underway, fact)
-
     def _hand_on(self) -> None:
         if self._queue and self._waking == 0:
             self._wake()
@@ -276,7 +261,8 @@ class LocalLane:
         place = (underway.request.run_id, underway.request.key)
         if self._at.get(place) is underway:
             del self._at[place]
-        underway.clear_timer()
+        if underway.cancel_timer is not None:
+            underway.clear_timer()
         if not underway.answered:
             underway.answered = True
             self._delivering = True
