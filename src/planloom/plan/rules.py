@@ -22,6 +22,8 @@ STRATEGIES = ("none", "basic", "judge", "validator", "full", "self_consistency",
 REFINEMENTS = ("none", "retry", "feedback", "iterative")
 
 _DOING = frozenset({"tool", "model", "agent", "code", "plan", "task"})
+_TRIED = _DOING - {"plan"}
+"""Kinds that an executor attempts; a sub-plan's own steps are attempted, not the sub-plan."""
 _ASKING = frozenset({"model", "agent"})
 _FITS: dict[str, frozenset[str]] = {
     "args": _DOING,
@@ -30,13 +32,14 @@ _FITS: dict[str, frozenset[str]] = {
     "tools": _ASKING | {"task"},
     "max_tokens": _ASKING,
     "temperature": _ASKING,
-    "output": _DOING,
-    "retry": _DOING,
-    "attempt_timeout": _DOING,
-    "effects": _DOING,
-    "idempotency_key": _DOING,
-    "cache": _DOING,
-    "verify": _DOING - {"plan"},
+    "output": _TRIED,
+    "retry": _TRIED,
+    "attempt_timeout": _TRIED,
+    "effects": _TRIED,
+    "idempotency_key": _TRIED,
+    "cache": _TRIED,
+    "verify": _TRIED,
+    "timeout_seconds": _DOING,
     "speculate": _ASKING,
 }
 """Field → the kinds of step it means something for; a field that is not listed fits every kind."""
@@ -65,6 +68,7 @@ def step_problems(step: Step, path: Path, *, dropped: frozenset[str] = frozenset
     if dropped.isdisjoint(KINDS):
         found += _kind(step, path)
     found += _fit(step, path)
+    found += _limits_inside(step, path)
     found += _needed(step, path, dropped)
     found += _names(step, path)
     found += _choices(step, path)
@@ -109,6 +113,15 @@ def _fit(step: Step, path: Path) -> Iterator[PlanError]:
             f"{name!r} means nothing for the {kinds[0]} step {step.id!r}",
             remedy=f"take it out, or make the step one of {', '.join(sorted(fitting))}",
             path=(*path, name),
+        )
+
+
+def _limits_inside(step: Step, path: Path) -> Iterator[PlanError]:
+    if isinstance(step.plan, Plan) and step.plan.limits is not None:
+        yield FieldError(
+            f"the sub-plan of step {step.id!r} has limits of its own, and a run has one budget",
+            remedy="put them on the outer plan, or give the step `timeout_seconds`",
+            path=(*path, "plan", "limits"),
         )
 
 
