@@ -18,7 +18,7 @@ import tools
 from planloom import Engine, Plan, RunResult, RunStatus, load_plan
 from planloom.observe.looks import padded
 from planloom.observe.svg import graph_svg
-from planloom.plan.graph import compile_plan
+from planloom.observe.text import graph_text
 
 HERE = Path(__file__).resolve().parent
 TOOLS = [tools.extract, tools.categorize, tools.check_line, tools.validate, tools.save]
@@ -43,7 +43,7 @@ def main(out: Path) -> None:
     print_table(outcomes)
     calls = sum(result.tool_calls for result in results)
     print(f"\n{len(results)} receipts, {calls} tool calls, {seconds:.1f} s, {AT_ONCE} receipts at a time")
-    print(f"plan     {' → '.join(' · '.join(level) for level in compile_plan(plan).levels())}")
+    print(f"\n{graph_text(plan, longest)}\n")
     print(f"graph    {out / 'plan.svg'}")
     print(f"record   {out / 'runs.db'}        planloom list --journal {out / 'runs.db'}")
     print(f"kept     {out / 'receipts.db'}")
@@ -51,14 +51,8 @@ def main(out: Path) -> None:
 
 async def read_all(plan: Plan, given: list[dict[str, Any]], *, journal: Path) -> list[RunResult]:
     """Run the plan once per receipt, a few at a time; results in the order of the receipts."""
-    slots = asyncio.Semaphore(AT_ONCE)
     async with Engine(journal, tools=TOOLS) as engine:
-
-        async def read(inputs: dict[str, Any]) -> RunResult:
-            async with slots:
-                return await engine.run(plan, inputs)
-
-        return await asyncio.gather(*(read(inputs) for inputs in given))
+        return await engine.batch(plan, given, max_concurrent=AT_ONCE)
 
 
 def outcome(result: RunResult) -> dict[str, Any]:

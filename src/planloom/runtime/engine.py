@@ -197,17 +197,21 @@ class Engine:
         try:
             result = await run.result()
         except asyncio.CancelledError:
-            with suppress(TimeoutError, JournalError):
-                async with asyncio.timeout(CANCEL_S):
-                    await run.cancel(by="caller", reason="whoever waited for it was cancelled")
-                    await run.result()
-                    await self.release(run.run_id)
+            await self._cancelled(run)
             raise
         except JournalError:
             await self.release(run.run_id)
             raise
         await self.release(run.run_id)
         return result
+
+    async def _cancelled(self, run: Run) -> None:
+        """Cancel a run on record because its caller is being cancelled, and let go of it; not for longer than CANCEL_S."""
+        with suppress(TimeoutError, JournalError):
+            async with asyncio.timeout(CANCEL_S):
+                await run.cancel(by="caller", reason="whoever waited for it was cancelled")
+                await run.result()
+                await self.release(run.run_id)
 
     async def batch(
         self,
@@ -257,7 +261,16 @@ class Engine:
             await driver.close()
             raise
         self._keep(run_id, driver)
-        return Run(machine, driver, self._journal, self._clock)
+        run = Run(machine, driver, self._journal, self._clock)
+        try:
+            await driver.flushed()  # whoever is told of a run can resume it
+        except asyncio.CancelledError:
+            await self._cancelled(run)
+            raise
+        except JournalError:
+            await self.release(run_id)
+            raise
+        return run
 
     def _check_open(self) -> None:
         if self._closed:
