@@ -11,7 +11,7 @@ import pytest
 
 from planloom import Engine, MemoryJournal, RunStatus, SqliteJournal, StepStatus
 from planloom.core.events import ApprovalAnswered, AttemptSucceeded
-from planloom.errors import JournalError, JournalWriteError, RunNotFoundError
+from planloom.errors import JournalError, JournalWriteError
 from planloom.ports import Recorded
 from planloom.testing.clock import ManualClock
 from planloom.testing.crash import CrashingJournal, Spoil
@@ -229,11 +229,11 @@ def test_nothing_with_effects_starts_while_the_record_is_behind() -> None:
         steps = [{"id": f"s{n}", "tool": "pure", "needs": [f"s{n - 1}"] if n else []} for n in range(8)]
         steps.append({"id": "pay", "tool": "pay", "needs": ["s7"]})
         async with Engine(journal, tools=tools) as engine:
-            run = await engine.start({"planloom": 1, "steps": steps}, run_id="r")
+            starting = asyncio.create_task(engine.start({"planloom": 1, "steps": steps}, run_id="r"))
             await turns(10)
             assert len(log.of("pure")) == 8, "pure steps do not wait for the record"
             assert behind == []
-            await run.result()
+            await (await starting).result()
         assert behind == [(8, 8)]
 
     asyncio.run(main())
@@ -241,16 +241,17 @@ def test_nothing_with_effects_starts_while_the_record_is_behind() -> None:
 
 def test_the_end_of_a_run_and_its_status_are_told_only_when_they_are_durable() -> None:
     async def main() -> None:
+        gate = asyncio.Event()
         disk = MemoryJournal()
         journal = CrashingJournal(disk, lag=40)
-        async with Engine(journal, tools=[fake_tool("t")]) as engine:
+        async with Engine(journal, tools=[fake_tool("t", behind(gate))]) as engine:
             run = await engine.start({"planloom": 1, "steps": [{"id": "a", "tool": "t"}]}, run_id="r")
             waiter = asyncio.create_task(run.result())
+            gate.set()
             await turns(15)
             assert not waiter.done()
             assert run.status is RunStatus.RUNNING, "a status is shown only when it is durable"
-            with pytest.raises(RunNotFoundError):
-                await run.snapshot()
+            assert (await run.snapshot()).step("a").status is not StepStatus.COMPLETED
             result = await waiter
             assert (await run.snapshot()).to_dict() == result.to_dict()
             assert result.status is RunStatus.SUCCESS
@@ -259,12 +260,23 @@ def test_the_end_of_a_run_and_its_status_are_told_only_when_they_are_durable() -
     asyncio.run(main())
 
 
+def behind(gate: asyncio.Event) -> Any:
+    async def wait(**args: Any) -> dict[str, Any]:
+        await gate.wait()
+        return args
+
+    return wait
+
+
 def test_that_a_run_waits_for_a_person_is_told_only_when_it_is_durable() -> None:
     async def main() -> None:
+        gate = asyncio.Event()
         journal = CrashingJournal(MemoryJournal(), lag=40)
-        async with Engine(journal, tools=[fake_tool("t")]) as engine:
-            run = await engine.start({"planloom": 1, "steps": [{"id": "ok", "approve": "?"}]})
+        steps = [{"id": "a", "tool": "t"}, {"id": "ok", "approve": "?", "needs": ["a"]}]
+        async with Engine(journal, tools=[fake_tool("t", behind(gate))]) as engine:
+            run = await engine.start({"planloom": 1, "steps": steps})
             waiter = asyncio.create_task(run.result())
+            gate.set()
             await turns(15)
             assert not waiter.done()
             assert (await waiter).status is RunStatus.WAITING

@@ -206,7 +206,7 @@ class Engine:
         return result
 
     async def _cancelled(self, run: Run) -> None:
-        """Cancel a run on record because its caller is being cancelled, and let go of it; not for longer than CANCEL_S."""
+        """Cancel a run on record, because its caller is being cancelled, and let go of it; in CANCEL_S at most."""
         with suppress(TimeoutError, JournalError):
             async with asyncio.timeout(CANCEL_S):
                 await run.cancel(by="caller", reason="whoever waited for it was cancelled")
