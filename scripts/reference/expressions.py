@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from planloom.plan.expression import FUNCTIONS, MAX_DEPTH, MAX_EXPRESSION, MAX_TEXT, ROOTS, STEP_FIELDS
+from planloom.plan.expression import MAX_DEPTH, MAX_EXPRESSION
+from planloom.plan.terms import FUNCTIONS, MAX_TEXT, ROOTS, STEP_FIELDS
 
 TITLE = "References and conditions"
 

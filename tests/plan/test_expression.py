@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from planloom.errors import EvaluationError, ExpressionError, MissingValueError, PlanloomError
 from planloom.plan import expression
-from planloom.plan.expression import FUNCTIONS, MAX_DEPTH, MAX_EXPRESSION, as_text, fresh, parse_expression, truthy
+from planloom.plan.expression import MAX_DEPTH, MAX_EXPRESSION, parse_expression
+from planloom.plan.terms import FUNCTIONS, as_text, fresh, truthy
 
 INPUTS: dict[str, Any] = {
     "n": 5,

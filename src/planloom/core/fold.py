@@ -41,9 +41,9 @@ from planloom.core.ready import ReadySteps
 from planloom.core.result import FOR_A_PERSON, RunStatus, SkipReason, StepStatus, Usage
 from planloom.core.state import Node, ScopeState
 from planloom.errors import EvaluationError, MissingValueError
-from planloom.plan.expression import truthy
 from planloom.plan.graph import PlanGraph, compile_plan
 from planloom.plan.policy import Effects, FailureKind, JoinRule, OnError
+from planloom.plan.terms import truthy
 
 TIME_OVER = "its time was over"
 _AS_BEFORE = (SkipReason.CONDITION_FALSE, SkipReason.UPSTREAM_SKIPPED)

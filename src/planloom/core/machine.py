@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, assert_never
+from typing import assert_never
 
 from planloom.core.budget import NO_CLAIM
 from planloom.core.commands import Command, EndRun, GoOn, RunStep, SetTimer, StopStep
@@ -42,19 +42,19 @@ from planloom.core.events import (
     WentOn,
 )
 from planloom.core.fold import APPLY, TIME_OVER, RunState, failure_of
+from planloom.core.joins import first_not_completed, skip_reason
+from planloom.core.outputs import CANNOT_RESOLVE, outputs_of
 from planloom.core.result import RunStatus, SkipReason, StepStatus
 from planloom.core.retry import delay_s, worth_retrying
 from planloom.core.state import Node, ScopeState
-from planloom.errors import EvaluationError, MissingValueError, PlanError
-from planloom.plan.expression import truthy
+from planloom.errors import EvaluationError, PlanError
 from planloom.plan.frozen import frozen
 from planloom.plan.inputs import check_inputs
 from planloom.plan.policy import NO_RETRY, Effects, FailureKind, JoinRule, OnError
-from planloom.plan.refs import Template
+from planloom.plan.terms import truthy
 
 DECISIONS_A_TURN = 1_000
 """Events after which a turn ends (about 20 ms). Events are counted, nothing else: so a replay ends its turns alike."""
-_CANNOT_RESOLVE = (MissingValueError, EvaluationError)
 
 
 @frozen
@@ -309,15 +309,15 @@ class RunMachine:
                 if node.broken is not None:
                     self._fail(node, StepStatus.FAILED, FailureKind.INPUT, node.broken)
                     return
-                reason = _skip_reason(node)
+                reason = skip_reason(node)
                 if reason is not None:
-                    self._record(StepSkipped(node.key, reason, self._now, _because(node)))
+                    self._record(StepSkipped(node.key, reason, self._now, first_not_completed(node)))
                     return
             when = entry.when
             if when is not None:
                 try:
                     wanted = truthy(when.evaluate(node.scope))
-                except _CANNOT_RESOLVE as error:
+                except CANNOT_RESOLVE as error:
                     self._fail(
                         node, StepStatus.FAILED, FailureKind.INPUT, f"`when` cannot be worked out: {error.message}"
                     )
@@ -356,7 +356,7 @@ class RunMachine:
                 until = self._until(node)
                 self._record(WaitStarted(node.key, until, self._now))
                 self._commands.append(SetTimer(node.key, until))
-        except _CANNOT_RESOLVE as error:
+        except CANNOT_RESOLVE as error:
             self._fail(node, StepStatus.FAILED, FailureKind.INPUT, error.message)
         except PlanError as error:
             self._fail(node, StepStatus.FAILED, FailureKind.INPUT, error.message)
@@ -474,8 +474,8 @@ class RunMachine:
             self._fail(node, StepStatus.CANCELLED, FailureKind.CANCELLED, "stopped with steps not done")
         else:
             try:
-                output = _outputs(inner)
-            except _CANNOT_RESOLVE as error:
+                output = outputs_of(inner)
+            except CANNOT_RESOLVE as error:
                 self._fail(node, StepStatus.FAILED, FailureKind.INPUT, f"`outputs` of the sub-plan: {error.message}")
                 return
             self._record(StepSucceeded(node.key, output, self._now))
@@ -509,8 +509,8 @@ class RunMachine:
         error = failed.error if failed is not None else None
         output = None
         try:
-            output = _outputs(state.root, lenient=status is not RunStatus.SUCCESS)
-        except _CANNOT_RESOLVE as problem:
+            output = outputs_of(state.root, lenient=status is not RunStatus.SUCCESS)
+        except CANNOT_RESOLVE as problem:
             status, error = RunStatus.FAILED, f"`outputs` of the plan: {problem.message}"
         self._record(RunFinished(status, output, self._now, error, failed.key if failed is not None else None))
         self._commands.append(EndRun(status))
@@ -526,61 +526,3 @@ def _unfinished(scope: ScopeState) -> bool:
 def _broke(node: Node) -> bool:
     """Return whether this step's failure fails the run."""
     return node.status in (StepStatus.FAILED, StepStatus.TIMED_OUT) and not node.tolerated
-
-
-def _skip_reason(node: Node) -> SkipReason | None:
-    """Return why the join rule skips this step, or None if it may run."""
-    rule = node.entry.join
-    upstream_failed = node.failed > 0
-    match rule:
-        case JoinRule.ALL_DONE | JoinRule.ALWAYS:
-            run = True
-        case JoinRule.ALL_SUCCESS:
-            run = not upstream_failed and node.skipped == 0
-        case JoinRule.NONE_FAILED:
-            run = not upstream_failed
-        case JoinRule.ONE_SUCCESS:
-            run = node.ok > 0 or not node.entry.upstream
-        case JoinRule.NONE_FAILED_MIN_ONE_SUCCESS:
-            run = not upstream_failed and (node.ok > 0 or not node.entry.upstream)
-        case _:
-            assert_never(rule)
-    if run:
-        return None
-    return SkipReason.UPSTREAM_FAILED if upstream_failed else SkipReason.UPSTREAM_SKIPPED
-
-
-def _because(node: Node) -> str:
-    """Return the first upstream step that did not complete."""
-    nodes = node.scope.nodes
-    bad = (nodes[place] for place in node.entry.upstream if nodes[place].status is not StepStatus.COMPLETED)
-    first = next(bad, None)
-    return first.key if first is not None else "condition"
-
-
-def _outputs(scope: ScopeState, *, lenient: bool = False) -> Any:
-    """Return what a plan instance returns.
-
-    Args:
-        lenient: Give null for a top-level part that leads nowhere, because the run did not do all its steps anyway.
-    """
-    template = scope.graph.outputs
-    if template is None:
-        ends = [node for node in scope.nodes if not node.entry.downstream]
-        if len(ends) == 1:
-            return ends[0].output
-        return {node.step.id: node.output for node in ends if node.status is StepStatus.COMPLETED} or None
-    if not lenient:
-        return template.resolve(scope)
-    return _lenient(scope, template)
-
-
-def _lenient(scope: ScopeState, template: Template) -> Any:
-    def attempt(part: Template) -> Any:
-        try:
-            return part.resolve(scope)
-        except _CANNOT_RESOLVE:
-            return None
-
-    parts = template.parts()
-    return attempt(template) if parts is None else {name: attempt(part) for name, part in parts.items()}

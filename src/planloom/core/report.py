@@ -5,8 +5,8 @@ from __future__ import annotations
 from planloom.core.fold import RunState
 from planloom.core.result import RunResult, RunStatus, StepResult, Steps, StepStatus
 from planloom.core.state import Node
-from planloom.plan.expression import fresh
 from planloom.plan.policy import JoinRule
+from planloom.plan.terms import fresh
 
 
 def run_result(state: RunState, *, waiting: bool = False) -> RunResult:

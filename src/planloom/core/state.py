@@ -116,10 +116,6 @@ class Node:
         return self.parent is None and self.entry.step.on_error is OnError.CONTINUE
 
     @property
-    def is_map(self) -> bool:
-        return self.parent is None and self.entry.for_each is not None
-
-    @property
     def view(self) -> ScopeState | ItemView:
         """Return what this step's references see."""
         return self.scope if self.index is None else ItemView(self)

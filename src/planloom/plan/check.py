@@ -24,12 +24,13 @@ from planloom.errors import (
 )
 from planloom.plan.against import Catalogue, check_against, notices
 from planloom.plan.document import MAX_PROBLEMS, Path
-from planloom.plan.expression import Ref, parse_expression
+from planloom.plan.expression import parse_expression
 from planloom.plan.graph import find_cycle, topological_order
 from planloom.plan.inputs import check_inputs, input_problems
 from planloom.plan.model import Need, Plan, Step, unique_ids
 from planloom.plan.refs import compile_template
 from planloom.plan.rules import plan_problems, step_problems
+from planloom.plan.terms import Ref
 
 __all__ = ["MAX_NESTING", "Catalogue", "check_against", "check_inputs", "check_plan", "notices"]
 

@@ -18,7 +18,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from planloom.plan.expression import MAX_EXPRESSION, ROOTS
+from planloom.plan.expression import MAX_EXPRESSION
+from planloom.plan.terms import ROOTS
 
 _NATIVE_NAMES = {"depends_on": "needs", "requires": "needs", "args": "with"}
 _FOREIGN_NAMES = _NATIVE_NAMES | {

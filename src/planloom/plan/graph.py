@@ -13,10 +13,11 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 from planloom.errors import CycleError, ExpressionError, PlanError, UnknownStepError, plan_error, suggestion
-from planloom.plan.expression import Expression, Ref, parse_expression
+from planloom.plan.expression import Expression, parse_expression
 from planloom.plan.model import Need, Plan, Step, unique_ids
 from planloom.plan.policy import JoinRule
 from planloom.plan.refs import Template, compile_template
+from planloom.plan.terms import Ref
 
 
 @dataclass(slots=True)

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from planloom.errors import InputsError, OutputError, PlanError, plan_error, suggestion
-from planloom.plan.expression import fresh
 from planloom.plan.model import Plan
 from planloom.plan.schemas import MAX_CHECKS, value_problems
+from planloom.plan.terms import fresh
 from planloom.plan.values import as_json
 
 

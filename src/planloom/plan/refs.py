@@ -11,19 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from planloom.errors import EvaluationError, ExpressionError
-from planloom.plan.expression import (
-    MAX_TEXT,
-    Listing,
-    Literal,
-    Part,
-    Ref,
-    Scope,
-    Term,
-    as_text,
-    end_of_reference,
-    fresh,
-    parse_expression,
-)
+from planloom.plan.expression import end_of_reference, parse_expression
+from planloom.plan.terms import MAX_TEXT, Listing, Literal, Part, Ref, Scope, Term, as_text, fresh
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from planloom.plan.expression import fresh
 from planloom.plan.policy import Effects
+from planloom.plan.terms import fresh
 from planloom.tools.context import ToolContext
 from planloom.tools.tool import Tool
 

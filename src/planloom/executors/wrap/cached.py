@@ -17,8 +17,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from planloom.core.result import StepOutcome
-from planloom.plan.expression import fresh
 from planloom.plan.policy import CachePolicy, Effects
+from planloom.plan.terms import fresh
 
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
