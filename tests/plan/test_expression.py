@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from planloom.errors import EvaluationError, ExpressionError, MissingValueError, PlanloomError
-from planloom.plan import expression
+from planloom.plan import terms
 from planloom.plan.expression import MAX_DEPTH, MAX_EXPRESSION, parse_expression
 from planloom.plan.terms import FUNCTIONS, as_text, fresh, truthy
 
@@ -266,7 +266,7 @@ def test_what_is_not_there_is_an_error(text: str) -> None:
 
 
 def test_numbers_and_texts_cannot_grow_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expression, "MAX_TEXT", 5)
+    monkeypatch.setattr(terms, "MAX_TEXT", 5)
 
     assert value_of("join(['abc', 'de'])") == "abcde"
     with pytest.raises(EvaluationError, match="text over 5 characters"):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planloom.errors import ExpressionError, MissingValueError, PlanloomError
-from planloom.plan import expression, refs
+from planloom.plan import refs, terms
 from planloom.plan.refs import compile_template
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -254,4 +254,4 @@ def containers(value: Any) -> list[int]:
 
 
 def test_there_is_one_bound_on_text() -> None:
-    assert refs.MAX_TEXT == expression.MAX_TEXT
+    assert refs.MAX_TEXT == terms.MAX_TEXT
