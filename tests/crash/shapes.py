@@ -6,7 +6,7 @@ The log is the world: what is in it has happened, whatever a journal says. It ou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -258,14 +258,23 @@ class StuckError(AssertionError):
     """A run neither ends nor waits for anything."""
 
 
-async def driven(run: Run, clock: ManualClock, world: World, *, until: asyncio.Event | None = None) -> RunResult | None:
-    """Drive a run to its end: let time pass when nothing else happens, answer what a person is asked.
+async def driven(
+    starting: Awaitable[Run], clock: ManualClock, world: World, *, until: asyncio.Event | None = None
+) -> RunResult | None:
+    """Begin a run and drive it to its end: let time pass when nothing else happens, answer what a person is asked.
 
     Args:
         until: Stop and return None once this is set.
     """
     async with asyncio.timeout(PATIENCE_S):
-        return await _driven(run, clock, world, until)
+        begun = asyncio.ensure_future(starting)
+        power_cut = asyncio.ensure_future((until or asyncio.Event()).wait())
+        await asyncio.wait((begun, power_cut), return_when=asyncio.FIRST_COMPLETED)
+        power_cut.cancel()
+        if not begun.done():
+            begun.add_done_callback(lambda task: task.cancelled() or task.exception())  # it ends with its engine
+            return None
+        return await _driven(begun.result(), clock, world, until)
 
 
 async def _driven(run: Run, clock: ManualClock, world: World, until: asyncio.Event | None) -> RunResult | None:
@@ -317,8 +326,7 @@ async def answered(run: Run, result: RunResult, world: World) -> None:
 
 async def undisturbed(shape: str, journal: Journal, clock: ManualClock, world: World) -> RunResult:
     async with Engine(journal, tools=world.tools(), clock=clock) as engine:
-        run = await engine.start(plan_of(shape), run_id="r")
-        result = await driven(run, clock, world)
+        result = await driven(engine.start(plan_of(shape), run_id="r"), clock, world)
     assert result is not None
     return result
 

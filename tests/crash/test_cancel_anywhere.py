@@ -6,6 +6,7 @@ Rule: from `RunStopping` on nothing new starts, the run ends, and it ends as wha
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 
 import pytest
@@ -31,10 +32,10 @@ class CancelsAt(CrashingJournal):
             await asyncio.sleep(0)
 
 
-async def cancel(run: Run) -> None:
-    """Cancel a run, unless it has ended."""
+async def cancel(starting: Awaitable[Run]) -> None:
+    """Cancel a run as soon as there is one in hand, unless it has ended."""
     with suppress(ConfigError):
-        await run.cancel(by="a person")
+        await (await starting).cancel(by="a person")
 
 
 def look(where: str, record: list[Recorded]) -> None:
@@ -61,18 +62,18 @@ async def cancelled(shape: str, at: int, cut: int | None) -> None:
     journal = CancelsAt(disk, at=None if cut is None else at + cut, how=Spoil.AFTER, lag=1)
     result = None
     async with Engine(journal, tools=world.tools(), clock=clock) as engine:
-        run = await engine.start(plan_of(shape), run_id="r")
+        starting = asyncio.ensure_future(engine.start(plan_of(shape), run_id="r"))
         waiter = asyncio.create_task(journal.wait_for_write(at))
-        driving = asyncio.create_task(driven(run, clock, world, until=journal.stopped))
+        driving = asyncio.create_task(driven(starting, clock, world, until=journal.stopped))
         await asyncio.wait({waiter, driving}, return_when=asyncio.FIRST_COMPLETED)
         waiter.cancel()
-        cancelling = asyncio.create_task(cancel(run))
+        cancelling = asyncio.create_task(cancel(asyncio.shield(starting)))
         result = await driving
         cancelling.cancel()  # without power it is never taken
     if result is None:
         clock.advance(3_600)
         async with Engine(disk, tools=world.tools(), clock=clock) as engine:
-            result = await driven(await engine.resume("r"), clock, world)
+            result = await driven(engine.resume("r"), clock, world)
     assert result is not None
     record = await disk.read("r")
     look(where, record)

@@ -49,8 +49,7 @@ async def cut(shape: str, at: int, how: Spoil, lag: int, expected: dict[str, Any
     world.disk = disk
     journal = CrashingJournal(disk, at=at, how=how, lag=lag)
     async with Engine(journal, tools=world.tools(), clock=clock) as engine:
-        run = await engine.start(plan_of(shape), run_id="r")
-        ended = await driven(run, clock, world, until=journal.stopped)
+        ended = await driven(engine.start(plan_of(shape), run_id="r"), clock, world, until=journal.stopped)
     assert ended is None, f"{where}: the run ended before the power was cut"
     if not await disk.runs():
         assert how is Spoil.BEFORE, f"{where}: the run is gone"
@@ -61,8 +60,7 @@ async def cut(shape: str, at: int, how: Spoil, lag: int, expected: dict[str, Any
 
     clock.advance(DOWN_S)
     async with Engine(disk, tools=world.tools(), clock=clock) as engine:
-        run = await engine.resume("r")
-        result = await driven(run, clock, world)
+        result = await driven(engine.resume("r"), clock, world)
 
     assert result is not None
     assert told(result) == expected, where
@@ -132,8 +130,8 @@ async def once_more(shape: str) -> None:
                 async with Engine(journal, tools=world.tools(), clock=clock) as engine:
                     known = bool(await disk.runs())
                     before, called = (await disk.read("r") if known else []), len(world.log)
-                    run = await (engine.resume("r") if known else engine.start(plan_of(shape), run_id="r"))
-                    result = await driven(run, clock, world, until=journal.stopped)
+                    starting = engine.resume("r") if known else engine.start(plan_of(shape), run_id="r")
+                    result = await driven(starting, clock, world, until=journal.stopped)
                     if result is not None:
                         break
                 clock.advance(DOWN_S)
@@ -153,9 +151,9 @@ def test_limits_hold_over_a_power_cut() -> None:
         clock, world, disk = ManualClock(), World(), MemoryJournal()
         journal = CrashingJournal(disk, at=4, how=Spoil.AFTER, lag=1)
         async with Engine(journal, tools=world.tools(), clock=clock) as engine:
-            await driven(await engine.start(plan_of("limits"), run_id="r"), clock, world, until=journal.stopped)
+            await driven(engine.start(plan_of("limits"), run_id="r"), clock, world, until=journal.stopped)
         async with Engine(disk, tools=world.tools(), clock=clock) as engine:
-            await driven(await engine.resume("r"), clock, world)
+            await driven(engine.resume("r"), clock, world)
         return world.peak
 
     assert bounded(main()) == 2

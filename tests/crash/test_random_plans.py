@@ -75,7 +75,7 @@ async def undisturbed(plan: dict[str, Any], lag: int) -> tuple[dict[str, Any], i
     clock, world = ManualClock(), World()
     journal = CrashingJournal(MemoryJournal(), lag=lag)
     async with Engine(journal, tools=world.tools(), clock=clock) as engine:
-        result = await driven(await engine.start(plan, run_id="r"), clock, world)
+        result = await driven(engine.start(plan, run_id="r"), clock, world)
     assert result is not None
     return told(result), journal.writes
 
@@ -93,8 +93,8 @@ async def cut(
         known = bool(await disk.runs())
         before, called = (await disk.read("r") if known else []), len(world.log)
         async with Engine(journal, tools=world.tools(), clock=clock) as engine:
-            run = await (engine.resume("r") if known else engine.start(plan, run_id="r"))
-            result = await driven(run, clock, world, until=journal.stopped)
+            starting = engine.resume("r") if known else engine.start(plan, run_id="r")
+            result = await driven(starting, clock, world, until=journal.stopped)
         if result is not None:
             break
         times += 1
@@ -154,13 +154,13 @@ async def lived(seed: int) -> RunResult:
         known = bool(await disk.runs())
         before, called = (await disk.read("r") if known else []), len(world.log)
         async with Engine(journal, tools=world.tools(), clock=clock) as engine:
-            run = await (engine.resume("r") if known else engine.start(plan, run_id="r"))
-            driving = asyncio.create_task(driven(run, clock, world, until=journal.stopped))
+            starting = asyncio.ensure_future(engine.resume("r") if known else engine.start(plan, run_id="r"))
+            driving = asyncio.create_task(driven(starting, clock, world, until=journal.stopped))
             if cancel_at is not None:
                 waiter = asyncio.create_task(journal.wait_for_write(cancel_at))
                 await asyncio.wait({waiter, driving}, return_when=asyncio.FIRST_COMPLETED)
                 waiter.cancel()
-                cancelling = asyncio.create_task(cancel(run))
+                cancelling = asyncio.create_task(cancel(asyncio.shield(starting)))
             result = await driving
             if cancelling is not None:
                 cancelling.cancel()  # without power it is never taken

@@ -58,28 +58,32 @@ class Driver:
         Raises:
             JournalError: The record broke, or the run was let go of.
         """
-        while not self._at_rest and not self.gone:
+        await self._until(lambda: self._at_rest)
+
+    async def flushed(self) -> None:
+        """Wait until everything handed in so far is durable. Raises as `settled`."""
+        written = self._written
+        await self._until(lambda: self._durable >= written)
+
+    async def _until(self, reached: Callable[[], bool]) -> None:
+        while not reached():
+            if self._broken is not None:
+                raise self._broken
+            if self._closed:
+                raise JournalError(
+                    f"run {self.machine.run_id} was let go of before it ended",
+                    remedy=f"resume it: planloom resume {self.machine.run_id}",
+                )
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
-        if self._broken is not None:
-            raise self._broken
-        if not self._at_rest:
-            raise JournalError(
-                f"run {self.machine.run_id} was let go of before it ended",
-                remedy=f"resume it: planloom resume {self.machine.run_id}",
-            )
 
     def _wake(self) -> None:
+        """Have everyone who waits look again."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters.clear()
-
-    async def flushed(self) -> None:
-        """Wait until everything handed in so far is durable."""
-        if self._writer is not None:
-            await self._writer.flush()
 
     @property
     def gone(self) -> bool:
@@ -211,5 +215,5 @@ class Driver:
             self._at_rest = False
         elif self._broken is None:
             self._at_rest = not self.behind
-            if self._at_rest and self._waiters:
-                self._wake()
+        if self._waiters:
+            self._wake()
