@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 OLDEST_PYTHON = (3, 11)
 OLDEST_SQLITE = (3, 35, 0)
 """The first with RETURNING."""
-NEEDED = ("anyio", "click", "jsonschema", "pydantic", "PyYAML")
+NEEDED = ("click", "jsonschema", "pydantic", "PyYAML")
 EXTRAS = {"rich": ("rich", "progress as a table on a terminal"), "uvloop": ("fast", "a faster event loop")}
 """Package → extra that brings it, and what it is for."""
 SLOW_FSYNC_S = 0.05
