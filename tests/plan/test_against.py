@@ -238,3 +238,15 @@ def test_a_tool_that_a_registry_denies_is_not_allowed() -> None:
 
     assert [type(problem) for problem in problems] == [NotAllowedError]
     assert notices(plan, registry.restricted(["one"]))
+
+
+@pytest.mark.parametrize("extra", [{"verify": {"strategy": "basic"}}, {"speculate": {"draft": "scripted://draft"}}])
+def test_what_nothing_here_does_is_refused_and_not_ignored(extra: dict[str, Any]) -> None:
+    (field,) = extra
+    plan = Plan.from_dict({"steps": [{"id": "a", "model": "scripted://m", "prompt": "p", **extra}]})
+
+    (problem,) = check_against(plan, ToolRegistry(), installed_kinds=frozenset({"model"}))
+
+    assert isinstance(problem, NotInstalledError)
+    assert problem.path == ("steps", 0, field)
+    assert check_against(plan, ToolRegistry(), installed_kinds=frozenset({"model", field})) == []

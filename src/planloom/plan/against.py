@@ -28,7 +28,9 @@ from planloom.plan.rules import not_pure, own_effects
 from planloom.plan.schemas import value_problems
 
 _STRICTNESS = {Effects.NONE: 0, Effects.IDEMPOTENT: 1, Effects.ONCE: 2}
-_EVERY_KIND = frozenset(KINDS)
+EXTRAS = ("verify", "speculate")
+"""Fields that need something installed, whatever the step's kind."""
+_EVERY_KIND = frozenset((*KINDS, *EXTRAS))
 
 
 class Catalogue(Protocol):
@@ -66,7 +68,7 @@ def check_against(
 
     Args:
         allow: Tools the caller allows, by any name; None: all. The plan's own `allow` narrows it.
-        installed_kinds: Kinds of step that there is an executor for.
+        installed_kinds: Kinds of step that there is an executor for, and those of EXTRAS that are done here.
     """
     return _Against(catalogue, installed_kinds).plan(plan, catalogue.expanded(allow), (), "")
 
@@ -87,7 +89,8 @@ class _Against:
         found: list[PlanError] = []
         for place, step in enumerate(plan.steps):
             here = (*path, "steps", place)
-            problems = [*self.kind(step, here), *self.names(step, allowed, here), *self.tool(step, allowed, here)]
+            problems = [*self.kind(step, here), *self.extras(step, here)]
+            problems += [*self.names(step, allowed, here), *self.tool(step, allowed, here)]
             for problem in problems:
                 problem.step = prefix + step.id
             found += problems
@@ -104,6 +107,17 @@ class _Against:
                 path=(*path, step.kind),
                 kind=step.kind,
             )
+
+    def extras(self, step: Step, path: Path) -> Iterator[PlanError]:
+        """Refuse what a step asks for on top of its kind and nothing here would do: it must not be ignored."""
+        for extra in EXTRAS:
+            if getattr(step, extra) is not None and extra not in self.installed_kinds:
+                yield NotInstalledError(
+                    f"step {step.id!r} asks for {extra!r}: not installed: nothing here does that",
+                    remedy="install what does it, or take the field out",
+                    path=(*path, extra),
+                    kind=extra,
+                )
 
     def names(self, step: Step, allowed: frozenset[str], path: Path) -> Iterator[PlanError]:
         """Check that each tool a step names exists and may be used."""
