@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
+from planloom.plan.schema import plan_schema
 from scripts.reference import commands, errors, events, expressions, plan_format, settings, states, tree
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "docs" / "reference"
@@ -18,17 +20,20 @@ PAGES = {
     "cli.md": commands,
     "settings.md": settings,
 }
+SCHEMA = "plan.schema.json"
+"""The published JSON Schema, for editors and for models that write plans."""
 NOTE = "<!-- Drawn from the code by `make docs`; change the code, not this page. -->"
 
 
 def drawn() -> dict[str, str]:
     """Return the text of every page by file name."""
-    return {name: f"{NOTE}\n# {page.TITLE}\n\n{page.body().strip()}\n" for name, page in PAGES.items()}
+    pages = {name: f"{NOTE}\n# {page.TITLE}\n\n{page.body().strip()}\n" for name, page in PAGES.items()}
+    return pages | {SCHEMA: json.dumps(plan_schema(), indent=2, ensure_ascii=False) + "\n"}
 
 
 def stale() -> list[str]:
     """Return the names of pages that are missing, differ from the code, or are drawn by nobody."""
-    on_disk = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
+    on_disk = {path.name: path.read_text(encoding="utf-8") for path in (*FOLDER.glob("*.md"), *FOLDER.glob("*.json"))}
     return sorted(name for name in on_disk.keys() | drawn().keys() if on_disk.get(name) != drawn().get(name))
 
 
