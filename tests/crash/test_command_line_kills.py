@@ -38,7 +38,7 @@ steps:
 outputs: "${{ steps.last.output }}"
 """
 EXPECTED = sum(n + 2 for n in range(1, 7)) + 1
-KILLS = max(3, int(os.environ.get("PLANLOOM_KILLS", "20")) // 5)
+KILLS = max(3, int(os.environ.get("PLANLOOM_KILLS", "20")) // 2)
 SEED = int(os.environ.get("PLANLOOM_SEED", "1"))
 
 
