@@ -485,3 +485,26 @@ def test_twenty_thousand_steps_that_do_nothing_leave_the_loop_its_turn() -> None
         gc.unfreeze()
 
     assert gaps[0] < 0.05
+
+
+def test_context_variables_whose_values_cannot_be_compared_harm_nobody() -> None:
+    class Incomparable:
+        def __eq__(self, other: object) -> bool:
+            raise ValueError("the truth value of this is ambiguous")
+
+        __hash__ = object.__hash__
+
+    variable: contextvars.ContextVar[Incomparable] = contextvars.ContextVar("incomparable")
+
+    async def one(**args: Any) -> bool:
+        return variable.get(None) is not None
+
+    async def main() -> list[Any]:
+        async with Engine(tools=[fake_tool("one", one)]) as engine:
+            outputs = []
+            for value in (Incomparable(), Incomparable()):
+                variable.set(value)
+                outputs.append((await engine.run({"planloom": 1, "steps": [{"id": "a", "tool": "one"}]})).output)
+            return outputs
+
+    assert asyncio.run(main()) == [True, True]

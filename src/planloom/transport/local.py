@@ -47,17 +47,18 @@ class _Underway:
     answered = False
     _closing = False
 
-    def __init__(self, request: RunStep, deliver: Deliver, clock: Clock) -> None:
+    def __init__(self, request: RunStep, deliver: Deliver, lane: LocalLane) -> None:
         self.request = request
         self.deliver = deliver
-        self.clock = clock
+        self.clock = lane.clock
+        self._lane = lane
 
     def abandon(self) -> None:
         self.abandoned = True
 
     @property
     def closing(self) -> bool:
-        return self._closing or _loop_ends()
+        return self._closing or self._lane.loop_ends()
 
     def close(self) -> None:
         self._closing = True
@@ -111,22 +112,32 @@ class _Underway:
         )
 
 
-def _loop_ends() -> bool:
-    """Return True when every other task of the event loop is being cancelled: nobody closed the engine."""
-    me = asyncio.current_task()
-    return all(task.cancelling() for task in asyncio.all_tasks() if task is not me)
+def _same(one: Context, other: Context) -> bool:
+    """Return whether two contexts hold the very same values; to compare them might be dear, or raise."""
+    if len(one) != len(other):
+        return False
+    return all(other.get(variable, _NOTHING) is value for variable, value in one.items())
+
+
+_NOTHING = object()
 
 
 class LocalLane:
     """Attempts of runs that began with equal context variables."""
 
     def __init__(
-        self, make: MakeAttempt, clock: Clock, context: Context, on_close: Callable[[LocalLane], None]
+        self,
+        make: MakeAttempt,
+        clock: Clock,
+        context: Context,
+        on_close: Callable[[LocalLane], None],
+        loop_ends: Callable[[], bool],
     ) -> None:
         self.context = context
+        self.clock = clock
+        self.loop_ends = loop_ends
         self.users = 0
         self._make = make
-        self._clock = clock
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Underway] = deque()
@@ -146,7 +157,7 @@ class LocalLane:
         known = self._at.get(place)
         if known is not None and known.request.attempt == request.attempt and known.request.epoch == request.epoch:
             return
-        underway = _Underway(request, deliver, self._clock)
+        underway = _Underway(request, deliver, self)
         self._at[place] = underway
         self._queue.append(underway)
         if not self._delivering and self._waking == 0:
@@ -229,7 +240,7 @@ class LocalLane:
                     while task.cancelling():
                         task.uncancel()
                 self._finish(underway, fact)
-                if copy_context() != self.context:
+                if not _same(copy_context(), self.context):
                     self._hand_on()
                     return
             if self._closed or len(self._idle) >= MAX_IDLE:
@@ -278,6 +289,7 @@ class LocalTransport:
     def __init__(self, make: MakeAttempt, clock: Clock) -> None:
         self._make = make
         self._clock = clock
+        self._sentinel: asyncio.Task[None] | None = None
         self._lanes: list[LocalLane] = []
         self._left: list[LocalLane] = []
         """Lanes without users whose last attempts may still be ending."""
@@ -285,13 +297,19 @@ class LocalTransport:
     def lane(self) -> LocalLane:
         context = copy_context()
         for lane in self._lanes:
-            if lane.context == context:
+            if _same(lane.context, context):
                 break
         else:
-            lane = LocalLane(self._make, self._clock, context, self._leave)
+            lane = LocalLane(self._make, self._clock, context, self._leave, self._loop_ends)
             self._lanes.append(lane)
         lane.users += 1
+        if self._sentinel is None:
+            self._sentinel = asyncio.get_running_loop().create_task(_until_cancelled())
         return lane
+
+    def _loop_ends(self) -> bool:
+        """Return True when the event loop cancels all its tasks, and nobody closed the engine before."""
+        return self._sentinel is None or self._sentinel.done() or self._sentinel.cancelling() > 0
 
     def _leave(self, lane: LocalLane) -> None:
         self._lanes.remove(lane)
@@ -300,3 +318,11 @@ class LocalTransport:
     async def close(self) -> None:
         for lane in (*self._lanes, *self._left):
             await lane.cancel()
+        if self._sentinel is not None:
+            self._sentinel.cancel()
+            await asyncio.gather(self._sentinel, return_exceptions=True)
+
+
+async def _until_cancelled() -> None:
+    """Do nothing until the event loop ends."""
+    await asyncio.get_running_loop().create_future()
