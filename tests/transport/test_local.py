@@ -496,15 +496,19 @@ def test_context_variables_whose_values_cannot_be_compared_harm_nobody() -> None
 
     variable: contextvars.ContextVar[Incomparable] = contextvars.ContextVar("incomparable")
 
-    async def one(**args: Any) -> bool:
-        return variable.get(None) is not None
-
     async def main() -> list[Any]:
+        gate = asyncio.Event()
+
+        async def one(**args: Any) -> bool:
+            await gate.wait()
+            return variable.get(None) is not None
+
         async with Engine(tools=[fake_tool("one", one)]) as engine:
-            outputs = []
+            runs = []
             for value in (Incomparable(), Incomparable()):
                 variable.set(value)
-                outputs.append((await engine.run({"planloom": 1, "steps": [{"id": "a", "tool": "one"}]})).output)
-            return outputs
+                runs.append(await engine.start({"planloom": 1, "steps": [{"id": "a", "tool": "one"}]}))
+            gate.set()
+            return [(await run.result()).output for run in runs]
 
     assert asyncio.run(main()) == [True, True]
