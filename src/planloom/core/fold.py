@@ -411,7 +411,7 @@ class RunState:
         self.imperfect += 1
         node.move(StepStatus.SKIPPED)
 
-    def _ended(self, node: Node) -> None:
+    def _ended(self, node: Node) -> None:  # noqa: PLR0912 - made for every step; the calls would cost more than the work
         """Tell the container, or every step that waits for this one; in a stopping plan those end with it."""
         waiting = [node]
         while waiting:
@@ -435,27 +435,29 @@ class RunState:
                     self.path_s = one.path_s
             elif scope.left == 0:
                 self.closing.append(scope.owner)
+            completed = one.status is StepStatus.COMPLETED
             for place in one.entry.downstream:
                 below = scope.nodes[place]
-                if self._tell(one, below) and scope.stopping and not _cleans_up(below):
-                    self._mark_skipped(below, SkipReason.NOT_STARTED, "")
-                    waiting.append(below)
+                if completed and not below.entry.conditions:
+                    below.ok += 1
+                else:
+                    self._count(one, below)
+                if not one.clean:
+                    below.clean = False
+                if one.path_s > below.path_s:
+                    below.path_s = one.path_s
+                below.met += 1
+                if below.met == len(below.entry.upstream) or below.entry.join is JoinRule.ONE_SUCCESS:
+                    self._may_join(below, waiting)
 
-    def _tell(self, node: Node, below: Node) -> bool:
-        """Count an ended upstream step; return whether the step below can be looked at now."""
-        self._count(node, below)
-        if not node.clean:
-            below.clean = False
-        if node.path_s > below.path_s:
-            below.path_s = node.path_s
-        below.met += 1
-        if below.status is not StepStatus.PENDING:
-            return False
-        early = below.entry.join is JoinRule.ONE_SUCCESS and below.ok == 1
-        if below.met < len(below.entry.upstream) and not early:
-            return False
+    def _may_join(self, below: Node, waiting: list[Node]) -> None:
+        """Queue a step whose upstream steps have ended to be looked at; in a stopping plan, end it instead."""
+        if below.status is not StepStatus.PENDING or (below.met < len(below.entry.upstream) and below.ok != 1):
+            return
         self.joined.append(below)
-        return True
+        if below.scope.stopping and not _cleans_up(below):
+            self._mark_skipped(below, SkipReason.NOT_STARTED, "")
+            waiting.append(below)
 
     def _count(self, node: Node, below: Node) -> None:
         """Count an ended upstream step as ok, failed or skipped, as the edge's condition has it."""

@@ -73,6 +73,7 @@ class Turn:
 
 
 NOTHING = Turn((), (), ())
+_OtherFact = RunStarted | RunResumed | TimerFired | ApprovalAnswered | StepResolved | CancelRequested | WentOn
 
 
 class RunMachine:
@@ -113,33 +114,50 @@ class RunMachine:
         state = self.state
         if state.finished is not None:
             return NOTHING
-        ends_attempt = isinstance(fact, (AttemptSucceeded, AttemptFailed)) and fact.step in state.nodes
-        if not ends_attempt and not self._wanted(fact):
+        if not isinstance(fact, (AttemptSucceeded, AttemptFailed)):
+            return self._handle_other(fact)
+        if fact.step not in state.nodes:
             return NOTHING
-        self._events, self._causes, self._commands = [], [], []
-        self._now = fact.at
-        self._cause = 0
+        self._begin_turn(fact.at)
         first = state.seq + 1
-        if isinstance(fact, (AttemptSucceeded, AttemptFailed)):
-            node = state.running.get(fact.step)
-            if node is None or node.attempt != fact.attempt or node.epoch != fact.epoch:
-                self._record(ResultRefused(fact.step, fact.attempt, fact.epoch, self._now))
-                return self._turn()
-            self._cause = node.seq
-        elif isinstance(fact, (TimerFired, ApprovalAnswered, StepResolved)) and fact.step:
+        node = state.running.get(fact.step)
+        if node is None or node.attempt != fact.attempt or node.epoch != fact.epoch:
+            self._record(ResultRefused(fact.step, fact.attempt, fact.epoch, self._now))
+            return self._turn()
+        self._cause = node.seq
+        self._record(fact)
+        self._cause = first
+        if isinstance(fact, AttemptFailed):
+            self._attempt_failed(node, fact)
+        # A success needs no answer of its own: what follows from it is derived in fold.py and decided below.
+        self._decide()
+        return self._turn()
+
+    def _handle_other(self, fact: _OtherFact) -> Turn:
+        """Take in a fact that ends no attempt."""
+        state = self.state
+        if not self._wanted(fact):
+            return NOTHING
+        self._begin_turn(fact.at)
+        first = state.seq + 1
+        if isinstance(fact, (TimerFired, ApprovalAnswered, StepResolved)) and fact.step:
             self._cause = state.nodes[fact.step].seq
         elif isinstance(fact, RunResumed):
             state.end_segment()
         self._record(fact)
         self._cause = first
-        if not isinstance(fact, AttemptSucceeded):
-            self._react(fact)
+        self._react(fact)
         self._decide()
         if isinstance(fact, (RunStarted, RunResumed)) and state.finished is None:
             self._commands = [SetTimer(key, due_at) for key, due_at in state.timers.items()] + [
                 command for command in self._commands if not isinstance(command, SetTimer)
             ]
         return self._turn()
+
+    def _begin_turn(self, now: float) -> None:
+        self._events, self._causes, self._commands = [], [], []
+        self._now = now
+        self._cause = 0
 
     def _turn(self) -> Turn:
         to_stop = self.state.to_stop
@@ -158,11 +176,9 @@ class RunMachine:
 
     # --- facts ---
 
-    def _wanted(self, fact: Fact) -> bool:
+    def _wanted(self, fact: _OtherFact) -> bool:
         """Return False for a fact that says nothing new: an answer nobody waits for, a timer that was set anew."""
         state = self.state
-        if isinstance(fact, (AttemptSucceeded, AttemptFailed)):
-            return False  # of a step that this run does not have
         if isinstance(fact, TimerFired):
             due_at = state.timers.get(fact.step)
             return due_at is not None and fact.at >= due_at
@@ -175,17 +191,14 @@ class RunMachine:
             return state.stopping is None or state.stopping.status is not RunStatus.CANCELLED
         return not isinstance(fact, WentOn) or self._undecided
 
-    def _react(self, fact: Fact) -> None:
-        # A success needs no answer of its own: what follows from it is derived in fold.py and decided below.
+    def _react(self, fact: _OtherFact) -> None:
         match fact:
             case RunStarted():
                 pass
             case RunResumed():
                 self._resumed()
-            case AttemptSucceeded() | WentOn():
+            case WentOn():
                 pass
-            case AttemptFailed():
-                self._attempt_failed(self.state.nodes[fact.step], fact)
             case TimerFired():
                 self._timer_fired(fact)
             case ApprovalAnswered():

@@ -32,15 +32,23 @@ class ReadySteps:
 
     def pop(self, budget: Budget) -> Node | None:
         """Return the step to start now, or None."""
-        best: list[tuple[tuple[int, ...], Node]] | None = None
-        for claim, queue in self._queues.items():
+        if not self._queues:
+            return None
+        best: Claim | None = None
+        first: tuple[int, ...] = ()
+        for claim, queue in list(self._queues.items()):
             while queue and not self._alive(queue[0][1]):
                 heappop(queue)
-            if queue and (best is None or queue[0][0] < best[0][0]) and budget.fits(claim):
-                best = queue
+            if not queue:
+                del self._queues[claim]
+            elif (best is None or queue[0][0] < first) and budget.fits(claim):
+                best, first = claim, queue[0][0]
         if best is None:
             return None
-        node = heappop(best)[1]
+        queue = self._queues[best]
+        node = heappop(queue)[1]
+        if not queue:
+            del self._queues[best]
         node.queued = False
         return node
 

@@ -34,22 +34,6 @@ class _Run:
         self.writer: MemoryRunWriter | None = None
         self.waiters: set[asyncio.Event] = set()
 
-    def append(self, run_id: str, events: Sequence[Event], causes: Sequence[int]) -> int:
-        if len(events) != len(causes):
-            raise ValueError(f"{len(events)} events with {len(causes)} causes")
-        if not self.events and not isinstance(events[0], RunStarted):
-            raise JournalError(
-                f"run {run_id!r} would begin with {type(events[0]).__name__}", remedy="append `RunStarted` first"
-            )
-        self.events.extend(events)
-        self.causes.extend(causes)
-        last = events[-1]
-        if isinstance(last, RunFinished):
-            self.status = last.status
-        if self.waiters:
-            self.wake()
-        return len(self.events)
-
     def recorded(self, after: int, until: int | None = None) -> list[Recorded]:
         """Return the events with seq > `after`, up to `until` where given."""
         pairs = zip(self.causes[after:until], self.events[after:until], strict=True)
@@ -83,11 +67,26 @@ class MemoryRunWriter:
 
     def append(self, events: Sequence[Event], causes: Sequence[int]) -> int:
         """Record events, in order, all or none; return the seq of the last."""
+        run = self._run
         if self._closed:
             raise JournalError(f"the writer of run {self._run_id!r} is closed", remedy="take the run again")
         if not events:
-            return len(self._run.events)
-        seq = self._run.append(self._run_id, events, causes)
+            return len(run.events)
+        if len(events) != len(causes):
+            raise ValueError(f"{len(events)} events with {len(causes)} causes")
+        if not run.events and not isinstance(events[0], RunStarted):
+            raise JournalError(
+                f"run {self._run_id!r} would begin with {type(events[0]).__name__}",
+                remedy="append `RunStarted` first",
+            )
+        run.events.extend(events)
+        run.causes.extend(causes)
+        last = events[-1]
+        if isinstance(last, RunFinished):
+            run.status = last.status
+        if run.waiters:
+            run.wake()
+        seq = len(run.events)
         self._on_durable(seq, None)
         return seq
 

@@ -43,7 +43,8 @@ class Driver:
         self._broken: BaseException | None = None
         self._delivering = False
         self._at_rest = False
-        self._waiters: list[asyncio.Future[None]] = []
+        self._resting: list[asyncio.Future[None]] = []
+        self._flushing: list[asyncio.Future[None]] = []
         self._closed = False
 
     def begin(self, writer: RunWriter, fact: Fact) -> None:
@@ -58,14 +59,14 @@ class Driver:
         Raises:
             JournalError: The record broke, or the run was let go of.
         """
-        await self._until(lambda: self._at_rest)
+        await self._until(lambda: self._at_rest, self._resting)
 
     async def flushed(self) -> None:
         """Wait until everything handed in so far is durable. Raises as `settled`."""
         written = self._written
-        await self._until(lambda: self._durable >= written)
+        await self._until(lambda: self._durable >= written, self._flushing)
 
-    async def _until(self, reached: Callable[[], bool]) -> None:
+    async def _until(self, reached: Callable[[], bool], waiters: list[asyncio.Future[None]]) -> None:
         while not reached():
             if self._broken is not None:
                 raise self._broken
@@ -75,15 +76,13 @@ class Driver:
                     remedy=f"resume it: planloom resume {self.machine.run_id}",
                 )
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
+            waiters.append(waiter)
             await waiter
 
     def _wake(self) -> None:
         """Have everyone who waits look again."""
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
+        _look_again(self._resting)
+        _look_again(self._flushing)
 
     @property
     def gone(self) -> bool:
@@ -101,7 +100,7 @@ class Driver:
         Returns:
             False if this driver takes no facts any more.
         """
-        if self.gone:
+        if self._broken is not None or self._closed:
             return False
         assert self._writer is not None
         self._delivering = True
@@ -215,5 +214,14 @@ class Driver:
             self._at_rest = False
         elif self._broken is None:
             self._at_rest = not self.behind
-        if self._waiters:
-            self._wake()
+            if self._at_rest and self._resting:
+                _look_again(self._resting)
+        if self._flushing:
+            _look_again(self._flushing)
+
+
+def _look_again(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
+    waiters.clear()

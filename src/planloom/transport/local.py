@@ -116,7 +116,10 @@ def _same(one: Context, other: Context) -> bool:
     """Return whether two contexts hold the very same values; to compare them might be dear, or raise."""
     if len(one) != len(other):
         return False
-    return all(other.get(variable, _NOTHING) is value for variable, value in one.items())
+    for variable, value in one.items():  # noqa: SIM110 - made for every step, and `all` costs a generator
+        if other.get(variable, _NOTHING) is not value:
+            return False
+    return True
 
 
 _NOTHING = object()
