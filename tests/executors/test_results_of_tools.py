@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextvars import copy_context
 from typing import Any
 
 import pytest
 
 from planloom import Engine, RunResult, StepStatus, Tool, ToolContext
 from planloom.errors import ArgumentsError, PlanError
+from planloom.plan.schemas import value_problems
 from tests.executors.tools import beside, fine, made
 
 
@@ -212,3 +214,32 @@ def test_what_a_failed_attempt_said_it_cost_counts() -> None:
 
     assert result.cost_usd == 2.5
     assert result.step("bad").cost_usd == 2.5
+
+
+def test_a_pattern_in_a_plans_output_schema_cannot_run_away() -> None:
+    """Python's own engine would be at it for longer than the universe is old."""
+    plan = {
+        "planloom": 1,
+        "steps": [{"id": "a", "tool": "t", "output": {"type": "string", "pattern": "^(a|aa)+$"}}],
+    }
+
+    async def hostile() -> str:
+        return "a" * 300 + "!"
+
+    async def main() -> RunResult:
+        async with Engine(tools=[Tool.from_function(hostile, name="t", effects="none")]) as engine:
+            return await asyncio.wait_for(engine.run(plan), 20)
+
+    result = asyncio.run(main())
+
+    assert result.step("a").error_kind == "output"
+    assert "pattern" in str(result.error) or "match" in str(result.error)
+
+
+def test_holding_a_value_against_a_schema_leaves_the_context_as_it_was() -> None:
+    before = copy_context()
+
+    assert value_problems({"a": 1}, {"type": "object", "properties": {"a": {"type": "string"}}})
+
+    after = copy_context()
+    assert dict(after.items()) == dict(before.items())

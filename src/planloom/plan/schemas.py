@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
@@ -116,11 +117,26 @@ def _is_number(value: Any) -> bool:
 # --- does a value fit -------------------------------------------------------------------------
 
 
-class _TooMuch(Exception):  # noqa: N818 - never leaves this file
+class TooManyChecks(Exception):  # noqa: N818 - told as a problem of the value, never raised to anybody
     """More work than a schema may make."""
 
 
 _checks_left: ContextVar[list[int]] = ContextVar("checks_left")
+
+
+@contextmanager
+def counted(max_checks: int = MAX_CHECKS) -> Iterator[None]:
+    """Let schemas be held against values in here for so many keywords; then TooManyChecks is raised."""
+    token = _checks_left.set([max_checks])
+    try:
+        yield
+    finally:
+        _checks_left.reset(token)  # a step's context must be as it was: see transport/local.py
+
+
+def validator_of(schema: Any) -> Any:
+    """Return jsonschema's validator of a schema, its work counted and its patterns linear; use it inside `counted`."""
+    return _Counting(schema, registry=Registry())
 
 
 def value_problems(
@@ -134,16 +150,16 @@ def value_problems(
         part: The schema inside it that is meant, if not the whole.
         max_checks: Keywords that may be held against parts of the value before it counts as not fitting.
     """
-    _checks_left.set([max_checks])
-    validator = _Counting(schema, registry=Registry())
+    validator = validator_of(schema)
     errors = validator.iter_errors(value) if part is None else validator.descend(value, part)
     try:
-        return [(tuple(error.absolute_path), f"{_where(error.absolute_path)}{plain(error)}") for error in errors]
+        with counted(max_checks):
+            return [(tuple(error.absolute_path), f"{_where(error.absolute_path)}{plain(error)}") for error in errors]
     except Unresolvable as error:
         return [((), f"the schema refers to {error.ref!r}, which it does not hold")]
     except RecursionError:
         return [((), "the schema refers to itself without end")]
-    except _TooMuch:
+    except TooManyChecks:
         return [((), f"the schema asks for over {max_checks:,} checks")]
 
 
@@ -166,7 +182,7 @@ def _counted(keyword: Keyword) -> Keyword:
         left = _checks_left.get()
         left[0] -= 1
         if left[0] < 0:
-            raise _TooMuch
+            raise TooManyChecks
         return keyword(validator, value, instance, schema)
 
     return check

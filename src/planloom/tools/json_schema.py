@@ -1,15 +1,22 @@
 """JSON Schemas that others wrote (draft 2020-12): checked once, compiled once, then asked many times.
 
 Rule 1: a schema never makes planloom fetch anything; a `$ref` leads inside the same schema or is refused.
-Rule 2: jsonschema is imported when the first schema comes in: it costs as much as everything else planloom imports.
+Rule 2: holding a value against it is counted and its patterns are linear, as for a plan's schemas (`plan/schemas.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
+import referencing
+import referencing.exceptions
+import referencing.jsonschema
+
 from planloom.errors import ConfigError
+from planloom.plan.schemas import MAX_CHECKS, TooManyChecks, counted, plain, validator_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,9 +52,6 @@ class JsonSchema:
         Raises:
             ConfigError: Not a JSON Schema of draft 2020-12, or one that refers to something outside itself.
         """
-        import jsonschema  # here, not above: rule 2
-        import referencing
-
         if not isinstance(schema, dict):
             raise ConfigError(f"{where} is not a JSON Schema: it is a {type(schema).__name__}", remedy="give a dict")
         try:
@@ -62,13 +66,10 @@ class JsonSchema:
                 remedy="copy what it refers to into its $defs and refer to that: nothing is fetched",
             )
         self.schema = schema
-        self._validator = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
+        self._validator = validator_of(schema)
         self._check_references(where)
 
     def _check_references(self, where: str) -> None:
-        import referencing.exceptions
-        import referencing.jsonschema
-
         resource = referencing.jsonschema.DRAFT202012.create_resource(self.schema)
         resolver = referencing.Registry().with_resource("", resource).resolver()
         for ref in _references(self.schema):
@@ -82,20 +83,17 @@ class JsonSchema:
     def problems(self, value: Any) -> list[SchemaProblem]:
         """Return what does not fit, at most 20 things; nothing when all is well."""
         try:
-            if self._validator.is_valid(value):
-                return []
-            return [
-                _problem(error)
-                for error, _ in zip(self._validator.iter_errors(value), range(_MAX_PROBLEMS), strict=False)
-            ]
+            with counted():
+                return [_problem(error) for error in islice(self._validator.iter_errors(value), _MAX_PROBLEMS)]
+        except TooManyChecks:
+            return [SchemaProblem((), f"asks for over {MAX_CHECKS:,} checks", "", None)]
         except (RecursionError, OverflowError, ValueError) as error:
             reason = "is nested too deeply" if isinstance(error, RecursionError) else f"cannot be compared: {error}"
             return [SchemaProblem((), reason, "", None)]
 
 
 def _problem(error: Any) -> SchemaProblem:
-    text = error.message if len(error.message) <= 200 else f"{error.message[:199]}…"
-    return SchemaProblem(tuple(error.absolute_path), text, str(error.validator), error.instance)
+    return SchemaProblem(tuple(error.absolute_path), plain(error), str(error.validator), error.instance)
 
 
 def _references(schema: Any) -> Iterator[str]:
