@@ -62,7 +62,10 @@ async def recorded(shape: str, *, cut: bool) -> list[Recorded]:
 async def cancelled() -> list[Recorded]:
     """Cancel a run in the middle of a step that never ends; return its record."""
     clock, world, disk = ManualClock(), World(), MemoryJournal()
-    steps = [{"id": "long", "tool": "endless", "with": {"n": 1}}, {"id": "next", "tool": "pure", "needs": ["long"]}]
+    steps = [
+        {"id": "long", "tool": "endless", "with": {"n": 1}},
+        {"id": "next", "tool": "pure", "with": {"n": 2}, "needs": ["long"]},
+    ]
     async with Engine(disk, tools=world.tools(), clock=clock) as engine:
         run = await engine.start({"planloom": 1, "steps": steps}, run_id="r")
         await asyncio.sleep(0)
