@@ -54,8 +54,8 @@ from planloom.plan.policy import NO_RETRY, Effects, FailureKind, JoinRule, OnErr
 from planloom.plan.terms import truthy
 
 DECISIONS_A_TURN = 1_000
-"""Events after which a turn ends (about 20 ms). Events are counted, nothing else, so a replay ends its turns alike; another
-number would end the turns of runs on record elsewhere."""
+"""Events after which a turn ends (about 20 ms). Only events are counted, so that a replay ends its turns alike; with
+another number, runs on record would be cut elsewhere."""
 
 
 @frozen
