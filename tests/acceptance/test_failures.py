@@ -120,6 +120,7 @@ def ok_and_bad(seen: list[str]) -> list[Tool]:
 
 @pytest.mark.slow
 @both_doors
+@pytest.mark.timing
 def test_a11_by_default_the_first_failure_cancels_what_is_under_way(execute: Callable[..., dict[str, Any]]) -> None:
     seen: list[str] = []
     began = time.monotonic()

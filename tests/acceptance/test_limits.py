@@ -138,6 +138,7 @@ def slow_beside_quick() -> tuple[dict[str, Any], list[Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_a14_at_the_time_limit_what_is_finished_is_returned() -> None:
     plan, tools = slow_beside_quick()
     began = time.monotonic()

@@ -122,6 +122,7 @@ async def slept(seconds: float) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_a20_times_and_efficiency_of_a_plan_with_two_steps_side_by_side() -> None:
     steps = [
         {"id": "a", "tool": "sleep", "with": {"seconds": 0.2}},

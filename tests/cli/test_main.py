@@ -48,7 +48,7 @@ def processor_s() -> float:
     return used.children_user + used.children_system
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_help_takes_less_than_150_ms() -> None:
     times = []
     for _ in range(5):

@@ -31,6 +31,7 @@ def test_a_tool_that_swallows_a_timeout_is_given_up_all_the_same() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_a43_a_sync_tool_that_takes_too_long_is_abandoned_and_its_result_ignored() -> None:
     ended = threading.Event()
 

@@ -116,6 +116,7 @@ def test_what_cannot_be_read_as_a_file_is_refused(tmp_path: Path, name: str) -> 
     ],
     ids=["utf-16", "latin-1", "binary", "nul", "empty", "only a mark", "10 MB"],
 )
+@pytest.mark.timing
 def test_a_file_that_is_no_text_of_a_plan_ends_at_once(
     tmp_path: Path, raw: bytes, said: str, place: tuple[int, int]
 ) -> None:
@@ -184,6 +185,7 @@ def test_a_json_file_must_be_json(tmp_path: Path) -> None:
         "needs",
     ],
 )
+@pytest.mark.timing
 def test_a_hostile_text_ends_in_under_a_second(text: str) -> None:
     begun = time.perf_counter()
 
@@ -201,6 +203,7 @@ def test_a_text_of_too_many_values_is_refused(text: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_two_thousand_steps_load_in_under_two_seconds() -> None:
     steps = "".join(
         f"  - id: s{at}\n    tool: t\n    needs: [{f's{at - 1}' if at else ''}]\n"

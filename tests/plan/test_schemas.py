@@ -87,6 +87,7 @@ def test_a_tool_may_use_patterns_that_a_plan_may_not() -> None:
     assert value_problems("a", {"pattern": "^(?!a)"}) != []
 
 
+@pytest.mark.timing
 def test_a_pattern_that_runs_away_elsewhere_does_not_here() -> None:
     begun = time.perf_counter()
 
@@ -103,6 +104,7 @@ def test_a_schema_that_doubles_its_work_at_every_level_is_stopped() -> None:
     assert problems == [((), "the schema asks for over 1,000 checks")]
 
 
+@pytest.mark.timing
 def test_a_large_schema_is_checked_in_proportion_to_its_size() -> None:
     schema = {"allOf": [{"properties": {"a": {"type": "string"}}} for _ in range(15_000)]}
     begun = time.perf_counter()

@@ -173,6 +173,7 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_ctrl_c_in_a_blocking_run_cancels_it_on_record(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     process = subprocess.Popen(

@@ -449,7 +449,7 @@ def test_an_engine_that_closed_has_waited_for_the_clean_up_of_its_tools() -> Non
 
 
 def test_thousands_of_steps_that_do_nothing_leave_the_loop_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All workers of a lane share a slice, two at most, in a turn of the loop; here a look at the clock takes a tenth."""
+    """All workers of a lane share a slice, two at most, in a turn; here a look at the clock takes a tenth of one."""
     looks = itertools.count()
     monkeypatch.setattr(local, "monotonic", lambda: next(looks) * SLICE_S / 10)
     made = 0
