@@ -65,7 +65,6 @@ class Budget:
         self.named: dict[str, int] = {}
         self.calls = 0
         self.cost_usd = 0.0
-        self.cost_known = False
         self.usage = Usage()
         self.running = 0
         self.peak = 0
@@ -129,10 +128,7 @@ class Budget:
             self._reserve(claim, -1)
         elif cost_usd is None and usage is None:
             return
-        actual = cost_usd if cost_usd is not None else claim.cost_usd
-        if cost_usd is not None or claim.cost_usd:
-            self.cost_known = True
-            self.cost_usd += actual
+        self.cost_usd += cost_usd if cost_usd is not None else claim.cost_usd
         if usage is not None:
             self.usage += usage
 

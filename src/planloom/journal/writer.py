@@ -1,7 +1,7 @@
 """Writing a journal: one thread commits whatever all runs have waiting, in one transaction.
 
 Rule 1: an append is encoded and numbered where it is made, so a value that is not JSON fails there, all or nothing,
-and nobody can change it afterwards. Encoding in the thread measured no faster: the interpreter runs one of them.
+and nobody can change it afterwards.
 Rule 2: the first error of a run ends its writing, at once and for good; otherwise later events would leave a gap.
 Rule 3: a number that is taken is a conflict of that run alone: the other runs of the batch are committed all the same.
 Rule 4: nothing is told before it is durable: `on_durable`, `flush` and followers hear of a commit after it returned.

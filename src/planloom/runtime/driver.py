@@ -39,6 +39,7 @@ class Driver:
         self._written = 0
         self._durable = 0
         self._parked: deque[tuple[int, RunStep]] = deque()
+        self._parked_by_key: dict[str, RunStep] = {}
         self._timers: dict[str, Callable[[], None]] = {}
         self._broken: BaseException | None = None
         self._delivering = False
@@ -131,7 +132,10 @@ class Driver:
         if self._delivering:
             return  # a journal in memory: what there is to do is being done
         while self._parked and self._parked[0][0] <= self._durable and self._broken is None:
-            self._lane.submit(self._parked.popleft()[1], self.deliver)
+            request = self._parked.popleft()[1]
+            if self._parked_by_key.get(request.key) is request:  # else it was stopped meanwhile
+                del self._parked_by_key[request.key]
+                self._lane.submit(request, self.deliver)
         self._settle()
 
     def break_off(self, error: BaseException) -> None:
@@ -158,6 +162,7 @@ class Driver:
     def _submit(self, command: RunStep) -> None:
         if command.after_durable and self._durable < self._written:
             self._parked.append((self._written, command))
+            self._parked_by_key[command.key] = command
         else:
             self._lane.submit(command, self.deliver)
 
@@ -188,12 +193,11 @@ class Driver:
             cancel()
 
     def _stop(self, key: str) -> None:
-        parked = next((entry for entry in self._parked if entry[1].key == key), None)
-        if parked is None:
+        request = self._parked_by_key.pop(key, None)
+        if request is None:
             self._lane.stop(self.machine.run_id, key)
             return
-        self._parked.remove(parked)
-        request, now = parked[1], self._clock.now()
+        now = self._clock.now()
         stopped = AttemptFailed(
             key, request.attempt, request.epoch, FailureKind.CANCELLED, "stopped before it began", now, now
         )
@@ -202,6 +206,7 @@ class Driver:
 
     def _stop_all(self) -> None:
         self._parked.clear()
+        self._parked_by_key.clear()
         for key in list(self._timers):
             self._cancel_timer(key)
         for key in self.machine.state.running:
