@@ -52,7 +52,6 @@ class Workplace:
         self.file = settings_file(plan)
         self.settings = read_settings(self.file) if self.file is not None else Settings()
         self._call = call
-        self._plan = plan
 
     @property
     def journal_path(self) -> Path:
