@@ -12,6 +12,8 @@
     │   ├── ArgumentsError              a tool is given the wrong parameters
     │   ├── NotInstalledError           a step kind whose executor is not here
     │   ├── NotAllowedError             a tool outside the allowlist
+    │   ├── UnknownModelError (ConfigError)  a model that no setting and no plugin knows
+    │   ├── UnknownPriceError           a money limit, and a model whose price nobody knows
     │   ├── InputsError                 what the run is given does not fit the plan's inputs
     │   └── InvalidPlanError            several of these at once, in `.problems`
     ├── StepError                       whoever owns the step
@@ -20,6 +22,14 @@
     │   ├── OutputError                 a result that is not JSON, or not of its schema
     │   ├── NotDoneError                raised by a tool: nothing happened yet, safe to try again
     │   ├── HttpStatusError             a server answered with 400 or more
+    │   ├── ModelError                  a model gave no answer, or none that can be used
+    │   │   ├── ModelRefusedError       it, or its provider's filter, would not answer
+    │   │   ├── ModelTruncatedError     the answer was cut off at `max_tokens`
+    │   │   ├── ModelStreamError        the stream broke off before the answer was whole
+    │   │   └── ModelTimeoutError (TimeoutError)
+    │   ├── VerificationError           the answer was judged not good enough, or could not be judged
+    │   ├── GrantError                  the next call would pass what the step was granted of a limit
+    │   ├── PlanningError               a model wrote no plan that holds
     │   └── ToolExecutionError          a step failed, and with it the run
     ├── ResourceLimitError              whoever set the limit
     │   └── PlanTimeoutError (TimeoutError)
@@ -31,6 +41,7 @@
     │   ├── RunBusyError                another process drives this run now
     │   └── RunNotFoundError            no such run here
     └── ConfigError                     whoever installed or called it
+        ├── MissingKeyError             no key for a model's provider
         └── UnknownFieldError (TypeError)
 
 Rule 1: a message says what is wrong and where; `remedy` says what to do.
@@ -212,6 +223,12 @@ class InputsError(PlanError):
     code = "plan.inputs"
 
 
+class UnknownPriceError(PlanError):
+    """Money is limited, and nobody knows what this model costs. Unknown is not zero, so nothing was started."""
+
+    code = "plan.unknown_price"
+
+
 class InvalidPlanError(PlanError):
     """Several problems of one plan, all of them in `.problems`."""
 
@@ -283,6 +300,88 @@ class HttpStatusError(StepError):
         super().__init__(message, status_code=status_code, retry_after_s=retry_after_s, **facts)
         self.status_code = status_code
         self.retry_after_s = retry_after_s
+
+
+class ModelError(StepError):
+    """A model gave no answer, or none that can be used.
+
+    Attributes:
+        status_code: HTTP status of its provider, or None.
+        retry_after_s: Seconds the provider asked to wait before the next attempt, or None.
+    """
+
+    code = "model.failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        status_code: int | None = None,
+        retry_after_s: float | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, remedy=remedy, status_code=status_code, retry_after_s=retry_after_s, **facts)
+        self.status_code = status_code
+        self.retry_after_s = retry_after_s
+
+
+class ModelRefusedError(ModelError):
+    """The model, or its provider's content filter, would not answer; asking again will not help."""
+
+    code = "model.refused"
+
+
+class ModelTruncatedError(ModelError):
+    """The answer was cut off at `max_tokens`; half an answer is no answer."""
+
+    code = "model.truncated"
+
+
+class ModelStreamError(ModelError):
+    """The stream broke off before the answer was whole; what it cost is booked as an estimate."""
+
+    code = "model.stream"
+
+
+class ModelTimeoutError(ModelError, TimeoutError):
+    """The provider did not answer in time."""
+
+    code = "model.timeout"
+
+
+class VerificationError(StepError):
+    """The answer was judged not good enough, or could not be judged: without a judgement nothing passes."""
+
+    code = "step.not_verified"
+
+
+class GrantError(StepError):
+    """The next call of a step would pass what was set aside for it of a limit; it was not made.
+
+    Attributes:
+        limits: Names of the limits, e.g. ``("max_total_cost_usd",)``.
+    """
+
+    code = "step.grant"
+
+    def __init__(self, message: str, *, limits: tuple[str, ...], remedy: str = "", **facts: Any) -> None:
+        super().__init__(message, remedy=remedy, limits=list(limits), **facts)
+        self.limits = limits
+
+
+class PlanningError(StepError):
+    """A model was asked for a plan, and none of its answers holds.
+
+    Attributes:
+        problems: What was wrong with the last one.
+    """
+
+    code = "plan.not_planned"
+
+    def __init__(self, message: str, *, remedy: str = "", problems: tuple[PlanError, ...] = (), **facts: Any) -> None:
+        super().__init__(message, remedy=remedy, **facts)
+        self.problems = problems
 
 
 class ToolExecutionError(StepError):
@@ -382,6 +481,18 @@ class ConfigError(PlanloomError):
     """A setting or a call is wrong, or something is not installed."""
 
     code = "config"
+
+
+class UnknownModelError(PlanError, ConfigError):
+    """A model that no setting maps to a URI, or whose scheme no adapter knows."""
+
+    code = "plan.unknown_model"
+
+
+class MissingKeyError(ConfigError):
+    """There is no key for the provider of a model. Nothing was sent."""
+
+    code = "config.missing_key"
 
 
 class UnknownFieldError(ConfigError, TypeError):

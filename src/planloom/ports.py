@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 from planloom.plan.frozen import frozen
 
 if TYPE_CHECKING:
+    from planloom.core.chat import LLMResponse, ModelCall
     from planloom.core.commands import RunStep
     from planloom.core.events import Event, Fact
-    from planloom.core.result import StepOutcome
+    from planloom.core.prices import ModelPrice
+    from planloom.core.result import StepOutcome, Usage
 
 
 class Clock(Protocol):
@@ -150,6 +152,62 @@ class Journal(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What is known of a model.
+
+    Attributes:
+        version: Of a model whose name has none of its own; "" for the newest.
+        capabilities: Some of "tools", "json_schema", "json", "streaming", "prediction", "logits".
+        roles: What messages it takes, e.g. ("system", "user", "assistant", "tool").
+        context_window: Tokens of prompt and answer together, or None where unknown.
+        max_tokens_per_request: Most tokens of one answer, or None where unknown.
+        price: List price, or None where nobody knows it.
+    """
+
+    name: str
+    provider: str
+    version: str = ""
+    capabilities: frozenset[str] = frozenset()
+    roles: tuple[str, ...] = ("system", "user", "assistant", "tool")
+    context_window: int | None = None
+    max_tokens_per_request: int | None = None
+    price: ModelPrice | None = None
+
+    @property
+    def cost_per_1k_tokens_input(self) -> float | None:
+        """Return US dollars per thousand prompt tokens, None where unknown."""
+        return None if self.price is None else self.price.input / 1000
+
+    @property
+    def cost_per_1k_tokens_output(self) -> float | None:
+        """Return US dollars per thousand tokens of answer, None where unknown."""
+        return None if self.price is None else self.price.output / 1000
+
+
+class Model(Protocol):
+    """A language model behind any API. `models.llm.LLM` is the face it is used through.
+
+    It tries once: no retries of its own, no waiting for rates; it says what went wrong as a `ModelError`, a
+    `MissingKeyError` for a key that is not there, and counts every token in the answer's `usage`.
+    """
+
+    @property
+    def metadata(self) -> ModelMetadata: ...
+
+    async def respond(self, call: ModelCall) -> LLMResponse:
+        """Return the whole answer."""
+        ...
+
+    def stream(self, call: ModelCall) -> AsyncIterator[str | LLMResponse]:
+        """Yield the answer's text in pieces as it comes, then the whole answer, once, last."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections; the model opens new ones if it is asked again."""
+        ...
+
+
 class Cache(Protocol):
     """Results kept for reuse, by key."""
 
@@ -190,6 +248,32 @@ class AttemptContext(Protocol):
 
     def report_usd(self, usd: float) -> None:
         """Add to what the attempt cost; it counts whatever the attempt comes to."""
+        ...
+
+    @property
+    def reported_usage(self) -> Usage | None:
+        """Return the tokens it said were used so far, or None if it asked no model."""
+        ...
+
+    def report_usage(self, usage: Usage) -> None:
+        """Add to the tokens the attempt used; they count whatever the attempt comes to."""
+        ...
+
+    @property
+    def reported_calls(self) -> int:
+        """Return how many tools it said it called so far."""
+        ...
+
+    def report_call(self) -> None:
+        """Count one more tool called inside the attempt."""
+        ...
+
+    def stream(self, text: str) -> None:
+        """Put the next piece of the answer on record, for whoever follows the run."""
+        ...
+
+    def waiting(self, reason: str | None, until: float | None = None) -> None:
+        """Put on record that the attempt waits for something that is no work of its own, or (None) goes on."""
         ...
 
     @property

@@ -6,6 +6,7 @@ Rule 2: carrying out the same command twice is harmless for the run; the heart r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.result import RunStatus
@@ -13,7 +14,23 @@ from planloom.plan.frozen import frozen
 from planloom.plan.policy import Effects
 
 if TYPE_CHECKING:
+    from planloom.core.prices import ModelFacts
     from planloom.plan.model import Step
+
+_NO_MODELS: Mapping[str, ModelFacts] = {}
+
+
+@frozen
+class Grant:
+    """What was set aside of the run's limits for one attempt: it may use so much and no more. None: no limit."""
+
+    usd: float | None = None
+    tokens: int | None = None
+    calls: int | None = None
+    """Tool calls inside the attempt."""
+
+
+NO_LIMIT = Grant()
 
 
 @frozen
@@ -28,6 +45,9 @@ class RunStep:
         deadline_at: Seconds since the epoch at which the attempt must have ended, or None.
         idempotency_key: The same for every attempt of this step in this run.
         allow: Tools this step may use: a tool must be in every one of these sets; no set, no restriction.
+        grant: What it may use of the run's limits.
+        models: The run's pinned facts by the name or URI a plan uses; a price is None where no cost is to be kept.
+        role: "" for the step itself; "draft" for a cheaper model's guess at it; "replan" for a plan in place of it.
     """
 
     run_id: str
@@ -41,6 +61,9 @@ class RunStep:
     idempotency_key: str
     deadline_at: float | None = None
     allow: tuple[frozenset[str], ...] = ()
+    grant: Grant = NO_LIMIT
+    models: Mapping[str, ModelFacts] = _NO_MODELS  # noqa: RUF009 - never changed
+    role: str = ""
 
 
 @frozen

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
+from planloom.core.prices import ModelFacts
 from planloom.core.result import RunStatus, SkipReason, StepStatus, Usage
 from planloom.plan.frozen import frozen
 from planloom.plan.policy import Effects, FailureKind
@@ -33,6 +34,8 @@ class ToolFacts:
     expected_latency_ms: float | None = None
     memory_mb: float | None = None
     cpu_percent: float | None = None
+    spec_bytes: int | None = None
+    """Size of what a model is told of it."""
 
 
 # --- facts: what the outside says --------------------------------------------------------------
@@ -56,6 +59,10 @@ class RunStarted:
     from_run: str | None = None
     reused: dict[str, Any] = field(default_factory=dict)
     """Outputs of `from_run` by step key, taken over where nothing upstream of the step runs anew."""
+    models: dict[str, ModelFacts] = field(default_factory=dict)
+    """By the name or URI the plan uses; with the prices that the run's costs are worked out with."""
+    guesses: dict[str, Any] = field(default_factory=dict)
+    """Of steps that speculate: how often earlier runs' drafts led to the right inputs, ``{step: [hits, misses]}``."""
 
 
 @frozen
@@ -77,6 +84,10 @@ class AttemptSucceeded:
     usage: Usage | None = None
     cost_usd: float | None = None
     cached: bool = False
+    tool_calls: int = 0
+    """Tool calls made inside the attempt, by a model or by code."""
+    metadata: dict[str, Any] | None = None
+    """How it was done, for people."""
 
 
 @frozen
@@ -95,6 +106,35 @@ class AttemptFailed:
     retry_after_s: float | None = None
     abandoned: bool = False
     """True when a thread that cannot be stopped still runs; its result will be ignored."""
+    tool_calls: int = 0
+    limits: tuple[str, ...] = ()
+    """Limits that kept the attempt from going on."""
+
+
+@frozen
+class OutputStreamed:
+    """The next piece of what an attempt under way answers; the whole comes with `AttemptSucceeded`.
+
+    A later attempt begins anew: what an earlier one streamed is void.
+    """
+
+    step: str
+    attempt: int
+    epoch: int
+    text: str
+    at: float
+
+
+@frozen
+class AttemptWaiting:
+    """An attempt under way waits for something that is no work of its own ("rate"), or, reason None, goes on."""
+
+    step: str
+    attempt: int
+    epoch: int
+    at: float
+    reason: str | None = None
+    until: float | None = None
 
 
 @frozen
@@ -270,6 +310,8 @@ Fact = (
     | RunResumed
     | AttemptSucceeded
     | AttemptFailed
+    | OutputStreamed
+    | AttemptWaiting
     | TimerFired
     | ApprovalAnswered
     | StepResolved

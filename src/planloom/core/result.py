@@ -65,30 +65,63 @@ FOR_A_PERSON = frozenset({"approval", "unknown"})
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the provider counted them."""
+    """Tokens as the provider counted them.
+
+    Attributes:
+        input_tokens: All of the prompt, what was read from or written to the provider's cache included.
+        estimated_tokens: How many of all these tokens are our own estimate, because a call was cut short.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     requests: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    estimated_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
+    @property
+    def prompt_tokens(self) -> int:
+        return self.input_tokens
+
+    @property
+    def completion_tokens(self) -> int:
+        return self.output_tokens
+
+    def __getitem__(self, name: str) -> int:
+        """Return a count by its name, as providers' own usage objects do, e.g. ``usage["prompt_tokens"]``."""
+        if name not in _COUNTS:
+            raise KeyError(name)
+        count: int = getattr(self, name)
+        return count
+
     def to_dict(self) -> dict[str, int]:
-        return {
+        told = {
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
             "total_tokens": self.total_tokens,
             "requests": self.requests,
         }
+        for name in ("cache_read_tokens", "cache_write_tokens", "estimated_tokens"):
+            if getattr(self, name):
+                told[name] = getattr(self, name)
+        return told
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
             self.requests + other.requests,
+            self.cache_read_tokens + other.cache_read_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.estimated_tokens + other.estimated_tokens,
         )
+
+
+_COUNTS = frozenset({*Usage.__slots__, "total_tokens", "prompt_tokens", "completion_tokens"})
 
 
 @frozen
@@ -100,12 +133,14 @@ class StepOutcome:
         usage: Tokens used, or None where no model was asked.
         cost_usd: What it cost, or None when unknown.
         cached: True when an earlier result was reused and nothing ran.
+        metadata: How it was done, JSON: model, verdict, speculation; for people, nothing decides on it.
     """
 
     output: Any
     usage: Usage | None = None
     cost_usd: float | None = None
     cached: bool = False
+    metadata: dict[str, Any] | None = None
 
 
 @frozen
@@ -133,7 +168,9 @@ class StepResult:
     errors: tuple[dict[str, Any], ...] = ()
     """Of a `for_each` step that collects: index and error of each failed item."""
     waiting: str | None = None
-    """What else it waits for: "retry", "timer", or a person: "approval", "unknown"; or None."""
+    """What else it waits for: "retry", "timer", "rate", or a person: "approval", "unknown"; or None."""
+    metadata: dict[str, Any] | None = None
+    """How the attempt that counts was done: model, verdict, speculation."""
     parts: tuple[StepResult, ...] = ()
     """The items of a `for_each` step, or the steps of a sub-plan."""
 
@@ -144,7 +181,8 @@ class StepResult:
         return (self.ended_at - self.started_at) * 1000
 
     def to_dict(self, *, track_cost: bool = True) -> dict[str, Any]:
-        """Return the step as JSON. `cost` is 0.0 where nothing was paid for, None when costs are not tracked."""
+        """Return the step as JSON. `cost` is 0.0 where nothing was paid for, None when not tracked or not known."""
+        free = 0.0 if self.usage is None else None  # a model was asked, and nobody knows its price
         told: dict[str, Any] = {
             "id": self.id,
             "kind": self.kind,
@@ -153,7 +191,7 @@ class StepResult:
             "output": self.output,
             "error": self.error,
             "attempts": self.attempts,
-            "cost": (self.cost_usd or 0.0) if track_cost else None,
+            "cost": (free if self.cost_usd is None else self.cost_usd) if track_cost else None,
             "latency_ms": self.latency_ms,
             "started_at": self.started_at,
             "ended_at": self.ended_at,
@@ -166,6 +204,8 @@ class StepResult:
             told["usage"] = self.usage.to_dict()
         if self.waiting is not None:
             told["waiting"] = self.waiting
+        if self.metadata:
+            told["metadata"] = self.metadata
         if self.width is not None:
             told["width"] = self.width
         if self.errors:

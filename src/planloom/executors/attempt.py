@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from planloom.core.events import AttemptFailed, AttemptSucceeded
-from planloom.executors.classify import kind_of, retry_after_s, text_of, type_names, usage_of
+from planloom.executors.classify import kind_of, limits_of, retry_after_s, text_of, type_names, usage_of
 from planloom.executors.in_time import in_time
 from planloom.plan.policy import FailureKind
 
@@ -53,6 +53,8 @@ class Attempts:
             outcome.usage,
             outcome.cost_usd,
             outcome.cached,
+            context.reported_calls,
+            outcome.metadata,
         )
 
 
@@ -71,8 +73,10 @@ def _failed(
         started_at + context.waited_s,
         context.clock.now(),
         type_names(error),
-        usage_of(error),
+        context.reported_usage or usage_of(error),
         context.reported_usd,
         retry_after_s(error),
         context.abandoned,
+        context.reported_calls,
+        limits_of(error),
     )

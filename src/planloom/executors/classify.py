@@ -11,12 +11,17 @@ from planloom.core.result import Usage
 from planloom.errors import (
     ArgumentsError,
     EvaluationError,
+    GrantError,
     MissingValueError,
+    MissingKeyError,
+    ModelRefusedError,
+    ModelTruncatedError,
     NotAllowedError,
     NotDoneError,
     OutputError,
     PlanError,
     PlanloomError,
+    VerificationError,
 )
 from planloom.plan.policy import FailureKind
 
@@ -29,7 +34,9 @@ _BY_TYPE: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Fai
     (NotDoneError, FailureKind.NOT_DONE),
     (NotAllowedError, FailureKind.NOT_ALLOWED),
     ((ArgumentsError, MissingValueError, EvaluationError), FailureKind.INPUT),
-    (OutputError, FailureKind.OUTPUT),
+    ((OutputError, VerificationError), FailureKind.OUTPUT),
+    (GrantError, FailureKind.LIMIT),
+    ((ModelRefusedError, ModelTruncatedError, MissingKeyError), FailureKind.REFUSED),
     (TimeoutError, FailureKind.TIMEOUT),
     (
         (
@@ -81,6 +88,11 @@ def retry_after_s(error: BaseException) -> float | None:
     except (ValueError, OverflowError):
         return None
     return seconds if seconds is not None and 0 <= seconds < float("inf") else None
+
+
+def limits_of(error: BaseException) -> tuple[str, ...]:
+    """Return the limits that kept an attempt from going on."""
+    return error.limits if isinstance(error, GrantError) else ()
 
 
 def usage_of(error: BaseException) -> Usage | None:

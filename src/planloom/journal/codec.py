@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pydantic_core import from_json
 
 from planloom.core.events import EVENT_TYPES, Event, ToolFacts
+from planloom.core.prices import ModelFacts
 from planloom.core.result import RunStatus, SkipReason, StepStatus, Usage
 from planloom.errors import FieldError, JournalFormatError, OutputError
 from planloom.journal.blobs import INLINE_LIMIT_BYTES, Blob, blob_of, is_large
@@ -217,6 +218,10 @@ def _write_tools(tools: dict[str, ToolFacts]) -> str:
     return _write_json({name: _flat(facts) for name, facts in tools.items()})
 
 
+def _write_models(models: dict[str, ModelFacts]) -> str:
+    return _write_json({name: facts.to_dict() for name, facts in models.items()})
+
+
 def _read_as(*types: type) -> Callable[[Any], Any]:
     wanted = " or ".join(kind.__name__ for kind in types)
 
@@ -262,6 +267,10 @@ def _read_tools(value: Any) -> dict[str, ToolFacts]:
         effects = facts.pop("effects", None)
         found[name] = ToolFacts(**facts, effects=None if effects is None else Effects(effects))
     return found
+
+
+def _read_models(value: Any) -> dict[str, ModelFacts]:
+    return {name: ModelFacts.from_dict(facts) for name, facts in _read_object(value).items()}
 
 
 # --- one layout per event ---------------------------------------------------------------------
@@ -334,6 +343,7 @@ _FORMS: dict[str, _Form] = {
     "tuple[str, ...] | None": _or_none(_NAMES),
     "Usage | None": _or_none(_Form(_write_usage, _read_usage)),
     "dict[str, ToolFacts]": _Form(_write_tools, _read_tools, _PERHAPS),
+    "dict[str, ModelFacts]": _Form(_write_models, _read_models, _PERHAPS),
     "ResourceLimits | None": _or_none(_Form(_write_limits, _read_limits)),
     "Plan": _Form(_write_plan, _read_plan, _ALWAYS),
     "FailureKind": _enum(FailureKind),

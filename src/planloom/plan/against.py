@@ -28,7 +28,7 @@ from planloom.plan.rules import not_pure, own_effects
 from planloom.plan.schemas import value_problems
 
 _STRICTNESS = {Effects.NONE: 0, Effects.IDEMPOTENT: 1, Effects.ONCE: 2}
-EXTRAS = ("verify", "speculate")
+EXTRAS = ("verify", "speculate", "replan")
 """Fields that need something installed, whatever the step's kind."""
 _EVERY_KIND = frozenset((*KINDS, *EXTRAS))
 

@@ -24,6 +24,7 @@ from planloom.plan.policy import (
     JoinRule,
     OnError,
     PositiveInt,
+    ReplanPolicy,
     ResourceLimits,
     RetryPolicy,
     Seconds,
@@ -112,6 +113,8 @@ class Step:
     cache: CachePolicy | None = None
     verify: VerifyPolicy | None = None
     speculate: SpeculatePolicy | None = None
+    replan: ReplanPolicy | None = None
+    """What a failed step may ask for instead; for steps that may run again."""
     stream: bool = False
 
     # for whom
@@ -152,6 +155,21 @@ class Step:
     @classmethod
     def _cache(cls, value: Any) -> Any:
         return CachePolicy() if value is True else None if value is False else value
+
+    @field_validator("verify", mode="before")
+    @classmethod
+    def _verify(cls, value: Any) -> Any:
+        return {"strategy": value} if isinstance(value, str) else value
+
+    @field_validator("speculate", mode="before")
+    @classmethod
+    def _speculate(cls, value: Any) -> Any:
+        return {"draft": value} if isinstance(value, str) else value
+
+    @field_validator("replan", mode="before")
+    @classmethod
+    def _replan(cls, value: Any) -> Any:
+        return ReplanPolicy() if value is True else None if value is False else value
 
     @property
     def kind(self) -> str:

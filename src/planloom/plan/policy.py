@@ -7,7 +7,7 @@ Rule 2: every number has its unit in its name or its docstring.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -48,6 +48,8 @@ class FailureKind(StrEnum):
     OUTPUT = "output"
     """A result that is not JSON or does not fit the declared schema."""
     NOT_ALLOWED = "not_allowed"
+    LIMIT = "limit"
+    """What was set aside of the run's limits for the step is used up."""
     LOST = "lost"
     """The machine or worker died while the attempt ran."""
 
@@ -150,22 +152,70 @@ class CachePolicy(_Policy):
     """Seconds a result stays usable; None: as long as it is kept."""
 
 
-class VerifyPolicy(_Policy):
-    """How a step's result is judged before anything may use it."""
+Strategy = Literal["none", "basic", "judge", "model", "validator", "full", "self_consistency"]
+Refinement = Literal["none", "retry", "feedback", "iterative"]
+SpeculationKind = Literal["auto", "compare", "predicted", "hedged", "cascade"]
 
-    strategy: str
+
+class VerifyPolicy(_Policy):
+    """How a step's result is judged before anything may use it. What cannot be judged does not pass."""
+
+    strategy: Strategy
+    """`basic`: there is an answer at all. `judge`: scored by a rubric. `model`: a model says yes or no, and why.
+    `validator`: the named checks. `full`: `validator` and `judge`. `self_consistency`: most of several samples agree."""
     model: str | None = None
+    """Who judges; None: the step's own model."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.7
-    rubric: dict[str, Any] | None = None
-    refinement: str = "none"
-    max_attempts: PositiveInt = 3
+    """Least score that passes."""
+    rubric: dict[str, float] | None = None
+    """Dimension → weight; None: relevance, accuracy, completeness and clarity, all alike."""
+    validators: tuple[str | dict[str, Any], ...] = ()
+    """Names of checks, or ``{name: {option: value}}``."""
+    samples: Annotated[int, Field(ge=2, le=25)] = 5
+    """Of `self_consistency`: how many answers are compared."""
+    refinement: Refinement = "none"
+    """What follows a bad verdict: `none` fail, `retry` ask again, `feedback` ask again with the last verdict,
+    `iterative` ask again with all answers and verdicts so far."""
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    """Answers in all, the first included."""
+
+    @field_validator("validators", mode="before")
+    @classmethod
+    def _many(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
 
 
 class SpeculatePolicy(_Policy):
-    """Run what follows ahead on a cheaper model's answer, while the step's own model confirms it."""
+    """A cheaper model goes first; what its draft is good for, `policy` says.
+
+    `compare`: steps that change nothing run ahead on the draft, until the step's own model confirms it; same results.
+    `predicted`: the draft is given to the step's own model as a prediction; same result.
+    `hedged`: both are asked at once; the draft is taken if a judge accepts it, and the other stopped.
+    `cascade`: the step's own model is asked only if a judge rejects the draft.
+    `auto`: `predicted` where the provider can, else `cascade` if `allow_lossy`, else no draft.
+    """
 
     draft: str
     """Model URI of the draft."""
+    policy: SpeculationKind = "compare"
+    allow_lossy: bool = False
+    """Whether `auto` may choose a policy whose answer may be another than the step's own model would give."""
+    judge: str | None = None
+    """Model that says whether a draft will do; None: the step's own."""
+    threshold: Annotated[int, Field(ge=0, le=9)] = 7
+    """Least score, of 9, that a draft is accepted with."""
+    max_depth: Annotated[int, Field(ge=1, le=8)] = 2
+    """Of `compare`: unconfirmed model steps a step may run ahead on."""
+    latency_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Of `compare`: 0 nothing is wasted, 1 nothing waits. It runs ahead if ``p * w >= (1 - p) * (1 - w)``, p the
+    share of drafts that led to the right inputs so far."""
+
+
+class ReplanPolicy(_Policy):
+    """A failed step may ask a model for a plan to do its job another way, with what it was allowed and no more."""
+
+    model: str = "default"
+    max_steps: Annotated[int, Field(ge=1, le=50)] = 10
 
 
 class ApprovePolicy(_Policy):

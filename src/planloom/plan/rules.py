@@ -18,8 +18,6 @@ from planloom.plan.policy import Effects
 from planloom.plan.schemas import schema_problem
 
 RUNTIMES = ("monty", "cpython")
-STRATEGIES = ("none", "basic", "judge", "validator", "full", "self_consistency", "model")
-REFINEMENTS = ("none", "retry", "feedback", "iterative")
 
 _DOING = frozenset({"tool", "model", "agent", "code", "plan", "task"})
 _TRIED = _DOING - {"plan"}
@@ -40,10 +38,12 @@ _FITS: dict[str, frozenset[str]] = {
     "cache": _TRIED,
     "verify": _TRIED,
     "timeout_seconds": _DOING,
-    "speculate": _ASKING,
+    "speculate": frozenset({"model"}),
+    "stream": frozenset({"model"}),
+    "replan": _TRIED,
 }
 """Field → the kinds of step it means something for; a field that is not listed fits every kind."""
-_EMPTY: tuple[Any, ...] = (None, {}, ())
+_EMPTY: tuple[Any, ...] = (None, {}, (), False)
 _PURE = frozenset({"model", "code"})
 """Kinds that change nothing outside unless they say so."""
 
@@ -161,9 +161,6 @@ def _choices(step: Step, path: Path) -> Iterator[PlanError]:
     chosen: list[tuple[Path, str, tuple[str, ...]]] = []
     if step.code is not None:
         chosen.append((("code", "runtime"), step.code.runtime, RUNTIMES))
-    if step.verify is not None:
-        chosen.append((("verify", "strategy"), step.verify.strategy, STRATEGIES))
-        chosen.append((("verify", "refinement"), step.verify.refinement, REFINEMENTS))
     for field, value, choices in chosen:
         if value not in choices:
             name = ".".join(str(part) for part in field)

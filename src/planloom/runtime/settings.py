@@ -18,6 +18,26 @@ FILE_NAME = "planloom.toml"
 DEFAULT_JOURNAL = ".planloom/runs.db"
 
 
+class PriceSetting(BaseModel):
+    """What a model costs, in US dollars per million tokens; comes before every price list."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    output: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    cache_read: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    cache_write: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+
+class RateSetting(BaseModel):
+    """How much a provider takes in a minute; calls beyond that wait."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    requests_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    tokens_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
 class Settings(BaseModel):
     """Settings of an engine; every one has a default that works on one machine."""
 
@@ -33,6 +53,18 @@ class Settings(BaseModel):
     """Sync tools that may run at the same time."""
     cache_size: Annotated[int, Field(ge=0)] = 1_000
     """Results of steps with `cache` that are kept for reuse."""
+    default_model: str | None = None
+    """Model URI of steps that say `model: default`, of agents, and of planning."""
+    models: dict[str, str] = {}
+    """Names that plans may use for models, each with its URI."""
+    prices: dict[str, PriceSetting] = {}
+    """By a model's name here, its URI, or its name at the provider."""
+    rates: dict[str, RateSetting] = {}
+    """By a model's name here, its URI, or its name at the provider."""
+    max_answer_tokens: Annotated[int, Field(ge=1)] = 4096
+    """Most tokens of a model's answer where the step says nothing."""
+    model_timeout_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 300.0
+    """Seconds to wait for one answer of a model."""
 
 
 def find_settings(start: Path) -> Path | None:

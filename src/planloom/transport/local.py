@@ -16,7 +16,7 @@ from contextvars import Context, copy_context
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from planloom.core.events import AttemptFailed
+from planloom.core.events import AttemptFailed, AttemptWaiting, OutputStreamed
 from planloom.plan.policy import FailureKind
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from planloom.core.commands import RunStep
     from planloom.core.events import Fact
+    from planloom.core.result import Usage
     from planloom.ports import Clock, Deliver, MakeAttempt
 
 GRACE_S = 1.0
@@ -41,6 +42,8 @@ class _Underway:
     task: asyncio.Task[None] | None = None
     cancel_timer: Callable[[], None] | None = None
     reported_usd: float | None = None
+    reported_usage: Usage | None = None
+    reported_calls = 0
     waited_s = 0.0
     stopping = False
     abandoned = False
@@ -66,6 +69,23 @@ class _Underway:
 
     def report_usd(self, usd: float) -> None:
         self.reported_usd = (self.reported_usd or 0.0) + usd
+
+    def report_usage(self, usage: Usage) -> None:
+        self.reported_usage = usage if self.reported_usage is None else self.reported_usage + usage
+
+    def report_call(self) -> None:
+        self.reported_calls += 1
+
+    def stream(self, text: str) -> None:
+        request = self.request
+        if not self.answered:
+            self.deliver(OutputStreamed(request.key, request.attempt, request.epoch, text, self.clock.now()))
+
+    def waiting(self, reason: str | None, until: float | None = None) -> None:
+        request = self.request
+        if not self.answered:
+            now = self.clock.now()
+            self.deliver(AttemptWaiting(request.key, request.attempt, request.epoch, now, reason, until))
 
     def wait(self, seconds: float) -> None:
         self.waited_s += seconds
@@ -107,8 +127,10 @@ class _Underway:
             now,
             now,
             error_types=("TimeoutError", "Exception") if kind is FailureKind.TIMEOUT else (),
+            usage=self.reported_usage,
             cost_usd=self.reported_usd,
             abandoned=self.abandoned,
+            tool_calls=self.reported_calls,
         )
 
 
