@@ -51,11 +51,12 @@ class ModelPrice:
 
     def ceiling_usd(self, input_tokens: int, output_tokens: int) -> float:
         """Return the most that one call of at most so many tokens can cost."""
-        price_in, price_out = self.input, self.output
+        cached = max(self.cache_read or 0.0, self.cache_write or 0.0)
+        price_in, price_out = max(self.input, cached), self.output
         for above, tier_in, tier_out in self.tiers:
             if input_tokens > above:
-                price_in, price_out = max(price_in, tier_in), max(price_out, tier_out)
-        price_in = max(price_in, self.cache_write or 0.0)
+                factor = tier_in / self.input if self.input else 1.0  # a tier moves the price of cached tokens too
+                price_in, price_out = max(price_in, tier_in, cached * factor), max(price_out, tier_out)
         return (input_tokens * price_in + output_tokens * price_out) / PER + self.per_request
 
 
