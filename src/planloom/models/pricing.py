@@ -120,7 +120,7 @@ def _at(steps: Steps, above: int) -> Decimal:
 
 
 def _in_tiers(units: dict[str, Steps]) -> ModelPrice | None:
-    """Return the price, or None if a tier moves the price of cached tokens by another factor than that of fresh ones."""
+    """Return the price, or None if a tier moves the price of cached tokens by another factor than of fresh ones."""
     fresh, output = units["input_mtok"], units["output_mtok"]
     read, write = units.get("cache_read_mtok"), units.get("cache_write_mtok")
     request = units.get("requests_kcount", {-1: Decimal(0)})
