@@ -1,4 +1,4 @@
-"""Step kind → the executor that does it."""
+"""Step kind → the executor that does it; what replaces a failed step's work (`role` "replan") has one of its own."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ class ByKind:
     executors: Mapping[str, AttemptExecutor]
 
     def execute(self, request: RunStep, context: AttemptContext) -> Awaitable[StepOutcome]:
-        executor = self.executors.get(request.step.kind)
+        kind = "replan" if request.role == "replan" else request.step.kind
+        executor = self.executors.get(kind)
         if executor is None:
-            raise NotInstalledError(
-                f"nothing here does {request.step.kind} steps", remedy="run it where that executor is installed"
-            )
+            raise NotInstalledError(f"nothing here does {kind} steps", remedy="run it where that executor is installed")
         return executor.execute(request, context)

@@ -12,16 +12,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-async def in_time(what: Awaitable[T], *, allowed_s: float, who: str, context: AttemptContext) -> T:
+async def in_time(what: Awaitable[T], *, allowed_s: float, who: str, context: AttemptContext | None = None) -> T:
     """Await it for at most `allowed_s` seconds.
 
     What swallows its cancellation is given up a little later, and a value that comes after its time is no value.
+
+    Args:
+        context: Of the attempt that this is all of; None for a part of one, which has the attempt's own bound.
 
     Raises:
         TimeoutError: Names `who`.
     """
     late = f"{who} gave no answer within {allowed_s:g} s"
-    context.give_up_after(allowed_s, late)
+    if context is not None:
+        context.give_up_after(allowed_s, late)
     scope = asyncio.timeout(allowed_s)
     try:
         async with scope:

@@ -15,13 +15,22 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from planloom.ports import AttemptContext
+from typing import Any, Protocol
 
 IDLE_S = 10.0
 """Seconds an idle thread stays for the next call."""
+
+
+class Caller(Protocol):
+    """What the pool tells whoever calls: an attempt's context, or what stands for one of its calls."""
+
+    def abandon(self) -> None:
+        """Say that something is left running that cannot be stopped."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Say that so many seconds more were spent waiting for a thread."""
+        ...
 
 
 class _Call:
@@ -80,11 +89,11 @@ class ThreadPool:
         self._waiting = 0
         self._closed = False
 
-    async def call(self, function: Callable[..., Any], kwargs: dict[str, Any], context: AttemptContext) -> Any:
+    async def call(self, function: Callable[..., Any], kwargs: dict[str, Any], caller: Caller) -> Any:
         """Call the function in a thread and return its result, or raise what it raised.
 
         Args:
-            context: Is told how long the call waited for a thread, and when a thread that had begun is left running.
+            caller: Is told how long the call waited for a thread, and when a thread that had begun is left running.
         """
         asked_at = monotonic()
         call = _Call(function, kwargs, asyncio.get_running_loop(), copy_context())
@@ -98,10 +107,10 @@ class ThreadPool:
             return await call.future
         except asyncio.CancelledError:
             if self._give_up(call):
-                context.abandon()
+                caller.abandon()
             raise
         finally:
-            context.wait((call.begun_at or monotonic()) - asked_at)
+            caller.wait((call.begun_at or monotonic()) - asked_at)
 
     def _give_up(self, call: _Call) -> bool:
         """Ignore what the call comes to; return whether a thread is still at it."""

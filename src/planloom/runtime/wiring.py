@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from planloom.executors.attempt import Attempts
 from planloom.executors.by_kind import ByKind
+from planloom.executors.calls import ToolCalls
 from planloom.executors.threads import ThreadPool
 from planloom.executors.tool import ToolExecutor
 from planloom.executors.wrap.cached import CachedExecutor, LruCache
@@ -38,7 +39,7 @@ class Wired:
 def wire(registry: ToolRegistry, settings: Settings, clock: Clock) -> Wired:
     """Return Cached(ByKind(tool)) behind the local transport."""
     threads = ThreadPool(settings.max_threads)
-    executors: dict[str, AttemptExecutor] = {"tool": ToolExecutor(registry, threads)}
+    executors: dict[str, AttemptExecutor] = {"tool": ToolExecutor(ToolCalls(registry, threads))}
 
     def digest_of(request: RunStep) -> str:
         return registry.get(request.step.tool).digest if request.step.tool is not None else ""
