@@ -252,7 +252,7 @@ class _Bucket:
     def give_tokens(self, tokens: float, now: float) -> None:
         self._fill(now)
         if self._tokens_per_s:
-            self.tokens = min(self._room_tokens, self.tokens + tokens)
+            self.tokens += tokens  # more than there is room for overflows when it is looked at next
 
     def drop_the_dead(self) -> None:
         """Forget waiters whose event loop was closed over them: they will never go."""
