@@ -7,7 +7,7 @@ Rule 3: a method is declared here and registered by whoever has an object of its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from planloom.tools.registry import default_registry
@@ -15,6 +15,7 @@ from planloom.tools.tool import Tool, declare
 
 if TYPE_CHECKING:
     from planloom.plan.policy import Effects
+    from planloom.tools.definition import ToolType
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -37,6 +38,10 @@ def tool(
     cpu_percent: float | None = None,
     timeout_seconds: float | None = None,
     output_schema: dict[str, Any] | None = None,
+    type: ToolType | None = None,
+    domain: str | None = None,
+    examples: Iterable[Mapping[str, Any]] | None = None,
+    success_rate: float | None = None,
     register: bool = True,
 ) -> Callable[[AnyFunction], AnyFunction]: ...
 
@@ -57,6 +62,10 @@ def tool(name: Any = None, *, register: bool = True, **declared: Any) -> Any:
         cpu_percent: Percent of one core a call needs.
         timeout_seconds: Seconds after which a call is given up, unless the step says otherwise.
         output_schema: JSON Schema of the result.
+        type: What is behind it, for those who choose tools: "function", "mcp", "code_exec", "agent" or "tool".
+        domain: What it is about; by default all of its name before the last dot.
+        examples: Calls of it, each a dict with `input`, `output`, `description`.
+        success_rate: Share of calls that is expected to succeed, 0 to 1.
         register: False keeps it out of the default registry: for a tool that is passed on by hand.
 
     Raises:
@@ -66,6 +75,38 @@ def tool(name: Any = None, *, register: bool = True, **declared: Any) -> Any:
         return _declared(name, {}, register=True)
     options = {"name": name, **declared}
     return lambda function: _declared(function, options, register=register)
+
+
+@overload
+def mcp_tool(name: AnyFunction, /) -> AnyFunction: ...
+
+
+@overload
+def mcp_tool(name: str | None = None, **declared: Any) -> Callable[[AnyFunction], AnyFunction]: ...
+
+
+def mcp_tool(name: Any = None, **declared: Any) -> Any:
+    """Declare a function a tool that calls a server by the Model Context Protocol; all else as `tool`."""
+    return _of_type("mcp", name, declared)
+
+
+@overload
+def a2a_agent(name: AnyFunction, /) -> AnyFunction: ...
+
+
+@overload
+def a2a_agent(name: str | None = None, **declared: Any) -> Callable[[AnyFunction], AnyFunction]: ...
+
+
+def a2a_agent(name: Any = None, **declared: Any) -> Any:
+    """Declare a function a tool that asks another agent; all else as `tool`."""
+    return _of_type("agent", name, declared)
+
+
+def _of_type(kind: ToolType, name: Any, declared: dict[str, Any]) -> Any:
+    if callable(name):
+        return tool(type=kind)(name)
+    return tool(name, **declared | {"type": kind})
 
 
 def _declared(function: AnyFunction, options: dict[str, Any], *, register: bool) -> AnyFunction:

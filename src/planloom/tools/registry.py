@@ -15,7 +15,8 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from planloom.errors import ConfigError, NotAllowedError, UnknownToolError, suggestion
-from planloom.tools.tool import DECLARED, NAMESPACES, Tool
+from planloom.tools.names import NAMESPACES
+from planloom.tools.tool import DECLARED, Tool
 
 if TYPE_CHECKING:
     from planloom.plan.policy import Effects
@@ -49,8 +50,9 @@ class ToolRegistry:
         """Return a registry of whatever a caller gives as tools.
 
         Args:
-            source: None (the tools decorated in this process), a registry (itself), a tool or function, a list of them,
-                functions by name, or a module (its decorated functions, its tools and the tools of its registries).
+            source: None (the tools decorated in this process), a registry (itself), a catalogue (its registry), a tool
+                or function, a list of them, functions by name, or a module (its decorated functions, its tools and
+                the tools of its registries).
 
         Raises:
             ConfigError: None of these, or a module without tools.
@@ -61,6 +63,9 @@ class ToolRegistry:
             return source
         if isinstance(source, ModuleType):
             return cls(_of_module(source))
+        held = getattr(source, "registry", None)
+        if isinstance(held, ToolRegistry):  # a catalogue: what it only describes cannot be called
+            return held
         if isinstance(source, Mapping):
             return cls(_named(name, one) for name, one in source.items())
         if isinstance(source, Tool) or callable(source):

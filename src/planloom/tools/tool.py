@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import re
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -22,19 +21,17 @@ from planloom.core.events import ToolFacts
 from planloom.errors import ArgumentsError, ConfigError, OutputError, UnknownFieldError, suggestion
 from planloom.plan.policy import Effects
 from planloom.tools.context import ToolContext
+from planloom.tools.definition import TOOL_TYPES, ToolExample, ToolType
 from planloom.tools.docstring import read_docstring
 from planloom.tools.json_schema import JsonSchema
+from planloom.tools.names import check_name
 from planloom.tools.signature import Check, Function, name_of, read_signature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NAMESPACES = ("functions.", "tools.")
-"""Prefixes that models put before a tool's name; no tool's own name begins with one."""
 DECLARED = "__planloom_tool__"
 """Attribute of a decorated function: what its decorator declared, a dict for `Tool.from_function`."""
-
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,199}")
 
 
 class _InvalidArguments(Exception):  # noqa: N818 - never leaves this file
@@ -63,6 +60,10 @@ class Tool:
         cpu_percent: Percent of one core a call needs, or None.
         timeout_seconds: Seconds after which a call is given up unless the step says otherwise, or None.
         output_schema: JSON Schema of the result, or None.
+        type: What is behind it, for those who choose tools: "function", "mcp", "code_exec", "agent" or "tool".
+        domain: What it is about; "" for what its name says.
+        examples: Calls of it, for those who choose tools.
+        success_rate: Share of calls that is expected to succeed, 0 to 1, or None.
         is_async: True when calling `function` gives an awaitable; else it belongs in a thread.
         context_parameter: Name of the parameter that takes the `ToolContext`, or None.
         check: Checks arguments; use `validate`, which says what is wrong.
@@ -83,14 +84,19 @@ class Tool:
     cpu_percent: float | None = None
     timeout_seconds: float | None = None
     output_schema: dict[str, Any] | None = None
+    type: ToolType = "function"
+    domain: str = ""
+    examples: tuple[ToolExample, ...] = ()
+    success_rate: float | None = None
     is_async: bool = False
     context_parameter: str | None = None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.aliases):
-            _check_name(name)
+            check_name(name)
         _check_numbers(self)
+        _check_described(self)
         if self.output_schema is not None:
             JsonSchema(self.output_schema, where=f"the output schema of tool {self.name!r}")
         pinned = json.dumps([self.name, self.version, self.schema], sort_keys=True, separators=(",", ":"))
@@ -103,7 +109,8 @@ class Tool:
         Args:
             function: Its signature becomes the schema, its docstring the description.
             declared: Any of name, effects, version, aliases, cost_per_call, expected_latency_ms, memory_mb,
-                cpu_percent, timeout_seconds, description, output_schema; what `@tool` declared holds for the others.
+                cpu_percent, timeout_seconds, description, output_schema, type, domain, examples (each a dict with
+                `input`, `output`, `description`), success_rate; what `@tool` declared holds for the others.
 
         Raises:
             ConfigError: A signature that a plan cannot call, or a keyword that does not exist.
@@ -195,20 +202,11 @@ _OPTIONS = (
     "timeout_seconds",
     "description",
     "output_schema",
+    "type",
+    "domain",
+    "examples",
+    "success_rate",
 )
-
-
-def _check_name(name: object) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} is no name for a tool",
-            remedy="use letters, digits and . _ - / :, at most 200 of them, beginning with a letter, a digit or _",
-        )
-    if name.startswith(NAMESPACES):
-        raise ConfigError(
-            f"a tool cannot be called {name!r}: models put that prefix before any name",
-            remedy=f"call it {name.partition('.')[2]!r}",
-        )
 
 
 def _check_numbers(tool: Tool) -> None:
@@ -220,6 +218,24 @@ def _check_numbers(tool: Tool) -> None:
             )
     if tool.timeout_seconds == 0:
         raise ConfigError(f"timeout_seconds=0 of tool {tool.name!r} leaves no time", remedy="give more, or None")
+
+
+def _check_described(tool: Tool) -> None:
+    if tool.type not in TOOL_TYPES:
+        raise ConfigError(
+            f"tool {tool.name!r} cannot be of type {tool.type!r}", remedy=f"use one of: {', '.join(TOOL_TYPES)}"
+        )
+    rate = tool.success_rate
+    if rate is not None and not (isinstance(rate, int | float) and 0 <= rate <= 1):
+        raise ConfigError(f"success_rate={rate!r} of tool {tool.name!r} is no share", remedy="give a number 0 to 1")
+    for example in tool.examples:
+        try:
+            tool.validate(example.input)
+        except ArgumentsError as error:
+            raise ConfigError(
+                f"an example of tool {tool.name!r} does not fit its parameters: {error.message}",
+                remedy="a model does what the example shows: mend or remove it",
+            ) from error
 
 
 def _checked_options(declared: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,7 +253,18 @@ def _checked_options(declared: Mapping[str, Any]) -> dict[str, Any]:
     if "aliases" in options:
         aliases = options["aliases"]
         options["aliases"] = (aliases,) if isinstance(aliases, str) else tuple(aliases)
+    if "examples" in options:
+        options["examples"] = _examples(options["examples"])
     return options
+
+
+def _examples(given: Any) -> tuple[ToolExample, ...]:
+    try:
+        return tuple(ToolExample.model_validate(one) for one in given)
+    except (TypeError, ValidationError) as error:
+        raise ConfigError(
+            f"examples={given!r} are no examples", remedy='give a list of {"input": {…}, "output": …}'
+        ) from error
 
 
 def _declared(function: Function) -> dict[str, Any]:
