@@ -589,18 +589,30 @@ def test_what_a_function_raises_is_raised_at_the_end() -> None:
 
     server = ProviderServer(answer)
     server.__enter__()
-    refused = post(server, "/v1/chat/completions", {"model": "m", "messages": ASKED})
+    ask_and_be_left(server)
 
-    assert refused.status_code == 500
     with pytest.raises(AssertionError, match="never asked that"):
         server.__exit__(None, None, None)
+
+
+def test_what_a_function_raises_is_noted_on_what_the_test_raises_itself() -> None:
+    def answer(request: RecordedRequest) -> str:
+        raise AssertionError("never asked that")
+
+    server = ProviderServer(answer)
+    server.__enter__()
+    ask_and_be_left(server)
+    failed = ValueError("the test failed")
+    server.__exit__(ValueError, failed, None)
+
+    assert "never asked that" in failed.__notes__[0]
 
 
 def test_a_list_that_runs_out_is_an_error_at_the_end() -> None:
     server = ProviderServer(["fine"])
     server.__enter__()
-    for _ in range(2):
-        post(server, "/v1/chat/completions", {"model": "m", "messages": ASKED})
+    post(server, "/v1/chat/completions", {"model": "m", "messages": ASKED})
+    ask_and_be_left(server)
 
     with pytest.raises(LookupError, match="request 2 came"):
         server.__exit__(None, None, None)
@@ -609,8 +621,7 @@ def test_a_list_that_runs_out_is_an_error_at_the_end() -> None:
 def test_an_answer_that_no_model_can_give_is_an_error_at_the_end() -> None:
     server = ProviderServer([42])  # type: ignore[list-item]
     server.__enter__()
-    with pytest.raises(httpx2.RemoteProtocolError):
-        post(server, "/v1/chat/completions", {"model": "m", "messages": ASKED})
+    ask_and_be_left(server)
 
     with pytest.raises(TypeError, match="int is nothing"):
         server.__exit__(None, None, None)

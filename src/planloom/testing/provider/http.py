@@ -30,15 +30,22 @@ class RawRequest:
     body: bytes
 
 
-class Connection(asyncio.StreamReaderProtocol):
+class ClientConnection(asyncio.StreamReaderProtocol):
     """One connection, and the task that talks on it.
 
     Args:
         talk: Takes a connection through its requests, to the end.
+        over: Called with the task when it has ended, perhaps with an error.
     """
 
-    def __init__(self, talk: Callable[[Connection], Awaitable[None]], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        talk: Callable[[ClientConnection], Awaitable[None]],
+        over: Callable[[asyncio.Future[None]], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self._talk = talk
+        self._over = over
         self._reader = asyncio.StreamReader(loop=loop)
         self.task: asyncio.Future[None] | None = None
         super().__init__(self._reader, self._begin, loop)
@@ -46,6 +53,7 @@ class Connection(asyncio.StreamReaderProtocol):
     def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
         self.task = asyncio.ensure_future(self._until_over())
+        self.task.add_done_callback(self._over)
 
     async def _until_over(self) -> None:
         try:

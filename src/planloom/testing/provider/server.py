@@ -4,7 +4,8 @@ It speaks OpenAI's chat completions and responses, Anthropic's messages and Goog
 streamed, and refuses what the real ones refuse.
 
 Rule 1: it lives on a thread and an event loop of its own; every public method may be called from any thread.
-Rule 2: what goes wrong in a test's own answers is raised when the server ends: no script runs out unseen.
+Rule 2: what goes wrong in a test's own answers drops the connection and is raised when the server ends: no script
+runs out unseen.
 Rule 3: it ends within a second, whatever clients are doing.
 """
 
@@ -35,7 +36,7 @@ from planloom.testing.provider.answers import (
 )
 from planloom.testing.provider.anthropic import MESSAGES
 from planloom.testing.provider.google import GENERATE
-from planloom.testing.provider.http import Broken, Connection, RawRequest
+from planloom.testing.provider.http import Broken, ClientConnection, RawRequest
 from planloom.testing.provider.openai_chat import CHAT
 from planloom.testing.provider.openai_responses import RESPONSES
 from planloom.testing.provider.wire import WITHHELD, Problem, Wire
@@ -68,7 +69,7 @@ class ProviderServer:
         self._key = key
         self._requests: list[RecordedRequest] = []
         self._changed = threading.Condition()
-        self._connections: set[Connection] = set()
+        self._connections: set[ClientConnection] = set()
         self._accepted = 0
         self._most_open = 0
         self._failures: list[BaseException] = []
@@ -169,14 +170,16 @@ class ProviderServer:
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
             self._thread = None
-        if error is None and self._failures:
+        if self._failures and error is None:
             raise self._failures[0]
+        if self._failures and error is not None:
+            error.add_note(f"before that, the provider's own answers failed: {self._failures[0]!r}")
 
     async def _live(self, ready: Future[int]) -> None:
         self._loop = asyncio.get_running_loop()
         try:
             listening = await self._loop.create_server(
-                lambda: Connection(self._talk, self._loop), host="127.0.0.1", port=0
+                lambda: ClientConnection(self._talk, self._over, self._loop), host="127.0.0.1", port=0
             )
         except OSError as error:
             ready.set_exception(error)
@@ -190,7 +193,7 @@ class ProviderServer:
         await asyncio.gather(*talking, return_exceptions=True)
         await asyncio.sleep(0)  # the transports close in the loop's next turn
 
-    async def _talk(self, connection: Connection) -> None:
+    async def _talk(self, connection: ClientConnection) -> None:
         with self._changed:
             self._connections.add(connection)
             self._accepted += 1
@@ -199,19 +202,19 @@ class ProviderServer:
         try:
             while (raw := await connection.read()) is not None:
                 await self._serve(raw, connection)
-        except (Broken, ConnectionError, asyncio.IncompleteReadError):
-            raise
-        except Exception as error:
-            self._failures.append(error)
-            raise Broken from error
         finally:
             with self._changed:
                 self._connections.discard(connection)
                 self._changed.notify_all()
 
+    def _over(self, talking: asyncio.Future[None]) -> None:
+        error = None if talking.cancelled() else talking.exception()
+        if error is not None:
+            self._failures.append(error)
+
     # --- one request ---
 
-    async def _serve(self, raw: RawRequest, connection: Connection) -> None:
+    async def _serve(self, raw: RawRequest, connection: ClientConnection) -> None:
         wire = next((wire for path, wire in _ROUTES if path.fullmatch(raw.path)), None)
         request, problem = self._read(raw, wire)
         with self._changed:
@@ -265,19 +268,14 @@ class ProviderServer:
                 raise Problem(f"{name}: header is required")
 
     def _next(self, request: RecordedRequest) -> Answer:
-        """Return the answer to a request; what goes wrong on the way is kept for the end."""
-        try:
-            if self._answer_to is not None:
-                return self._answer_to(request)
-            return next(self._listed)
-        except StopIteration:
-            error: Exception = LookupError(f"request {request.number} came, and no answer was left for it")
-        except Exception as raised:  # noqa: BLE001 - whatever a test's function raises, the test must hear of it
-            error = raised
-        self._failures.append(error)
-        return Status(500, f"the test's own answers failed: {error}")
+        if self._answer_to is not None:
+            return self._answer_to(request)
+        answer = next(self._listed, None)
+        if answer is None:
+            raise LookupError(f"request {request.number} came, and no answer was left for it")
+        return answer
 
-    async def _give(self, answer: Answer, request: RecordedRequest, wire: Wire, connection: Connection) -> None:
+    async def _give(self, answer: Answer, request: RecordedRequest, wire: Wire, connection: ClientConnection) -> None:
         match answer:
             case Slow():
                 await asyncio.sleep(answer.seconds)
@@ -300,7 +298,7 @@ class ProviderServer:
             case _:
                 await self._whole(answer, request, wire, connection)
 
-    async def _error(self, status: Status, request: RecordedRequest, wire: Wire, connection: Connection) -> None:
+    async def _error(self, status: Status, request: RecordedRequest, wire: Wire, connection: ClientConnection) -> None:
         headers = dict(status.headers)
         if status.retry_after is not None and wire.tells_wait_in_header:
             headers["retry-after"] = str(status.retry_after)
@@ -308,7 +306,7 @@ class ProviderServer:
         await connection.head(status.code, _json_headers(request, len(content)) | headers)
         await connection.write(content)
 
-    async def _whole(self, answer: Answer, request: RecordedRequest, wire: Wire, connection: Connection) -> None:
+    async def _whole(self, answer: Answer, request: RecordedRequest, wire: Wire, connection: ClientConnection) -> None:
         cut = answer if isinstance(answer, Truncated | Hang) else None
         reply = reply_of(cut.reply if cut else answer)
         content = json.dumps(wire.whole(reply, request), ensure_ascii=False).encode("utf-8", "surrogatepass")
@@ -318,7 +316,7 @@ class ProviderServer:
         await connection.write(sent)
         await _end(cut)
 
-    async def _stream(self, answer: Answer, request: RecordedRequest, wire: Wire, connection: Connection) -> None:
+    async def _stream(self, answer: Answer, request: RecordedRequest, wire: Wire, connection: ClientConnection) -> None:
         cut = answer if isinstance(answer, Truncated | Failing | Hang) else None
         left = cut.after if cut else None
         await connection.head(200, _STREAM_HEADERS | _ids(request))
