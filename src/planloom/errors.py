@@ -308,9 +308,11 @@ class ModelError(StepError):
     Attributes:
         status_code: HTTP status of its provider, or None.
         retry_after_s: Seconds the provider asked to wait before the next attempt, or None.
+        usage: Tokens the call was billed for all the same, a `core.result.Usage`, or None where nothing is known.
     """
 
     code = "model.failed"
+    usage: Any = None
 
     def __init__(
         self,
@@ -339,9 +341,14 @@ class ModelTruncatedError(ModelError):
 
 
 class ModelStreamError(ModelError):
-    """The stream broke off before the answer was whole; what it cost is booked as an estimate."""
+    """The stream broke off before the answer was whole; what it cost is booked as an estimate.
+
+    Attributes:
+        text_so_far: What had come of it.
+    """
 
     code = "model.stream"
+    text_so_far: str = ""
 
 
 class ModelTimeoutError(ModelError, TimeoutError):

@@ -8,6 +8,7 @@ Rule 2: making an `LLM` connects to nothing and needs no key; `ready` and the fi
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,6 +29,7 @@ __all__ = ["COMMON_PARAMS", "LLM", "Asker", "Billed", "OnWait", "Prepared", "ask
 SHARED_RATES = RateLimits()
 """Of all models of the process that are given none of their own: a provider counts per account, not per object."""
 TOO_MANY = 429
+Piece = str | LLMResponse
 AFTER_TOO_MANY_S = 1.0
 """Seconds to hold back after a 429 that does not say how long."""
 
@@ -60,6 +62,7 @@ class LLM:
             ConfigError: A param is wrong, or an extra is not installed.
         """
         address = parse_uri(uri) if isinstance(uri, str) else checked(uri)
+        _checked_params(address)
         return cls(open_model(address), address, rates=rates, limit=limit)
 
     @classmethod
@@ -126,10 +129,11 @@ class LLM:
         call, turn = self._with_defaults(call), self._turn()
         await turn.begin(call, on_wait)
         try:
-            async for piece in self.model.stream(call):
-                if isinstance(piece, LLMResponse):
-                    turn.answered(piece)
-                yield piece
+            async with _closing(self.model.stream(call)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, LLMResponse):
+                        turn.answered(piece)
+                    yield piece
         except ModelError as error:
             turn.failed(error)
             raise
@@ -166,12 +170,13 @@ class LLM:
 
     async def stream(
         self, prompt: Prompt, max_tokens: int | None = None, temperature: float | None = None, **options: Any
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """Yield the text of the answer as it comes. Takes what `generate` takes, and raises what it raises."""
         call = call_of(prompt, max_tokens=max_tokens, temperature=temperature, **options)
-        async for piece in self.stream_call(call):
-            if isinstance(piece, str):
-                yield piece
+        async with aclosing(self.stream_call(call)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, str):
+                    yield piece
 
     # --- estimates ------------------------------------------------------------------------------
 
@@ -209,9 +214,10 @@ class LLM:
         )
 
     def _turn(self) -> _Turn:
+        if isinstance(self.model, Billed):
+            return _Turn(self.rates, self.model.account, self.limit)
         known = self.model.metadata
-        account = self.model.account if isinstance(self.model, Billed) else ("", "")
-        return _Turn(self.rates, " ".join((known.provider, *account, known.name)), self.limit)
+        return _Turn(self.rates, f"{known.provider} {known.name}", self.limit)
 
 
 Asker = Callable[[LLM, ModelCall], Awaitable[LLMResponse]]
@@ -237,8 +243,8 @@ class Billed(Protocol):
     """A model whose provider counts its calls per account."""
 
     @property
-    def account(self) -> tuple[str, str]:
-        """Return the SHA-256 of the key and the server's address; both may be ""."""
+    def account(self) -> str:
+        """Return a name for what the provider counts calls by; nothing secret in it."""
         ...
 
 
@@ -272,6 +278,16 @@ class _Turn:
 
     def end(self) -> None:
         self._rates.settle(self._key, self._reserved, self._used)
+
+
+@asynccontextmanager
+async def _closing(pieces: AsyncIterator[Piece]) -> AsyncGenerator[AsyncIterator[Piece], None]:
+    """Close a stream at the end if it is a generator: its connection must not wait for the garbage collector."""
+    try:
+        yield pieces
+    finally:
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()
 
 
 def estimated_tokens(text: str) -> int:

@@ -53,6 +53,12 @@ def price_of(provider: str, name: str, *, base_url: str | None = None, at: float
     return _told(model, provider, moment)
 
 
+def context_window_of(provider: str, name: str, *, base_url: str | None = None) -> int | None:
+    """Return the tokens of prompt and answer that a model takes together, or None where nobody knows."""
+    model = None if provider in RUNS_HERE else _model(provider, name, base_url)
+    return None if model is None else model.context_window
+
+
 def _model(provider: str, name: str, base_url: str | None) -> types.ModelInfo | None:
     providers = _providers()
     if base_url is None:

@@ -1,0 +1,191 @@
+"""One model on one event loop: its connection, and the asking. Imports pydantic-ai, so `hosted.py` imports it late.
+
+Rule 1: every client is made here, with an address, a key and a time limit of our own: nothing is left to what client
+libraries read from the environment, and none of them tries again by itself.
+Rule 2: a connection belongs to one event loop and is closed with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import httpx2
+from pydantic_ai.direct import model_request, model_request_stream
+from pydantic_ai.models import Model, StreamedResponse, create_async_httpx2_client
+from pydantic_ai.profiles.openai import OpenAIModelProfile
+
+from planloom.core.chat import LLMResponse, ModelCall
+from planloom.errors import ModelError, ModelStreamError
+from planloom.models.failures import CAUGHT, failure_of
+from planloom.models.terms import Terms
+from planloom.models.translate import Asked, answer_of, in_their_words, piece_of, usage_of
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from pydantic_ai.providers import Provider
+
+CONNECT_S = 10.0
+"""Seconds to wait for a connection."""
+
+# A stream that just ends is not a whole answer, whatever the server; every one of them says why it ends.
+_WHOLE = OpenAIModelProfile(openai_chat_streaming_requires_finish_reason=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a model is asked.
+
+    Attributes:
+        scheme: Of its address.
+        name: As the provider calls it.
+        is_own: It is the provider's own host, not another that speaks like it.
+    """
+
+    scheme: str
+    name: str
+    base_url: str
+    is_own: bool
+    key: str = field(repr=False)
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A model as pydantic-ai asks it.
+
+    Attributes:
+        chat: The same model by chat completions, for what responses cannot do.
+    """
+
+    model: Model
+    chat: Model
+
+    async def respond(self, call: ModelCall, terms: Terms) -> LLMResponse:
+        """Return the whole answer. Raises what `failures.failure_of` and `translate.answer_of` say."""
+        model, asked = self._asked(call, terms)
+        try:
+            response = await model_request(
+                model, asked.messages, model_settings=asked.settings, model_request_parameters=asked.parameters
+            )
+        except CAUGHT as error:
+            failure = failure_of(error, terms)
+        else:
+            return answer_of(response, call, uri=terms.uri, provider=terms.provider, streamed=False)
+        raise failure  # out here, so that it has no context: what was caught may show the key
+
+    async def stream(self, call: ModelCall, terms: Terms) -> AsyncGenerator[str | LLMResponse, None]:
+        """Yield the answer's text in pieces as it comes, then the whole answer, once, last."""
+        model, asked = self._asked(call, terms)
+        pieces: list[str] = []
+        streamed: StreamedResponse | None = None
+        failure: ModelError | None = None
+        try:
+            async with model_request_stream(
+                model, asked.messages, model_settings=asked.settings, model_request_parameters=asked.parameters
+            ) as streamed:
+                async for event in streamed:
+                    if piece := piece_of(event):
+                        pieces.append(piece)
+                        yield piece
+        except CAUGHT as error:
+            failure = failure_of(error, terms, text_so_far="".join(pieces) if pieces else None)
+        if isinstance(failure, ModelStreamError) and streamed is not None:
+            failure.usage = usage_of(streamed.get(), call, failure.text_so_far)
+        if failure is not None:
+            raise failure
+        assert streamed is not None
+        yield answer_of(streamed.get(), call, uri=terms.uri, provider=terms.provider, streamed=True)
+
+    def _asked(self, call: ModelCall, terms: Terms) -> tuple[Model, Asked]:
+        # Only chat completions take texts to stop at, and a prediction.
+        model = self.chat if call.stop or call.prediction is not None else self.model
+        return model, in_their_words(call, model, family=terms.family, timeout_s=terms.timeout_s)
+
+
+async def exchange(place: Place, forget: Callable[[], object]) -> AsyncGenerator[Exchange, None]:
+    """Yield an exchange, once, and close its connections when the generator is closed or its event loop shuts down.
+
+    It is a generator for the loop's sake: `asyncio.run` closes those that are under way before it closes the loop, so
+    sockets are closed in the loop that opened them even if nobody thought of it.
+    """
+    timeout = httpx2.Timeout(place.timeout_s, connect=min(CONNECT_S, place.timeout_s))
+    client = create_async_httpx2_client(timeout=timeout)
+    try:
+        yield _OPEN[place.scheme](place, client)
+    finally:
+        forget()
+        await client.aclose()
+
+
+def _openai_client(place: Place, client: httpx2.AsyncClient) -> AsyncOpenAI:
+    from openai import AsyncOpenAI  # an optional extra
+
+    return AsyncOpenAI(
+        base_url=place.base_url, api_key=place.key, max_retries=0, timeout=client.timeout, http_client=client
+    )
+
+
+def _openai(place: Place, client: httpx2.AsyncClient) -> Exchange:
+    from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel, OpenAIResponsesModelSettings
+    from pydantic_ai.providers.openai import OpenAIProvider
+    from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
+
+    sdk = _openai_client(place, client)
+    if not place.is_own:
+        provider: Provider[AsyncOpenAI] = OpenAICompatibleProvider(place.scheme, openai_client=sdk)
+        chat = OpenAIChatModel(place.name, provider=provider, profile=_WHOLE)
+        return Exchange(chat, chat)
+    provider = OpenAIProvider(openai_client=sdk)
+    # Like chat completions, and unlike what responses do by themselves: nothing of a call is kept over there.
+    settings = OpenAIResponsesModelSettings(openai_store=False)
+    responses = OpenAIResponsesModel(place.name, provider=provider, settings=settings)
+    return Exchange(responses, OpenAIChatModel(place.name, provider=provider, profile=_WHOLE))
+
+
+def _ollama(place: Place, client: httpx2.AsyncClient) -> Exchange:
+    from pydantic_ai.models.ollama import OllamaModel
+    from pydantic_ai.providers.ollama import OllamaProvider
+
+    model = OllamaModel(place.name, provider=OllamaProvider(openai_client=_openai_client(place, client)))
+    return Exchange(model, model)
+
+
+def _vllm(place: Place, client: httpx2.AsyncClient) -> Exchange:
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.vllm import VLLMProvider
+
+    provider = VLLMProvider(openai_client=_openai_client(place, client))
+    model = OpenAIChatModel(place.name, provider=provider, profile=_WHOLE)
+    return Exchange(model, model)
+
+
+def _anthropic(place: Place, client: httpx2.AsyncClient) -> Exchange:
+    from anthropic import AsyncAnthropic  # an optional extra
+    from pydantic_ai.models.anthropic import AnthropicModel
+    from pydantic_ai.providers.anthropic import AnthropicProvider
+
+    sdk = AsyncAnthropic(
+        base_url=place.base_url, api_key=place.key, max_retries=0, timeout=client.timeout, http_client=client
+    )
+    model = AnthropicModel(place.name, provider=AnthropicProvider(anthropic_client=sdk))
+    return Exchange(model, model)
+
+
+def _google(place: Place, client: httpx2.AsyncClient) -> Exchange:
+    from pydantic_ai.models.google import GoogleModel
+    from pydantic_ai.providers.google import GoogleProvider
+
+    provider = GoogleProvider(api_key=place.key, base_url=place.base_url, http_client=client)
+    model = GoogleModel(place.name, provider=provider)
+    return Exchange(model, model)
+
+
+_OPEN: dict[str, Callable[[Place, httpx2.AsyncClient], Exchange]] = {
+    "openai": _openai,
+    "ollama": _ollama,
+    "vllm": _vllm,
+    "anthropic": _anthropic,
+    "google": _google,
+}
