@@ -13,7 +13,7 @@ from planloom.core.asking import size_bytes
 from planloom.errors import ConfigError, suggestion
 
 MAX_DIMENSIONS = 12
-MAX_NAME_BYTES = 60
+MAX_NAME_BYTES = 40
 """Of a dimension's name, in UTF-8: what a judge is told must stay below `core.needs.JUDGE_PROMPT_TOKENS`."""
 DEFAULT_TEMPLATE = "general"
 
