@@ -42,19 +42,34 @@ class LLM:
         uri: Its address; its params are the defaults of every call.
         rates: Whose turn it is to ask; None: one for the whole process.
         limit: What the provider takes in a minute; None: what `rpm` and `tpm` in the address say.
+        timeout_s: Seconds to wait for an answer where neither the call nor the address says; None: the model's own.
     """
 
     def __init__(
-        self, model: Model, uri: ModelUri, *, rates: RateLimits | None = None, limit: RateLimit | None = None
+        self,
+        model: Model,
+        uri: ModelUri,
+        *,
+        rates: RateLimits | None = None,
+        limit: RateLimit | None = None,
+        timeout_s: float | None = None,
     ) -> None:
         self.model = model
         self.uri = uri
         self.rates = SHARED_RATES if rates is None else rates
         self._params = _checked_params(uri)
+        self._timeout_s = timeout_s
         self.limit = _limit_of(self._params) if limit is None else limit
 
     @classmethod
-    def from_uri(cls, uri: str | ModelUri, *, rates: RateLimits | None = None, limit: RateLimit | None = None) -> LLM:
+    def from_uri(
+        cls,
+        uri: str | ModelUri,
+        *,
+        rates: RateLimits | None = None,
+        limit: RateLimit | None = None,
+        timeout_s: float | None = None,
+    ) -> LLM:
         """Return the model at an address, e.g. ``"openai://gpt-4o?temperature=0.2"``. Connects to nothing.
 
         Raises:
@@ -63,7 +78,7 @@ class LLM:
         """
         address = parse_uri(uri) if isinstance(uri, str) else checked(uri)
         _checked_params(address)
-        return cls(open_model(address), address, rates=rates, limit=limit)
+        return cls(open_model(address), address, rates=rates, limit=limit, timeout_s=timeout_s)
 
     @classmethod
     def create(cls, provider: str | None, model_name: str, **params: Param) -> LLM:
@@ -205,12 +220,12 @@ class LLM:
 
     def _with_defaults(self, call: ModelCall) -> ModelCall:
         """Return the call with the address's params where it says nothing itself."""
-        temperature, most, timeout = (self._params.get(name) for name in ("temperature", "max_tokens", "timeout"))
+        temperature, most = self._params.get("temperature"), self._params.get("max_tokens")
         return replace(
             call,
             temperature=temperature if call.temperature is None else call.temperature,
             max_tokens=int(most) if call.max_tokens is None and most is not None else call.max_tokens,
-            timeout_s=timeout if call.timeout_s is None else call.timeout_s,
+            timeout_s=self._params.get("timeout", self._timeout_s) if call.timeout_s is None else call.timeout_s,
         )
 
     def _turn(self) -> _Turn:

@@ -1,0 +1,255 @@
+"""What `model:` in a plan means: given models, then names, then addresses; what is known of them; what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from planloom.core.chat import Message, ModelCall
+from planloom.core.prices import ModelPrice
+from planloom.errors import ConfigError, UnknownModelError
+from planloom.models.catalogue import Models
+from planloom.models.llm import LLM
+from planloom.models.rates import RateLimit
+from planloom.models.scripted import FunctionModel, ScriptedModel, register, unregister
+from planloom.models.uri import parse_uri
+from planloom.testing.clock import ManualClock
+
+MINI = "openai://gpt-4o-mini"
+
+
+def test_a22_asking_for_the_default_model_without_one_names_the_setting() -> None:
+    with pytest.raises(ConfigError, match="default_model") as caught:
+        Models().get("default")
+
+    assert 'models={"default"' in caught.value.remedy
+
+
+def test_a_name_means_what_was_given_before_what_settings_say() -> None:
+    mine = LLM.from_uri("scripted://echo")
+    models = Models(default=MINI, named={"fast": MINI}, given={"fast": mine, "slow": "anthropic://claude-haiku-4-5"})
+
+    assert models.get("fast") is mine
+    assert str(models.get("slow").uri) == "anthropic://claude-haiku-4-5"
+    assert str(models.get("default").uri) == MINI
+    assert models.names() == ["default", "fast", "slow"]
+
+
+def test_any_address_is_a_model_and_the_same_address_is_the_same_model() -> None:
+    models = Models(default=MINI, named={"fast": MINI})
+
+    assert models.get(MINI) is models.get("default") is models.get("fast")
+    assert models.get("openai://gpt-4o?temperature=0.2").uri.params == {"temperature": 0.2}
+
+
+def test_a_model_of_any_kind_can_be_given_bare() -> None:
+    models = Models(given={"default": ScriptedModel(["hello"], name="greeter")})
+
+    async def main() -> str:
+        return (await models.get("default").generate("hi")).text
+
+    llm = models.get("default")
+    assert parse_uri(str(llm.uri)) == llm.uri
+    assert str(llm.uri) == "scripted://greeter"
+    assert asyncio.run(main()) == "hello"
+
+
+def test_a_misspelt_name_is_an_error_that_knows_what_was_meant() -> None:
+    with pytest.raises(UnknownModelError, match="did you mean 'fast'"):
+        Models(named={"fast": MINI, "strong": MINI}).get("fsat")
+
+
+def test_a_bare_name_of_a_well_known_model_is_answered_with_its_address() -> None:
+    with pytest.raises(UnknownModelError, match=r"openai://gpt-4o\b"):
+        Models().get("gpt-4o")
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        Models(default="fast", named={"fast": MINI}),
+        Models(named={"default": "fast", "fast": MINI}),
+        Models(given={"default": "fast", "fast": MINI}),
+    ],
+)
+def test_a_name_stands_for_an_address_and_never_for_another_name(models: Models) -> None:
+    with pytest.raises(UnknownModelError, match="'fast', which is no address"):
+        models.get("default")
+
+
+def test_a_name_with_a_bad_address_does_no_harm_to_the_others() -> None:
+    models = Models(named={"bad": "openai://gpt-4o?api_key=sk-1", "good": MINI}, prices={"good": ModelPrice(1, 2)})
+
+    assert models.facts("good", priced=True).price == ModelPrice(1, 2)
+    with pytest.raises(UnknownModelError):
+        models.get("bad")
+
+
+# --- what a plan may not say ------------------------------------------------------------------
+
+KEY_AND_PLACE = "openai://gpt-4o?base_url=https://elsewhere.example/v1&key_env=DATABASE_PASSWORD"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        KEY_AND_PLACE,
+        "cassette:///tmp/planloom-test.jsonl?model=openai://gpt-4o&mode=record",
+        "cassette:///tmp/planloom-test.jsonl?model=openai://gpt-4o&mode=auto",
+    ],
+)
+def test_a_plan_may_not_send_a_key_to_a_place_of_its_own_or_have_a_file_written(address: str) -> None:
+    vouched = Models(named={"elsewhere": address})
+
+    with pytest.raises(UnknownModelError, match="a plan names"):
+        Models().get(address)
+
+    assert vouched.get("elsewhere") is vouched.get(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "openai://gpt-4o?base_url=http://127.0.0.1:8000/v1&key_env=MY_KEY",
+        "openai://gpt-4o?key_env=MY_KEY",
+        "vllm://qwen?base_url=http://gpu-1:8000/v1",
+    ],
+)
+def test_a_plan_may_say_where_a_model_is_that_gets_no_key_of_another_place(address: str) -> None:
+    assert str(Models().get(address).uri) == address
+
+
+# --- facts ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A price as `planloom.toml` gives it."""
+
+    input: float
+    output: float
+    cache_read: float | None = None
+    cache_write: float | None = None
+
+
+def test_a_price_of_the_settings_comes_before_every_other_under_any_of_its_names() -> None:
+    address = f"{MINI}?price_in=7&price_out=8"
+    for key in ("fast", "other", address, MINI, "gpt-4o-mini"):
+        models = Models(named={"fast": address, "other": address}, prices={key: Setting(1.0, 2.0, 0.5)})
+
+        price = models.facts("fast", priced=True).price
+
+        assert price == ModelPrice(1.0, 2.0, 0.5, None, source="settings"), key
+
+
+def test_a_price_of_the_address_comes_before_the_list() -> None:
+    price = Models().facts(f"{MINI}?price_in=7&price_out=8", priced=True).price
+
+    assert price is not None
+    assert (price.input, price.output) == (7, 8)
+
+
+def test_a21_the_list_price_is_used_where_nobody_says_another() -> None:
+    price = Models().facts(MINI, priced=True).price
+
+    assert price is not None
+    assert (price.input, price.output) == (0.15, 0.6)
+    assert price.source.startswith("genai-prices")
+
+
+def test_a_run_that_keeps_no_costs_is_told_no_price() -> None:
+    models = Models(prices={MINI: Setting(1.0, 2.0)})
+
+    assert models.facts(MINI, priced=False).price is None
+
+
+def test_a_price_nobody_knows_is_none() -> None:
+    assert Models().facts("openai://no-such-model", priced=True).price is None
+
+
+def test_the_longest_answer_is_what_the_address_says_else_what_settings_and_model_allow() -> None:
+    models = Models(max_answer_tokens=2_000)
+
+    assert models.facts(MINI, priced=False).max_tokens == 2_000
+    assert models.facts(f"{MINI}?max_tokens=9000", priced=False).max_tokens == 9_000
+
+
+def test_facts_carry_an_address_that_leads_to_the_same_model_again() -> None:
+    models = Models(named={"fast": f"{MINI}?temperature=0.2"})
+
+    facts = models.facts("fast", priced=True)
+
+    assert models.get(facts.uri) is models.get("fast")
+    assert (facts.provider, facts.name) == ("openai", "gpt-4o-mini")
+
+
+# --- rates, timeouts, the end -----------------------------------------------------------------
+
+
+def test_a_rate_of_the_settings_makes_calls_wait_on_the_engines_clock() -> None:
+    clock = ManualClock(0.0)
+    models = Models(named={"fast": "scripted://echo"}, rates={"echo": RateLimit(requests_per_minute=60)}, clock=clock)
+    told: list[tuple[str | None, float | None]] = []
+
+    async def main() -> None:
+        llm = models.get("fast")
+        call = ModelCall(messages=(Message("user", "hi"),))
+        await llm.ask(call, on_wait=lambda *wait: told.append(wait))
+        second = asyncio.ensure_future(llm.ask(call, on_wait=lambda *wait: told.append(wait)))
+        while not second.done():
+            await asyncio.sleep(0)
+            clock.advance_to_next()
+
+    asyncio.run(main())
+
+    assert clock.now() == pytest.approx(1.0)
+    assert told == [("rate", 1.0), (None, None)]
+
+
+def test_the_settings_timeout_holds_unless_the_address_says_another() -> None:
+    model = FunctionModel(lambda call: str(call.timeout_s))
+
+    async def asked(models: Models) -> str:
+        return (await models.get("default").generate("?")).text
+
+    assert asyncio.run(asked(Models(given={"default": model}, timeout_s=12.5))) == "12.5"
+    assert (
+        asyncio.run(asked(Models(given={"default": LLM(model, parse_uri("x://y?timeout=3"))}, timeout_s=12.5))) == "3"
+    )
+
+
+class Closing(FunctionModel):
+    """Knows how often it was closed."""
+
+    closed = 0
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+def test_only_models_made_here_are_closed_here() -> None:
+    made, bare, faced = Closing(str), Closing(str), Closing(str)
+    register("closing", made)
+    models = Models(default="scripted://closing", given={"bare": bare, "faced": LLM(faced, parse_uri("x://y"))})
+
+    async def main() -> None:
+        for name in ("default", "bare", "faced"):
+            models.get(name)
+        await models.close()
+        await models.close()
+
+    try:
+        asyncio.run(main())
+    finally:
+        unregister("closing")
+
+    assert (made.closed, bare.closed, faced.closed) == (1, 0, 0)
+
+
+def test_a_cassette_can_be_named_by_settings_before_it_exists(tmp_path: Path) -> None:
+    models = Models(named={"taped": f"cassette://{tmp_path}/new.jsonl?model={MINI}&mode=auto"})
+
+    assert models.facts("taped", priced=False).name == "gpt-4o-mini"
