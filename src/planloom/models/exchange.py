@@ -8,7 +8,8 @@ Rule 2: a connection belongs to one event loop and is closed with it.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -20,7 +21,7 @@ from planloom.core.chat import LLMResponse, ModelCall
 from planloom.errors import ModelError, ModelStreamError
 from planloom.models.failures import CAUGHT, failure_of
 from planloom.models.terms import Terms
-from planloom.models.translate import Asked, answer_of, in_their_words, piece_of, usage_of
+from planloom.models.translate import Asked, answer_of, in_their_words, is_predicted, piece_of, usage_of
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -31,6 +32,11 @@ CONNECT_S = 10.0
 
 # A stream that just ends is not a whole answer, whatever the server; every one of them says why it ends.
 _WHOLE = OpenAIModelProfile(openai_chat_streaming_requires_finish_reason=True)
+# OpenAI takes a prediction with the old name of this field, and refuses the new one.
+_PREDICTED = OpenAIModelProfile(
+    openai_chat_streaming_requires_finish_reason=True, openai_chat_supports_max_completion_tokens=False
+)
+_NO_SCHEMA = OpenAIModelProfile(openai_chat_streaming_requires_finish_reason=True, supports_json_schema_output=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +47,42 @@ class Place:
         scheme: Of its address.
         name: As the provider calls it.
         is_own: It is the provider's own host, not another that speaks like it.
+        takes_prediction: Text that its answer is likely to be makes it faster.
     """
 
     scheme: str
     name: str
     base_url: str
     is_own: bool
+    takes_prediction: bool
     key: str = field(repr=False)
     timeout_s: float
+
+
+class _Opened:
+    """The responses that one streamed call opened. Not every client library closes those that it does not read on."""
+
+    def __init__(self) -> None:
+        self._responses: list[httpx2.Response] = []
+        _opened.set(self._responses)
+
+    def is_complete(self) -> None:
+        """What is opened from here on is not of this call."""
+        _opened.set(None)
+
+    async def close(self) -> None:
+        self.is_complete()
+        for response in self._responses:
+            await response.aclose()
+
+
+_opened: ContextVar[list[httpx2.Response] | None] = ContextVar("opened responses", default=None)
+
+
+async def _note_opened(response: httpx2.Response) -> None:
+    responses = _opened.get()
+    if responses is not None:
+        responses.append(response)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +90,13 @@ class Exchange:
     """A model as pydantic-ai asks it.
 
     Attributes:
-        chat: The same model by chat completions, for what responses cannot do.
+        chat: The same model by chat completions, which take texts to stop at.
+        predicted: The same model by chat completions, if it takes a prediction of its answer.
     """
 
     model: Model
     chat: Model
+    predicted: Model | None = None
 
     async def respond(self, call: ModelCall, terms: Terms) -> LLMResponse:
         """Return the whole answer. Raises what `failures.failure_of` and `translate.answer_of` say."""
@@ -81,16 +117,20 @@ class Exchange:
         pieces: list[str] = []
         streamed: StreamedResponse | None = None
         failure: ModelError | None = None
+        opened = _Opened()
         try:
             async with model_request_stream(
                 model, asked.messages, model_settings=asked.settings, model_request_parameters=asked.parameters
             ) as streamed:
+                opened.is_complete()
                 async for event in streamed:
                     if piece := piece_of(event):
                         pieces.append(piece)
                         yield piece
         except CAUGHT as error:
             failure = failure_of(error, terms, text_so_far="".join(pieces) if pieces else None)
+        finally:
+            await opened.close()
         if isinstance(failure, ModelStreamError) and streamed is not None:
             failure.usage = usage_of(streamed.get(), call, failure.text_so_far)
         if failure is not None:
@@ -99,8 +139,11 @@ class Exchange:
         yield answer_of(streamed.get(), call, uri=terms.uri, provider=terms.provider, streamed=True)
 
     def _asked(self, call: ModelCall, terms: Terms) -> tuple[Model, Asked]:
-        # Only chat completions take texts to stop at, and a prediction.
-        model = self.chat if call.stop or call.prediction is not None else self.model
+        model = self.chat if call.stop else self.model
+        if self.predicted is not None and is_predicted(call):
+            model = self.predicted
+        elif call.prediction is not None:
+            call = replace(call, prediction=None)
         return model, in_their_words(call, model, family=terms.family, timeout_s=terms.timeout_s)
 
 
@@ -112,6 +155,7 @@ async def exchange(place: Place, forget: Callable[[], object]) -> AsyncGenerator
     """
     timeout = httpx2.Timeout(place.timeout_s, connect=min(CONNECT_S, place.timeout_s))
     client = create_async_httpx2_client(timeout=timeout)
+    client.event_hooks = {**client.event_hooks, "response": [_note_opened]}
     try:
         yield _OPEN[place.scheme](place, client)
     finally:
@@ -133,22 +177,29 @@ def _openai(place: Place, client: httpx2.AsyncClient) -> Exchange:
     from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 
     sdk = _openai_client(place, client)
+    provider: Provider[AsyncOpenAI] = OpenAIProvider(openai_client=sdk)
     if not place.is_own:
-        provider: Provider[AsyncOpenAI] = OpenAICompatibleProvider(place.scheme, openai_client=sdk)
-        chat = OpenAIChatModel(place.name, provider=provider, profile=_WHOLE)
-        return Exchange(chat, chat)
-    provider = OpenAIProvider(openai_client=sdk)
+        provider = OpenAICompatibleProvider(place.scheme, openai_client=sdk)
+    chat = OpenAIChatModel(place.name, provider=provider, profile=_WHOLE)
+    predicted = None
+    if place.takes_prediction:
+        predicted = OpenAIChatModel(place.name, provider=provider, profile=_PREDICTED)
+    if not place.is_own:
+        return Exchange(chat, chat, predicted)
     # Like chat completions, and unlike what responses do by themselves: nothing of a call is kept over there.
     settings = OpenAIResponsesModelSettings(openai_store=False)
     responses = OpenAIResponsesModel(place.name, provider=provider, settings=settings)
-    return Exchange(responses, OpenAIChatModel(place.name, provider=provider, profile=_WHOLE))
+    return Exchange(responses, chat, predicted)
 
 
 def _ollama(place: Place, client: httpx2.AsyncClient) -> Exchange:
     from pydantic_ai.models.ollama import OllamaModel
     from pydantic_ai.providers.ollama import OllamaProvider
 
-    model = OllamaModel(place.name, provider=OllamaProvider(openai_client=_openai_client(place, client)))
+    # Ollama's cloud takes a schema and does not keep to it, so there it is said in words.
+    is_cloud = place.name.endswith("-cloud") or (httpx2.URL(place.base_url).host or "").endswith("ollama.com")
+    provider = OllamaProvider(openai_client=_openai_client(place, client))
+    model = OllamaModel(place.name, provider=provider, profile=_NO_SCHEMA if is_cloud else _WHOLE)
     return Exchange(model, model)
 
 

@@ -40,8 +40,11 @@ CAUGHT: tuple[type[Exception], ...] = (
 
 MAX_READ = 4_000
 """Characters of a provider's own words that are looked at."""
+MAX_CHAIN = 16
+"""Errors behind an error that are looked at."""
 _FILTERS = re.compile(r"content_?(filter|policy)|ResponsibleAI|moderation|prohibited", re.I)
 _KEYS = re.compile(r"\b(sk|rk|pk)-[A-Za-z0-9_*.-]{6,}|\bAIza[A-Za-z0-9_-]{10,}|Bearer\s+\S+", re.I)
+_WANTS_KEY = "the server wants a key: name the variable that holds it in the address, key_env=NAME"
 _BILLING = "the account behind the key has nothing left: top it up, or use another key"
 
 
@@ -55,14 +58,26 @@ def failure_of(error: Exception, terms: Terms, *, text_so_far: str | None = None
     if text_so_far is not None and type(failure) is ModelError:
         failure = _broken_off(failure, terms, text_so_far)
     if not _shows(error, terms.key):
-        failure.__cause__ = error
+        failure.__cause__ = _bare(error)
     failure.__suppress_context__ = True
     return failure
 
 
+def _bare(error: Exception) -> Exception:
+    """Return the error and those behind it without their frames, which hold the request, its key, and open streams."""
+    one: BaseException | None = error
+    for _ in range(MAX_CHAIN):
+        if one is None:
+            break
+        one.__traceback__ = None
+        one = one.__cause__ or one.__context__
+    return error
+
+
 def _broken_off(failure: ModelError, terms: Terms, text_so_far: str) -> ModelStreamError:
     broken = ModelStreamError(
-        f"the stream of {terms.uri} broke off after {len(text_so_far)} characters: {failure.message}",
+        f"the stream of {terms.uri} broke off after {len(text_so_far)} characters: "
+        + failure.message.removeprefix(f"{terms.uri} "),
         status_code=failure.status_code,
         retry_after_s=failure.retry_after_s,
     )
@@ -100,8 +115,8 @@ def _http(error: theirs.ModelHTTPError, terms: Terms) -> ModelError:
     if isinstance(error, theirs.ModelQuotaExceededError):
         return ModelRefusedError(f"{terms.uri} answered {status}: {words}", remedy=_BILLING, **facts)
     remedy = {
-        401: f"is the key in {terms.key_env} right, and for this provider?",
-        403: f"may the key in {terms.key_env} use this model?",
+        401: f"is the key in {terms.key_env} right, and for this provider?" if terms.key_env else _WANTS_KEY,
+        403: f"may the key in {terms.key_env} use this model?" if terms.key_env else _WANTS_KEY,
         404: "is the model's name right, and base_url= if there is one?",
         429: "give its rates: rpm= and tpm= in its address, or below [rates] in planloom.toml",
     }.get(status, "")
@@ -139,7 +154,7 @@ def _words(body: object) -> str:
 
 def _root(error: BaseException) -> BaseException:
     """Return what an error came from in the first place: client libraries say only "Connection error."."""
-    for _ in range(8):
+    for _ in range(MAX_CHAIN):
         cause = error.__cause__ or error.__context__
         if not isinstance(cause, Exception):
             break
@@ -149,9 +164,9 @@ def _root(error: BaseException) -> BaseException:
 
 def _shows(error: BaseException | None, key: str) -> bool:
     """Return whether an error, or one behind it, has the key in its text."""
-    seen: set[int] = set()
-    while key and error is not None and id(error) not in seen:
-        seen.add(id(error))
+    for _ in range(MAX_CHAIN if key else 0):
+        if error is None:
+            break
         if key in str(error) or key in repr(error):
             return True
         error = error.__cause__ or error.__context__

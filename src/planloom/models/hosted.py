@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -37,6 +38,8 @@ TIMEOUT_S = 300.0
 """Seconds to wait for an answer where neither the call nor the address says."""
 PLACEHOLDER = "no-key"
 """Sent where a server of one's own asks for no key: client libraries insist on one."""
+_PREDICTABLE = re.compile(r"gpt-4o|gpt-4\.1")
+"""Models of OpenAI that take a prediction of their answer; the others refuse a call that brings one."""
 PARAMS = (*COMMON_PARAMS, "base_url", "key_env")
 
 
@@ -178,7 +181,11 @@ class HostedModel:
 
     def _capabilities(self) -> frozenset[str]:
         always = {"tools", "json_schema", "json", "streaming"}
-        return frozenset(always | {"prediction"} if self._host.family == "openai" else always)
+        return frozenset(always | {"prediction"} if self._takes_prediction else always)
+
+    @property
+    def _takes_prediction(self) -> bool:
+        return self._uri.scheme == "openai" and _PREDICTABLE.match(self._uri.name) is not None
 
     def _key(self) -> tuple[str, str]:
         """Return the key, "" if there is none, and the variable it came from or should have come from."""
@@ -224,7 +231,15 @@ class HostedModel:
         loop = asyncio.get_running_loop()
         opened = self._open.get(loop)
         if opened is None:
-            place = Place(self._uri.scheme, self._name, self._base_url, self._is_own, key, self._timeout_s)
+            place = Place(
+                scheme=self._uri.scheme,
+                name=self._name,
+                base_url=self._base_url,
+                is_own=self._is_own,
+                takes_prediction=self._takes_prediction,
+                key=key,
+                timeout_s=self._timeout_s,
+            )
             generator = exchange(place, lambda: self._open.pop(loop, None))
             opened = self._open[loop] = generator, await anext(generator)  # which does not wait for anything
         return opened[1]

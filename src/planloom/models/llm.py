@@ -32,6 +32,8 @@ TOO_MANY = 429
 Piece = str | LLMResponse
 AFTER_TOO_MANY_S = 1.0
 """Seconds to hold back after a 429 that does not say how long."""
+MAX_PAUSE_S = 600.0
+"""Seconds that one 429 can hold back the calls of others, whatever it says."""
 
 
 class LLM:
@@ -289,7 +291,8 @@ class _Turn:
         elif error.status_code is not None and not isinstance(error, ModelStreamError):
             self._used = 0
         if error.status_code == TOO_MANY:
-            self._rates.pause(self._key, AFTER_TOO_MANY_S if error.retry_after_s is None else error.retry_after_s)
+            told = AFTER_TOO_MANY_S if error.retry_after_s is None else error.retry_after_s
+            self._rates.pause(self._key, min(told, MAX_PAUSE_S))
 
     def end(self) -> None:
         self._rates.settle(self._key, self._reserved, self._used)

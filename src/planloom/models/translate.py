@@ -65,6 +65,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "google": ("google_thinking_config", "google_safety_settings"),
 }
 """What `ModelCall.options` may hold, by family; "" for all. The names are pydantic-ai's."""
+_NOT_PREDICTED = ("openai_logprobs", "presence_penalty", "frequency_penalty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ def in_their_words(call: ModelCall, model: Model, *, family: str, timeout_s: flo
     """Return the call as this model is to be asked.
 
     Args:
+        call: With a prediction only if this model takes one.
         family: A key of OPTIONS: whose settings it takes.
 
     Raises:
@@ -109,9 +111,14 @@ def _settings(call: ModelCall, family: str, timeout_s: float) -> ModelSettings:
         found["tool_choice"] = "required"
     elif call.tools and call.tool_choice not in ("auto", "none"):
         found["tool_choice"] = [call.tool_choice]
-    if call.prediction is not None and family == "openai":
+    if call.prediction is not None:
         found["openai_prediction"] = {"type": "content", "content": _clean(call.prediction)}
     return cast("ModelSettings", found)
+
+
+def is_predicted(call: ModelCall) -> bool:
+    """Return whether a prediction goes with the call: it is a hint only, and with some things no provider takes it."""
+    return call.prediction is not None and not call.tools and not any(call.options.get(name) for name in _NOT_PREDICTED)
 
 
 def _output(call: ModelCall, model: Model, family: str) -> tuple[ModelCall, ModelRequestParameters]:
@@ -245,7 +252,7 @@ def answer_of(response: said.ModelResponse, call: ModelCall, *, uri: str, provid
 def _failure(response: said.ModelResponse, uri: str, text: str, streamed: bool) -> ModelError | None:
     details = response.provider_details or {}
     if response.finish_reason == "content_filter":
-        reason = printable(str(details.get("refusal") or "its content filter gives no reason"))
+        reason = printable(str(details.get("refusal") or "it gives no reason"))
         return ModelRefusedError(f"{uri} would not answer: {reason}", remedy="ask in other words, or ask another model")
     if response.finish_reason == "length":
         return ModelTruncatedError(f"the answer of {uri} was cut off", remedy="raise max_tokens, or ask for less")
@@ -266,7 +273,8 @@ def usage_of(response: said.ModelResponse, call: ModelCall, text: str) -> Usage:
     told = response.usage
     counted, answered = told.input_tokens or 0, told.output_tokens or 0
     asked_for = 0 if counted else sum(estimated_tokens(message.content) + 4 for message in call.messages)
-    is_counted = response.state == "complete" and bool(counted or answered)
+    is_whole = response.state == "complete" and response.finish_reason is not None
+    is_counted = is_whole and bool(counted or answered)
     guessed = 0 if is_counted else max(0, _answered(response, text) - answered)
     return Usage(
         counted + asked_for,
