@@ -19,6 +19,7 @@ CATCHING = {
     "executors/classify.py": "reading an exception that a tool made must not break what classifies it",
     "executors/threads.py": "carried out of the thread to attempt.py, which classifies it",
     "runtime/driver.py": "a bug in the heart ends that run and does not leave it hanging",
+    "verify/closed.py": "whatever a validator or a judge raises is a reason against the answer, and no pass",
     "cli/main.py": "the last stop: a person gets a sentence, with --debug the traceback",
 }
 # Read nowhere but where time, chance and waiting belong.

@@ -1,62 +1,39 @@
-"""A model that a test scripts, and keeps what it was asked."""
+"""Models that judge as a test tells them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from planloom.core.chat import LLMResponse, ModelCall
-from planloom.core.prices import ModelPrice
 from planloom.core.result import Usage
 from planloom.models.llm import LLM
+from planloom.models.scripted import ScriptedModel
 from planloom.models.uri import parse_uri
-from planloom.ports import ModelMetadata
 
-Answer = str | dict[str, Any] | BaseException
+if TYPE_CHECKING:
+    from planloom.core.chat import ModelCall
+    from planloom.ports import Model
+
 ONE_CALL = Usage(10, 5, 1)
 
 
-class Answers:
-    """A `ports.Model` that gives its answers in order, the last again and again; or those of a function.
-
-    Attributes:
-        calls: What it was asked.
-    """
-
-    def __init__(
-        self, *answers: Answer, function: Callable[[ModelCall], Answer] | None = None, price: ModelPrice | None = None
-    ) -> None:
-        self._answers = answers
-        self._function = function
-        self.calls: list[ModelCall] = []
-        self.metadata = ModelMetadata("answers", "scripted", price=price)
-
-    async def respond(self, call: ModelCall) -> LLMResponse:
-        self.calls.append(call)
-        at = min(len(self.calls), len(self._answers)) - 1
-        answer = self._function(call) if self._function is not None else self._answers[at]
-        if isinstance(answer, BaseException):
-            raise answer
-        text = answer if isinstance(answer, str) else json.dumps(answer)
-        return LLMResponse(text, "scripted", "answers", ONE_CALL)
-
-    async def stream(self, call: ModelCall) -> AsyncIterator[str | LLMResponse]:
-        response = await self.respond(call)
-        yield response.text
-        yield response
-
-    async def close(self) -> None:
-        pass
+def scripted(*answers: Any, **options: Any) -> ScriptedModel:
+    """Return a model that gives these answers in order, the last again and again; each takes ONE_CALL."""
+    return ScriptedModel(answers, repeat_last=True, **({"usage": ONE_CALL, "price": None} | options))
 
 
-def llm(*answers: Answer, price: ModelPrice | None = None) -> LLM:
-    """Return a model that gives these answers."""
-    return asked(Answers(*answers, price=price))
-
-
-def asked(model: Answers) -> LLM:
+def asked(model: Model) -> LLM:
     return LLM(model, parse_uri("scripted://answers"))
+
+
+def llm(*answers: Any, **options: Any) -> LLM:
+    return asked(scripted(*answers, **options))
+
+
+async def never(call: ModelCall) -> None:
+    """Wait until cancelled: the latency of a model that is stuck."""
+    await asyncio.Event().wait()
 
 
 def scored(*scores: float, critique: str = "too short", suggestions: Iterable[str] = ("say more",)) -> dict[str, Any]:
