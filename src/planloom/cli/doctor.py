@@ -41,7 +41,7 @@ SLOW_FSYNC_S = 0.05
 FSYNCS = 7
 
 
-class Verdict(StrEnum):
+class Grade(StrEnum):
     OK = "ok"
     HINT = "hint"
     """Works without it."""
@@ -57,7 +57,7 @@ class Finding:
     """
 
     about: str
-    verdict: Verdict
+    verdict: Grade
     words: str
     remedy: str = ""
 
@@ -72,13 +72,13 @@ def doctor(call: Invocation) -> None:
     screen = call.screen()
     with screen.only_answers_on_stdout():
         findings = [*_installation(), *_workplace(call)]
-    signs = {Verdict.OK: "+" if screen.ascii_only else "✓", Verdict.HINT: "-", Verdict.WRONG: "x"}
-    signs[Verdict.WRONG] = "x" if screen.ascii_only else "✗"
+    signs = {Grade.OK: "+" if screen.ascii_only else "✓", Grade.HINT: "-", Grade.WRONG: "x"}
+    signs[Grade.WRONG] = "x" if screen.ascii_only else "✗"
     lines = []
     for found in findings:
         lines.append(f"{signs[found.verdict]} {found.about}: {printable(found.words)}")
         lines += [f"    try: {printable(found.remedy)}"] if found.remedy else []
-    wrong = [found for found in findings if found.verdict is Verdict.WRONG]
+    wrong = [found for found in findings if found.verdict is Grade.WRONG]
     lines.append("nothing is wrong" if not wrong else f"{counted(len(wrong), 'thing')} wrong")
     screen.answer({"ok": not wrong, "findings": [jsonable(found) for found in findings]}, "\n".join(lines))
     if wrong:
@@ -90,14 +90,14 @@ def _installation() -> Iterator[Finding]:
     enough = sys.version_info >= OLDEST_PYTHON
     where = f"{platform.python_implementation()} {python} on {platform.system()} {platform.machine()}"
     yield Finding(
-        "python", Verdict.OK if enough else Verdict.WRONG, where, "" if enough else "install Python 3.11 or newer"
+        "python", Grade.OK if enough else Grade.WRONG, where, "" if enough else "install Python 3.11 or newer"
     )
-    yield Finding("planloom", Verdict.OK, _version("planloom") or "not installed as a package")
+    yield Finding("planloom", Grade.OK, _version("planloom") or "not installed as a package")
     for name in NEEDED:
         found = _version(name)
         yield Finding(
             name,
-            Verdict.OK if found else Verdict.WRONG,
+            Grade.OK if found else Grade.WRONG,
             found or "missing",
             "" if found else "pip install --upgrade planloom",
         )
@@ -105,10 +105,10 @@ def _installation() -> Iterator[Finding]:
         found = _version(name)
         words = found or f"not installed ({use})"
         remedy = "" if found else f"pip install 'planloom[{extra}]'"
-        yield Finding(name, Verdict.OK if found else Verdict.HINT, words, remedy)
+        yield Finding(name, Grade.OK if found else Grade.HINT, words, remedy)
     enough = sqlite3.sqlite_version_info >= OLDEST_SQLITE
     remedy = "" if enough else "use a Python that is built with a newer SQLite"
-    yield Finding("sqlite", Verdict.OK if enough else Verdict.WRONG, sqlite3.sqlite_version, remedy)
+    yield Finding("sqlite", Grade.OK if enough else Grade.WRONG, sqlite3.sqlite_version, remedy)
 
 
 def _version(name: str) -> str | None:
@@ -122,10 +122,10 @@ def _workplace(call: Invocation) -> Iterator[Finding]:
     try:
         place = Workplace(call)
     except ConfigError as error:
-        yield Finding("settings", Verdict.WRONG, error.message, error.remedy)
+        yield Finding("settings", Grade.WRONG, error.message, error.remedy)
         return
     words = str(place.file) if place.file is not None else "no planloom.toml here or above"
-    yield Finding("settings", Verdict.OK, words)
+    yield Finding("settings", Grade.OK, words)
     yield from _journal(place)
     yield _tools(place)
 
@@ -133,14 +133,14 @@ def _workplace(call: Invocation) -> Iterator[Finding]:
 def _tools(place: Workplace) -> Finding:
     if not place.tool_sources:
         remedy = 'write tools = ["tools.py"] into planloom.toml, or give --tools'
-        return Finding("tools", Verdict.HINT, "none are named", remedy)
+        return Finding("tools", Grade.HINT, "none are named", remedy)
     try:
         registry = place.tools()
     except PlanloomError as error:
-        return Finding("tools", Verdict.WRONG, error.message, error.remedy)
+        return Finding("tools", Grade.WRONG, error.message, error.remedy)
     names = registry.names()
     shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return Finding("tools", Verdict.OK, f"{counted(len(names), 'tool')} from {', '.join(place.tool_sources)}: {shown}")
+    return Finding("tools", Grade.OK, f"{counted(len(names), 'tool')} from {', '.join(place.tool_sources)}: {shown}")
 
 
 def _journal(place: Workplace) -> Iterator[Finding]:
@@ -148,18 +148,18 @@ def _journal(place: Workplace) -> Iterator[Finding]:
     folder = next(parent for parent in path.parents if parent.exists())
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         remedy = "give yourself the right to write there, or name another file with --journal"
-        yield Finding("journal", Verdict.WRONG, f"{path} cannot be written", remedy)
+        yield Finding("journal", Grade.WRONG, f"{path} cannot be written", remedy)
         return
     if path.exists():
         yield _opened(place, path)
     else:
-        yield Finding("journal", Verdict.OK, f"{path} will be made by the first run")
+        yield Finding("journal", Grade.OK, f"{path} will be made by the first run")
     try:
         seconds = fsync_s(folder)
     except OSError as error:
         yield Finding(
             "journal disk",
-            Verdict.WRONG,
+            Grade.WRONG,
             f"cannot write to {folder}: {error.strerror}",
             "free some space, or name another file with --journal",
         )
@@ -172,7 +172,7 @@ def disk_finding(folder: Path, seconds: float) -> Finding:
     words = f"fsync takes {duration_text(seconds)} in {folder}"
     slow = seconds > SLOW_FSYNC_S
     remedy = "every durable step waits for that: keep the journal on a local disk, with --journal" if slow else ""
-    return Finding("journal disk", Verdict.HINT if slow else Verdict.OK, words, remedy)
+    return Finding("journal disk", Grade.HINT if slow else Grade.OK, words, remedy)
 
 
 def _opened(place: Workplace, path: Path) -> Finding:
@@ -186,9 +186,9 @@ def _opened(place: Workplace, path: Path) -> Finding:
     try:
         runs = asyncio.run(count())
     except PlanloomError as error:
-        return Finding("journal", Verdict.WRONG, error.message, error.remedy)
+        return Finding("journal", Grade.WRONG, error.message, error.remedy)
     return Finding(
-        "journal", Verdict.OK, f"{path} with {'1,000 or more runs' if runs == 1_000 else counted(runs, 'run')}"
+        "journal", Grade.OK, f"{path} with {'1,000 or more runs' if runs == 1_000 else counted(runs, 'run')}"
     )
 
 
