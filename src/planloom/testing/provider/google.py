@@ -146,12 +146,14 @@ def _choice(body: dict[str, Any], tools: tuple[ToolSpec, ...]) -> str:
 # --- answers ------------------------------------------------------------------------------------
 
 
-def _usage(reply: Reply, request: RecordedRequest) -> dict[str, Any]:
+def _usage(reply: Reply, request: RecordedRequest, *, share: float = 1.0) -> dict[str, Any]:
+    """Return the tokens that are billed once this share of the answer has been given."""
     used = reply.usage_for(request)
+    answered = int((used.output_tokens - reply.thinking_tokens) * share)
     told = {
         "promptTokenCount": used.input_tokens,
-        "candidatesTokenCount": used.output_tokens - reply.thinking_tokens,
-        "totalTokenCount": used.total_tokens,
+        "candidatesTokenCount": answered,
+        "totalTokenCount": used.input_tokens + reply.thinking_tokens + answered,
     }
     if used.cache_read_tokens:
         told["cachedContentTokenCount"] = used.cache_read_tokens
@@ -168,7 +170,7 @@ def _parts(reply: Reply) -> list[dict[str, Any]]:
 
 
 def _answer(
-    reply: Reply, request: RecordedRequest, parts: list[dict[str, Any]], *, finish: str | None
+    reply: Reply, request: RecordedRequest, parts: list[dict[str, Any]], *, finish: str | None, share: float = 1.0
 ) -> dict[str, Any]:
     candidate: dict[str, Any] = {"index": 0}
     if parts or finish is None:
@@ -177,7 +179,7 @@ def _answer(
         candidate["finishReason"] = finish
     return {
         "candidates": [candidate],
-        "usageMetadata": _usage(reply, request),
+        "usageMetadata": _usage(reply, request, share=share),
         "modelVersion": request.model,
         "responseId": f"resp-{request.number}",
     }
@@ -203,8 +205,8 @@ def _stream(reply: Reply, request: RecordedRequest) -> Iterator[Event]:
         yield told(_whole(reply, request))
         return
     parts = [{"text": piece} for piece in pieces(reply.text)] + [part for part in _parts(reply) if "text" not in part]
-    for part in parts:
-        yield told(_answer(reply, request, [part], finish=None), piece=True)
+    for place, part in enumerate(parts, start=1):
+        yield told(_answer(reply, request, [part], finish=None, share=place / len(parts)), piece=True)
     yield told(_answer(reply, request, [{"text": ""}], finish=_FINISH[reply.finish]))
 
 

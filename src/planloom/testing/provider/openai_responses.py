@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from planloom.core.chat import Message, ToolCall
@@ -46,7 +47,7 @@ def _read(path: str, body: dict[str, Any]) -> dict[str, Any]:
     no_temperature(body, model)
     given = body.get("input")
     items = [{"role": "user", "content": given}] if given and isinstance(given, str) else list_in(body, "input")
-    messages = tuple(_messages(items))
+    messages = tuple(_in_turns(_messages(items)))
     if body.get("instructions"):
         messages = (Message("system", text_in(body, "instructions")), *messages)
     tools = tuple(function_spec(tool, f"tools[{place}]") for place, tool in enumerate(body.get("tools") or ()))
@@ -67,7 +68,7 @@ def _read(path: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _messages(items: list[Any]) -> Iterator[Message]:
-    """Yield what was said; every call of a tool must have its answer further down."""
+    """Yield what was said, an item at a time; every call of a tool must have its answer further down."""
     open_calls: dict[str, str] = {}
     for place, item in enumerate(items):
         where = f"input[{place}]"
@@ -96,6 +97,22 @@ def _messages(items: list[Any]) -> Iterator[Message]:
                 raise Problem(f"{where}.type: {other!r} is not supported")
     if open_calls:
         raise Problem(f"input: No tool output found for function call {next(iter(open_calls))}.")
+
+
+def _in_turns(said: Iterable[Message]) -> Iterator[Message]:
+    """Yield what was said, calls together with what the assistant said before them."""
+    turn: Message | None = None
+    for message in said:
+        if turn is not None and message.role == "assistant" and message.tool_calls:
+            turn = replace(turn, tool_calls=turn.tool_calls + message.tool_calls)
+            continue
+        if turn is not None:
+            yield turn
+        turn = message if message.role == "assistant" else None
+        if turn is None:
+            yield message
+    if turn is not None:
+        yield turn
 
 
 def _content(item: dict[str, Any], where: str, role: str) -> str:
