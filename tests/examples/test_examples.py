@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -53,6 +54,15 @@ def test_the_numbers_have_no_gaps() -> None:
 @pytest.mark.slow
 def test_the_folder_map_measures_what_can_be_read(tmp_path: Path) -> None:
     run(tmp_path, EXAMPLES / "folder_map/run.py")
+
+
+@pytest.mark.slow
+def test_a_plan_made_once_saves_money_over_a_hundred_receipts(tmp_path: Path) -> None:
+    shown = run(tmp_path, EXAMPLES / "receipts_batch/run.py")
+
+    saved = re.search(r"^saved: ([\d.]+)%", shown, re.MULTILINE)
+    assert saved is not None, shown
+    assert float(saved[1]) > 80
 
 
 @pytest.mark.slow
