@@ -108,7 +108,7 @@ class Exchange:
         except CAUGHT as error:
             failure = failure_of(error, terms)
         else:
-            return answer_of(response, call, uri=terms.uri, provider=terms.provider, streamed=False)
+            return answer_of(response, call, terms, streamed=False)
         raise failure  # out here, so that it has no context: what was caught may show the key
 
     async def stream(self, call: ModelCall, terms: Terms) -> AsyncGenerator[str | LLMResponse, None]:
@@ -136,7 +136,7 @@ class Exchange:
         if failure is not None:
             raise failure
         assert streamed is not None
-        yield answer_of(streamed.get(), call, uri=terms.uri, provider=terms.provider, streamed=True)
+        yield answer_of(streamed.get(), call, terms, streamed=True)
 
     def _asked(self, call: ModelCall, terms: Terms) -> tuple[Model, Asked]:
         model = self.chat if call.stop else self.model
@@ -144,7 +144,7 @@ class Exchange:
             model = self.predicted
         elif call.prediction is not None:
             call = replace(call, prediction=None)
-        return model, in_their_words(call, model, family=terms.family, timeout_s=terms.timeout_s)
+        return model, in_their_words(call, model, terms)
 
 
 async def exchange(place: Place, forget: Callable[[], object]) -> AsyncGenerator[Exchange, None]:

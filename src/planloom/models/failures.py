@@ -15,7 +15,6 @@ from pydantic_ai import exceptions as theirs
 
 from planloom.errors import ModelError, ModelRefusedError, ModelStreamError, ModelTimeoutError
 from planloom.models.terms import Terms
-from planloom.models.translate import printable
 
 try:
     import httpx  # google-genai brings it and may raise its errors; without that extra nothing does
@@ -38,12 +37,9 @@ CAUGHT: tuple[type[Exception], ...] = (
 )
 """Everything that asking a hosted model may raise."""
 
-MAX_READ = 4_000
-"""Characters of a provider's own words that are looked at."""
 MAX_CHAIN = 16
 """Errors behind an error that are looked at."""
 _FILTERS = re.compile(r"content_?(filter|policy)|ResponsibleAI|moderation|prohibited", re.I)
-_KEYS = re.compile(r"\b(sk|rk|pk)-[A-Za-z0-9_*.-]{6,}|\bAIza[A-Za-z0-9_-]{10,}|Bearer\s+\S+", re.I)
 _WANTS_KEY = "the server wants a key: name the variable that holds it in the address, key_env=NAME"
 _BILLING = "the account behind the key has nothing left: top it up, or use another key"
 
@@ -134,10 +130,7 @@ def _said(error: BaseException, terms: Terms) -> str:
     words = (
         _words(getattr(error, "body", None)) or getattr(error, "message", None) or str(error) or type(error).__name__
     )
-    shown = str(words)[:MAX_READ]
-    if terms.key:
-        shown = shown.replace(terms.key, "***")
-    return printable(_KEYS.sub("***", shown)) or type(error).__name__
+    return terms.shown(str(words)) or type(error).__name__
 
 
 def _words(body: object) -> str:

@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 
 from planloom.core.chat import LLMResponse, ModelCall
 from planloom.errors import ConfigError, MissingKeyError, UnknownFieldError, suggestion
+from planloom.models import guard
 from planloom.models.llm import COMMON_PARAMS
 from planloom.models.pricing import context_window_of, price_of
 from planloom.models.terms import Terms
@@ -223,6 +224,7 @@ class HostedModel:
 
     async def _exchange(self, key: str) -> Exchange:
         """Return what asks the model on the running event loop."""
+        guard.check(self._base_url)
         if self._host.adapter not in sys.modules:
             self._check_installed()
             await asyncio.to_thread(import_module, self._host.adapter)  # a second's work: nothing else should wait

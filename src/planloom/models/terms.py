@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+
+MAX_READ = 4_000
+"""Characters of a provider's own words that are looked at."""
+MAX_TOLD = 300
+"""Characters of a provider's own words that go into a message."""
+_KEYS = re.compile(r"\b(sk|rk|pk)-[A-Za-z0-9_*.-]{6,}|\bAIza[A-Za-z0-9_-]{10,}|Bearer\s+\S+", re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +30,12 @@ class Terms:
     key: str = field(repr=False)
     key_env: str
     timeout_s: float
+
+    def shown(self, words: str) -> str:
+        """Return what a provider said as a message may show it: one line, not long, and no key in it."""
+        words = words[:MAX_READ]
+        if self.key:
+            words = words.replace(self.key, "***")
+        printable = "".join(one if one.isprintable() else " " for one in _KEYS.sub("***", words))
+        line = " ".join(printable.split())
+        return line if len(line) <= MAX_TOLD else f"{line[: MAX_TOLD - 1]}…"

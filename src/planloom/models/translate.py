@@ -30,10 +30,9 @@ from planloom.errors import (
 )
 from planloom.models.llm import estimated_tokens
 from planloom.models.prompts import arguments_of
+from planloom.models.terms import Terms
 
 ANSWER_IN_JSON = "Answer in JSON, and with nothing else."
-MAX_TOLD = 300
-"""Characters of a provider's own words that go into a message."""
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "": (
@@ -77,20 +76,19 @@ class Asked:
     parameters: ModelRequestParameters
 
 
-def in_their_words(call: ModelCall, model: Model, *, family: str, timeout_s: float) -> Asked:
+def in_their_words(call: ModelCall, model: Model, terms: Terms) -> Asked:
     """Return the call as this model is to be asked.
 
     Args:
         call: With a prediction only if this model takes one.
-        family: A key of OPTIONS: whose settings it takes.
 
     Raises:
         UnknownFieldError: An option that this family does not have.
     """
-    call, parameters = _output(call, model, family)
+    call, parameters = _output(call, model, terms.family)
     if call.tools and call.tool_choice != "none":
         parameters = replace(parameters, function_tools=[_tool(tool) for tool in call.tools])
-    return Asked(list(_history(call.messages)), _settings(call, family, timeout_s), parameters)
+    return Asked(list(_history(call.messages)), _settings(call, terms.family, terms.timeout_s), parameters)
 
 
 def _settings(call: ModelCall, family: str, timeout_s: float) -> ModelSettings:
@@ -220,7 +218,7 @@ def piece_of(event: said.ModelResponseStreamEvent) -> str:
     return ""
 
 
-def answer_of(response: said.ModelResponse, call: ModelCall, *, uri: str, provider: str, streamed: bool) -> LLMResponse:
+def answer_of(response: said.ModelResponse, call: ModelCall, terms: Terms, *, streamed: bool) -> LLMResponse:
     """Return the whole answer.
 
     Raises:
@@ -231,13 +229,13 @@ def answer_of(response: said.ModelResponse, call: ModelCall, *, uri: str, provid
     """
     text = "".join(part.content for part in response.parts if isinstance(part, said.TextPart))
     usage = usage_of(response, call, text)
-    failure = _failure(response, uri, text, streamed)
+    failure = _failure(response, terms, text, streamed)
     if failure is not None:
         failure.usage = usage
         raise failure
     return LLMResponse(
         text,
-        provider,
+        terms.provider,
         response.model_name or "",
         usage,
         _metadata(response),
@@ -249,23 +247,29 @@ def answer_of(response: said.ModelResponse, call: ModelCall, *, uri: str, provid
     )
 
 
-def _failure(response: said.ModelResponse, uri: str, text: str, streamed: bool) -> ModelError | None:
-    details = response.provider_details or {}
+def _failure(response: said.ModelResponse, terms: Terms, text: str, streamed: bool) -> ModelError | None:
+    details, uri = response.provider_details or {}, terms.uri
     if response.finish_reason == "content_filter":
-        reason = printable(str(details.get("refusal") or "it gives no reason"))
+        reason = terms.shown(str(details.get("refusal") or "it gives no reason"))
         return ModelRefusedError(f"{uri} would not answer: {reason}", remedy="ask in other words, or ask another model")
     if response.finish_reason == "length":
         return ModelTruncatedError(f"the answer of {uri} was cut off", remedy="raise max_tokens, or ask for less")
-    if streamed and (response.finish_reason is None or response.state != "complete"):
-        failure = ModelStreamError(f"the stream of {uri} ended before its answer was whole")
-        failure.text_so_far = text
-        return failure
     if response.finish_reason == "error" or response.state not in ("complete", "incomplete"):
-        reason = printable(str(details.get("finish_reason") or response.state))
+        reason = terms.shown(str(details.get("finish_reason") or response.state))
         return ModelError(f"{uri} failed in the middle of its answer: {reason}")
-    if response.state == "incomplete":
-        return ModelError(f"the answer of {uri} is not whole")
-    return None
+    if _is_whole(response):
+        return None
+    if not streamed:
+        return ModelError(f"the answer of {uri} ended before it was whole")
+    failure = ModelStreamError(f"the stream of {uri} ended before its answer was whole")
+    failure.text_so_far = text
+    return failure
+
+
+def _is_whole(response: said.ModelResponse) -> bool:
+    """Return whether the provider said why the answer ends, if only in words that nobody knows."""
+    told = response.finish_reason or (response.provider_details or {}).get("finish_reason")
+    return response.state == "complete" and bool(told)
 
 
 def usage_of(response: said.ModelResponse, call: ModelCall, text: str) -> Usage:
@@ -273,8 +277,7 @@ def usage_of(response: said.ModelResponse, call: ModelCall, text: str) -> Usage:
     told = response.usage
     counted, answered = told.input_tokens or 0, told.output_tokens or 0
     asked_for = 0 if counted else sum(estimated_tokens(message.content) + 4 for message in call.messages)
-    is_whole = response.state == "complete" and response.finish_reason is not None
-    is_counted = is_whole and bool(counted or answered)
+    is_counted = _is_whole(response) and bool(counted or answered)
     guessed = 0 if is_counted else max(0, _answered(response, text) - answered)
     return Usage(
         counted + asked_for,
@@ -298,9 +301,3 @@ def _metadata(response: said.ModelResponse) -> dict[str, Any]:
     for name in ("logprobs", "service_tier", "system_fingerprint"):
         told[name] = (response.provider_details or {}).get(name)
     return {name: value for name, value in told.items() if value is not None}
-
-
-def printable(text: str) -> str:
-    """Return at most MAX_TOLD characters of what a provider said, on one line, without control characters."""
-    shown = " ".join("".join(one if one.isprintable() else " " for one in text).split())
-    return shown if len(shown) <= MAX_TOLD else f"{shown[: MAX_TOLD - 1]}…"
