@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from planloom.core.chat import LLMResponse, ModelCall
 from planloom.errors import ConfigError, GrantError, ModelError, UnknownModelError
 from planloom.models.llm import LLM
+from planloom.plan.policy import VerifyPolicy
 from planloom.verify.checks import ValidatorRegistry
-from planloom.verify.flow import STRATEGIES, VerificationFlow
+from planloom.verify.flow import STRATEGIES, VerificationFlow, check_policy
 from planloom.verify.judge import JudgeAgent, JudgeConfig
 from planloom.verify.verdict import Verdict
 from tests.verify.asked import ONE_CALL, asked, llm, never, said, scored, scripted
@@ -115,6 +116,27 @@ def test_a63_a_judge_that_fails_is_no_pass(strategy: str, answer: Any) -> None:
 def test_a63_what_a_strategy_needs_is_there_or_there_is_no_flow(strategy: str, given_: Any, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         VerificationFlow(strategy=strategy, **given_)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"strategy": "judge", "rubric": {"wit": 0}}, "no dimension has a weight"),
+        ({"strategy": "basic", "validators": ["spelling"]}, "spelling"),
+        ({"strategy": "validator", "validators": [{"length": {"max": 1}}]}, "max"),
+        ({"strategy": "validator"}, "no validators"),
+        ({"strategy": "full"}, "no validators"),
+    ],
+)
+def test_what_a_plan_asks_for_can_be_checked_without_a_model(fields: Any, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_policy(VerifyPolicy(**fields), ValidatorRegistry())
+
+    assert told in str(error.value)
+
+
+def test_a_policy_that_is_sound_has_nothing_to_be_told() -> None:
+    check_policy(VerifyPolicy(strategy="full", validators=("pii", SHORT), rubric={"wit": 1}), ValidatorRegistry())
 
 
 def test_a_model_nobody_knows_is_no_flow() -> None:

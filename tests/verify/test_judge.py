@@ -227,7 +227,7 @@ def test_a_judge_with_no_calls_left_asks_nobody_and_passes_nothing() -> None:
     found = asyncio.run(judge.judge_batch([(str(number), "") for number in range(4)]))
 
     assert [one.passed for one in found] == [True, True, False, False]
-    assert "2 calls" in (found[3].error or "")
+    assert "all of its calls: 2" in (found[3].error or "")
     assert len(model.calls) == judge.calls == 2
 
 

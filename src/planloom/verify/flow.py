@@ -29,6 +29,7 @@ from planloom.verify.verdict import Check, Verdict
 
 if TYPE_CHECKING:
     from planloom.models.llm import Asker
+    from planloom.plan.policy import VerifyPolicy
 
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 NOTHING_CHECKED = "nothing was checked"
@@ -246,6 +247,21 @@ class VerificationFlow:
             return (await ask(model, call)).text
 
         return await closed(made())
+
+
+def check_policy(policy: VerifyPolicy, registry: ValidatorRegistry) -> None:
+    """Check what a plan says of verification against what there is, before anything runs; models aside.
+
+    Raises:
+        ConfigError: A validator that is not here, options it does not take, a rubric that is none, or no validators.
+    """
+    Rubric.of(policy.rubric)
+    found = registry.all_of(policy.validators)
+    if policy.strategy in ("validator", "full") and not found:
+        raise ConfigError(
+            f"verification strategy {policy.strategy!r} has no validators",
+            remedy=f"name some: {', '.join(registry.names())}",
+        )
 
 
 def cannot_judge(strategy: str, error: str, usage: Usage) -> Verdict:

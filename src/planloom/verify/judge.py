@@ -218,7 +218,9 @@ class JudgeAgent:
         price, config = llm.metadata.price, self.config
         most = 0.0 if price is None else price.ceiling_usd(prompt_ceiling(call), call.max_tokens or JUDGE_TOKENS)
         if config.max_calls is not None and self.calls >= config.max_calls:
-            raise VerificationError(f"the judge has made its {config.max_calls} calls", remedy="raise `max_calls`")
+            raise VerificationError(
+                f"the judge has made all of its calls: {config.max_calls}", remedy="raise `max_calls`"
+            )
         if config.budget_usd is not None and self.spent_usd + most > config.budget_usd:
             raise VerificationError(
                 f"the judge has {config.budget_usd - self.spent_usd:.6f} USD left, and a call may cost {most:.6f}",
