@@ -111,9 +111,9 @@ def test_a_tool_is_found_by_its_domain_its_parameters_and_its_examples() -> None
 
 
 def test_words_of_the_name_count_more_than_words_beside_it() -> None:
-    index = ToolIndex([described("a.other", "Translate a text"), described("translate", "Do what it says")])
+    index = ToolIndex([described("a.other", "Translate a text"), described("b.translateNow", "Work")])
 
-    assert names(index.search("please translate"))[0] == "translate"
+    assert names(index.search("please translate")) == ["b.translateNow", "a.other"]
 
 
 def test_a_tool_called_by_its_name_comes_before_all_others() -> None:
