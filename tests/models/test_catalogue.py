@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,6 +168,21 @@ def test_a_run_that_keeps_no_costs_is_told_no_price() -> None:
     assert models.facts(MINI, priced=False).price is None
 
 
+@pytest.mark.slow
+def test_a21_a_run_that_keeps_no_costs_reads_no_price_list(tmp_path: Path) -> None:
+    taped = f"cassette://{tmp_path}/new.jsonl?model={MINI}&mode=auto"
+    code = (
+        "import sys; from planloom.models.catalogue import Models;"
+        f"models = Models(default={MINI!r}, named={{'taped': {taped!r}}});"
+        "print(models.facts('default', priced=False).name, models.facts('taped', priced=False).name);"
+        "sys.exit('genai_prices' in sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout.split()) == (0, ["gpt-4o-mini", "gpt-4o-mini"])
+
+
 def test_a_price_nobody_knows_is_none() -> None:
     assert Models().facts("openai://no-such-model", priced=True).price is None
 
@@ -175,6 +192,7 @@ def test_the_longest_answer_is_what_the_address_says_else_what_settings_and_mode
 
     assert models.facts(MINI, priced=False).max_tokens == 2_000
     assert models.facts(f"{MINI}?max_tokens=9000", priced=False).max_tokens == 9_000
+    assert models.facts(f"{MINI}?context_window=7000", priced=False).context_window == 7_000
 
 
 def test_facts_carry_an_address_that_leads_to_the_same_model_again() -> None:

@@ -156,6 +156,7 @@ def test_a_model_asked_elsewhere_costs_what_that_place_asks() -> None:
     assert here == price_of("groq", "llama-3.3-70b-versatile")
     assert here is not None
     assert nowhere is None
+    assert price_of("openai", "sonar-deep-research", base_url="https://api.perplexity.ai") is None
 
 
 def test_a_price_list_set_by_somebody_else_in_the_process_changes_nothing() -> None:

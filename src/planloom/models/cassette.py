@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from planloom.core.chat import LLMResponse, Message, ModelCall
 from planloom.errors import ConfigError, ModelError, UnknownFieldError, suggestion
 from planloom.models.llm import COMMON_PARAMS, LLM
+from planloom.models.pricing import unpriced
 from planloom.models.scripted import PIECE_CHARACTERS, file_of
 from planloom.models.tape import Recording, key_of, tape_at, wish_of, without_secrets
 from planloom.models.uri import parse_uri
@@ -76,8 +77,11 @@ class Cassette:
     @property
     def metadata(self) -> ModelMetadata:
         """Return what is known of the recorded model, its price among it."""
-        known = self._recorded.metadata
-        return replace(known, capabilities=known.capabilities | {"streaming"})
+        return self._recorded.metadata
+
+    @property
+    def unpriced(self) -> ModelMetadata:
+        return unpriced(self._recorded.model)
 
     def ready(self) -> None:
         """See that it can record; a replay needs no key."""

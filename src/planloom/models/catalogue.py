@@ -19,6 +19,7 @@ from planloom.core.model_uri import ModelUri
 from planloom.core.prices import ModelFacts, ModelPrice
 from planloom.errors import UnknownModelError, suggestion
 from planloom.models.llm import LLM
+from planloom.models.pricing import unpriced
 from planloom.models.rates import RateLimit, RateLimits
 from planloom.models.uri import parse_uri, uri_for
 
@@ -112,15 +113,16 @@ class Models:
         return known
 
     def facts(self, ref: str, *, priced: bool) -> ModelFacts:
-        """Return what a run is told about a model when it starts; its price only if the run needs it.
+        """Return what a run is told about a model when it starts; if it needs no price, no list is read.
 
         Raises: as `get`.
         """
         llm = self.get(ref)
-        known = llm.metadata
+        known = llm.metadata if priced else unpriced(llm.model)
         most = llm.uri.params.get("max_tokens")
         if most is None:
             most = min(self._max_answer_tokens, known.max_tokens_per_request or self._max_answer_tokens)
+        window = llm.uri.params.get("context_window", known.context_window)
         price = (self._of(self._prices, ref, llm.uri) or known.price) if priced else None
         return ModelFacts(
             str(llm.uri),
@@ -128,7 +130,7 @@ class Models:
             name=known.name,
             price=price,
             max_tokens=int(most),
-            context_window=known.context_window,
+            context_window=None if window is None else int(window),
         )
 
     async def close(self) -> None:

@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from planloom.core.prices import ModelPrice
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from genai_prices import types
+
+    from planloom.ports import Model, ModelMetadata
 
 RUNS_HERE = frozenset({"ollama", "vllm", "transformers", "scripted"})
 """Providers that are machines of one's own: nobody sends a bill for a token."""
@@ -46,26 +48,31 @@ def price_of(provider: str, name: str, *, base_url: str | None = None, at: float
     """
     if provider in RUNS_HERE:
         return FREE
-    model = _model(provider, name, base_url)
-    if model is None:
+    billing = _billing(provider, base_url)
+    model = None if billing is None else _model(billing, name)
+    if billing is None or model is None:
         return None
     moment = datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
-    return _told(model, provider, moment)
+    return _told(model, billing.id, moment)
 
 
 def context_window_of(provider: str, name: str, *, base_url: str | None = None) -> int | None:
     """Return the tokens of prompt and answer that a model takes together, or None where nobody knows."""
-    model = None if provider in RUNS_HERE else _model(provider, name, base_url)
+    billing = None if provider in RUNS_HERE else _billing(provider, base_url)
+    model = None if billing is None else _model(billing, name)
     return None if model is None else model.context_window
 
 
-def _model(provider: str, name: str, base_url: str | None) -> types.ModelInfo | None:
+def _billing(provider: str, base_url: str | None) -> types.Provider | None:
+    """Return whose price list holds."""
     providers = _providers()
     if base_url is None:
-        billing = providers.get(_PROVIDER_IDS.get(provider, provider))
-    else:
-        billing = next((one for one in providers.values() if _serves(one, base_url)), None)
-    return None if billing is None else billing.find_model(name, all_providers=list(providers.values()))
+        return providers.get(_PROVIDER_IDS.get(provider, provider))
+    return next((one for one in providers.values() if _serves(one, base_url)), None)
+
+
+def _model(billing: types.Provider, name: str) -> types.ModelInfo | None:
+    return billing.find_model(name, all_providers=list(_providers().values()))
 
 
 def _serves(provider: types.Provider, base_url: str) -> bool:
@@ -109,6 +116,21 @@ def _is_incurred(unit: str, provider: str) -> bool:
         return provider in _SEARCHES_UNASKED and unit != "cache_write_1h_mtok"
     what = unit.removeprefix("input_").removeprefix("output_").removeprefix("cache_")
     return not what.startswith(_NOT_IN_TEXT)
+
+
+@runtime_checkable
+class LookedUp(Protocol):
+    """A model whose price has to be looked up; it can tell the rest without."""
+
+    @property
+    def unpriced(self) -> ModelMetadata:
+        """Return its metadata, without what the price list says."""
+        ...
+
+
+def unpriced(model: Model) -> ModelMetadata:
+    """Return what is known of a model without looking anything up."""
+    return model.unpriced if isinstance(model, LookedUp) else model.metadata
 
 
 Steps = dict[int, Decimal]
