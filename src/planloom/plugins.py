@@ -54,11 +54,13 @@ class _Plugins:
         self._found = False
 
     def register(self, plugin: object, name: str | None = None) -> None:
+        was_here = self._pluggy.is_registered(plugin)
         try:
             self._pluggy.register(plugin, name)
             self._pluggy.check_pending()
         except (ValueError, pluggy.PluginValidationError) as error:
-            self.unregister(plugin)
+            if not was_here:
+                self.unregister(plugin)
             raise ConfigError(f"{name or plugin!r} is no plugin: {error}", remedy="see planloom.plugins") from error
 
     def unregister(self, plugin: object) -> None:

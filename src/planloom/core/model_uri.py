@@ -33,9 +33,9 @@ class ModelUri:
 
     def __str__(self) -> str:
         name = quote(self.name, safe="/:@")
-        # An `@` before the last part, and a last part `latest`, would be read as a version.
-        name = re.sub(r"(?<=[^/])@(?=[^@/]+\Z)", "%40", name)
+        # A last part `latest`, and what follows an `@` in the last part, would be read as a version.
         name = re.sub(r"/(?=latest\Z)", "%2F", name)
+        name = re.sub(r"(?<=[^/])@(?=[^@/]+\Z)", "%40", name)
         if self.version:
             name += f"/{LATEST}" if self.version == LATEST else f"@{quote(self.version, safe=':')}"
         pairs = ((quote(key, safe=""), quote(text_of(value), safe="/:")) for key, value in self.params.items())
