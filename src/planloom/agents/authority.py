@@ -142,6 +142,7 @@ class Authority:
         models: Names it may use for models.
         inputs: JSON Schema of what the run will be given, by name; None: the plan says what it needs.
         limits: Most it may take; None: no limits.
+        may_limit: Whether it may have limits of its own; inside a run there is one budget.
         kept: Steps of an earlier plan, by id; one that comes back as it was is none of the model's doing.
         allow: Tools that the earlier plan allowed; it goes on to if one of its steps chooses its tools itself.
     """
@@ -152,6 +153,7 @@ class Authority:
     max_steps: int = 100
     inputs: Mapping[str, dict[str, Any]] | None = None
     limits: ResourceLimits | None = None
+    may_limit: bool = True
     kept: Mapping[str, Step] = field(default_factory=dict)
     allow: tuple[str, ...] | None = None
 
@@ -198,6 +200,8 @@ class Authority:
         if len(plan.steps) > self.max_steps:
             message = f"the plan has {len(plan.steps)} steps, the most is {self.max_steps}"
             yield FieldError(message, remedy="do it with fewer, e.g. with for_each", path=("steps",))
+        if plan.limits is not None and not self.may_limit:
+            yield FieldError("this plan may have no limits of its own", remedy="take them out", path=("limits",))
         for name in _above(plan.limits, self.limits):
             remedy = f"leave it out, or stay at {getattr(self.limits, name)}"
             yield FieldError(f"the limit {name!r} is above the one given", remedy=remedy, path=("limits", name))
