@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -69,17 +69,22 @@ class _Plugins:
 
     def find(self) -> pluggy.PluginManager:
         if not self._found:
-            self._found = True
             for entry in entry_points(group=GROUP):
-                try:
-                    plugin = entry.load()
-                except (ImportError, AttributeError, SyntaxError) as error:
-                    raise ConfigError(
-                        f"the plugin {entry.name!r} ({entry.value}) cannot be loaded: {error}",
-                        remedy=f"mend or uninstall the package that brings {entry.value.partition(':')[0]}",
-                    ) from error
-                self.register(plugin, entry.name)
+                if not self._pluggy.has_plugin(entry.name):
+                    self.register(_loaded(entry), entry.name)
+            self._found = True
         return self._pluggy
+
+
+def _loaded(entry: EntryPoint) -> object:
+    try:
+        plugin: object = entry.load()
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise ConfigError(
+            f"the plugin {entry.name!r} ({entry.value}) cannot be loaded: {error}",
+            remedy=f"mend or uninstall the package that brings {entry.value.partition(':')[0]}",
+        ) from error
+    return plugin
 
 
 _PLUGINS = _Plugins()
