@@ -23,25 +23,30 @@ from planloom.core.machine import RunMachine
 from planloom.core.report import run_result
 from planloom.core.result import RunResult, RunStatus, StepStatus
 from planloom.errors import ConfigError, JournalError, JournalFormatError, PlanError, RunBusyError, plan_error
+from planloom.executors.calls import spec_bytes
 from planloom.journal.open import open_journal
 from planloom.plan.against import check_against
 from planloom.plan.check import check_plan, together
 from planloom.plan.inputs import check_inputs
 from planloom.plan.load import load_plan
 from planloom.plan.model import Plan
+from planloom.runtime.asked import asked_by, check_recorded, facts_for, model_problems
 from planloom.runtime.batch import run_batch
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.driver import Driver
 from planloom.runtime.replay import replayed
 from planloom.runtime.run import Run
 from planloom.runtime.settings import Settings
-from planloom.runtime.wiring import wire
+from planloom.runtime.wiring import catalogue_of, wire
 from planloom.tools.registry import ToolRegistry
 
 if TYPE_CHECKING:
+    from planloom.core.prices import ModelFacts
     from planloom.core.state import Node
+    from planloom.models.llm import LLM
     from planloom.plan.policy import ResourceLimits
-    from planloom.ports import Clock, Journal, Recorded
+    from planloom.ports import Clock, Journal, Model, Recorded
+    from planloom.runtime.asked import NamedModel
 
 _log = logging.getLogger("planloom.engine")
 
@@ -58,6 +63,7 @@ CHECKED_PLANS = 256
 class _Checked:
     plan: Plan
     tools: dict[str, ToolFacts]
+    asked: list[NamedModel]
 
 
 class Engine:
@@ -67,6 +73,7 @@ class Engine:
         journal: A path (SQLite), a journal, or None for one in memory.
         tools: A registry, a list of tools or functions, a module; None: the tools decorated in this process.
         allow: Names of the tools that plans may use; None: all of `tools`.
+        models: Models by the names that plans use, besides those of the settings: in hand, or as URIs.
         settings: See `Settings`.
         clock: Time; None: the real one.
     """
@@ -77,6 +84,7 @@ class Engine:
         *,
         tools: Any = None,
         allow: Iterable[str] | None = None,
+        models: Mapping[str, LLM | str | Model] | None = None,
         settings: Settings | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -86,7 +94,8 @@ class Engine:
         self._allow = None if allow is None else tuple(sorted(self._registry.expanded(allow)))
         self._journal = open_journal(journal)
         self._owns_journal = self._journal is not journal
-        self._wired = wire(self._registry, self._settings, self._clock)
+        self._models = catalogue_of(self._settings, models, clock)
+        self._wired = wire(self._registry, self._settings, self._clock, self._models)
         self._drivers: dict[str, Driver] = {}
         self._checked: OrderedDict[int, _Checked] = OrderedDict()
         self._poll: asyncio.Task[None] | None = None
@@ -115,6 +124,7 @@ class Engine:
             if self._owns_journal:
                 ending.push_async_callback(self._journal.close)
             ending.callback(self._wired.threads.close)
+            ending.push_async_callback(self._models.close)
             ending.push_async_callback(self._wired.transport.close)
             for driver in drivers:
                 ending.push_async_callback(driver.close)
@@ -134,7 +144,8 @@ class Engine:
 
     def problems_here(self, plan: Plan) -> list[PlanError]:
         """Return why a plan, sound by itself, cannot run here: unknown tools, wrong arguments, what is not allowed."""
-        return check_against(plan, self._registry, allow=self._allow, installed_kinds=self._wired.kinds)
+        found = check_against(plan, self._registry, allow=self._allow, installed_kinds=self._wired.kinds)
+        return [*found, *model_problems(plan, self._models)]
 
     def _check(self, source: PlanSource) -> _Checked:
         known = self._checked.get(id(source))
@@ -145,11 +156,21 @@ class Engine:
             problems = together(check_plan(plan), self.problems_here(plan))
             if problems:
                 raise plan_error(problems)
-        checked = _Checked(plan, {name: self._registry.get(name).facts for name in _tools_of(plan)})
+        checked = _Checked(plan, self._tool_facts(plan), asked_by(plan))
         self._checked[id(plan)] = checked
         while len(self._checked) > CHECKED_PLANS:
             self._checked.popitem(last=False)
         return checked
+
+    def _tool_facts(self, plan: Plan) -> dict[str, ToolFacts]:
+        facts: dict[str, ToolFacts] = {}
+        for name, is_told in _tools_of(plan):
+            tool = self._registry.get(name)
+            if name not in facts:
+                facts[name] = tool.facts
+            if is_told and facts[name].spec_bytes is None:
+                facts[name] = replace(facts[name], spec_bytes=spec_bytes(tool))
+        return facts
 
     # --- start ---
 
@@ -172,21 +193,31 @@ class Engine:
 
         Raises:
             PlanError: The plan or its inputs are wrong; nothing has happened.
+            MissingKeyError: There is no key for one of its models; nothing has happened.
             JournalConflictError: A run of that name exists.
         """
         checked = self._check(plan)
+        limits = limits if limits is not None else checked.plan.limits
         started = RunStarted(
             checked.plan,
             check_inputs(checked.plan, inputs),
             self._clock.now(),
-            limits if limits is not None else checked.plan.limits,
+            limits,
             checked.tools,
             self._allow,
             parallel,
             track_cost,
             planloom.__version__,
+            models=self._model_facts(checked, limits, track_cost=track_cost),
         )
         return await self._begin(run_id or new_run_id(), started)
+
+    def _model_facts(
+        self, checked: _Checked, limits: ResourceLimits | None, *, track_cost: bool
+    ) -> dict[str, ModelFacts]:
+        if not checked.asked:
+            return {}
+        return facts_for(checked.asked, self._models, limits=limits, track_cost=track_cost)
 
     async def run(self, plan: PlanSource, inputs: Mapping[str, Any] | None = None, **options: Any) -> RunResult:
         """Start a run (see `start`), wait for it, let go of it, and return its result."""
@@ -303,7 +334,7 @@ class Engine:
         machine = replayed(run_id, record)
         if machine.ended:
             return Run(machine, None, self._journal, self._clock)
-        self._missing_tools(machine)
+        self._check_recorded(machine)
         driver = Driver(machine, self._wired.transport.lane(), self._clock)
         try:
             record, writer = await self._journal.take(run_id, driver.on_durable)
@@ -321,7 +352,7 @@ class Engine:
         await self._take_posted(run_id, driver)
         return Run(machine, driver, self._journal, self._clock)
 
-    def _missing_tools(self, machine: RunMachine) -> None:
+    def _check_recorded(self, machine: RunMachine) -> None:
         assert machine.state.started is not None
         missing = sorted(name for name in machine.state.started.tools if self._registry.resolve(name) is None)
         if missing:
@@ -329,6 +360,7 @@ class Engine:
                 f"run {machine.run_id} uses tools that are not here: {', '.join(missing)}",
                 remedy="give the tools it was started with, e.g. with --tools",
             )
+        check_recorded(machine.run_id, machine.state.started.models, self._models)
 
     async def recover(self) -> list[Run]:
         """Resume every unended run that nobody drives and that can be resumed here; return them.
@@ -373,6 +405,7 @@ class Engine:
             planloom.__version__,
             run_id,
             reused,
+            self._model_facts(checked, old.limits, track_cost=old.track_cost),
         )
         return await self._begin(new_id or new_run_id(), started)
 
@@ -415,10 +448,13 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(4).hex()}"
 
 
-def _tools_of(plan: Plan) -> Iterable[str]:
+def _tools_of(plan: Plan) -> Iterable[tuple[str, bool]]:
+    """Yield each tool that a plan names, and whether a model is told of it."""
     for step in plan.steps:
         if step.tool is not None:
-            yield step.tool
+            yield step.tool, False
+        for name in step.tools or ():
+            yield name, True
         if isinstance(step.plan, Plan):
             yield from _tools_of(step.plan)
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from planloom.executors.attempt import Attempts
 from planloom.executors.by_kind import ByKind
 from planloom.executors.calls import ToolCalls
+from planloom.executors.llm import LlmExecutor
+from planloom.executors.speculative import DraftThenCheck
 from planloom.executors.threads import ThreadPool
 from planloom.executors.tool import ToolExecutor
 from planloom.executors.wrap.cached import CachedExecutor, LruCache
+from planloom.executors.wrap.verified import VerifiedExecutor
+from planloom.models.catalogue import Models
 from planloom.transport.local import LocalTransport
 
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
-    from planloom.ports import AttemptExecutor, Clock, Transport
+    from planloom.models.llm import LLM
+    from planloom.ports import AttemptExecutor, Clock, Model, Transport
     from planloom.runtime.settings import Settings
     from planloom.tools.registry import ToolRegistry
 
@@ -36,13 +43,58 @@ class Wired:
     kinds: frozenset[str]
 
 
-def wire(registry: ToolRegistry, settings: Settings, clock: Clock) -> Wired:
-    """Return Cached(ByKind(tool)) behind the local transport."""
+def catalogue_of(settings: Settings, given: Mapping[str, LLM | str | Model] | None, clock: Clock | None) -> Models:
+    """Return the models of an engine; without a clock of its own, it shares providers' rates with the whole process."""
+    return Models(
+        default=settings.default_model,
+        named=settings.models,
+        given=given,
+        prices=settings.prices,
+        rates=settings.rates,
+        timeout_s=settings.model_timeout_s,
+        max_answer_tokens=settings.max_answer_tokens,
+        clock=clock,
+    )
+
+
+def wire(registry: ToolRegistry, settings: Settings, clock: Clock, models: Models) -> Wired:
+    """Return Cached(Verified(ByKind(tool, DraftThenCheck(model)))) behind the local transport."""
     threads = ThreadPool(settings.max_threads)
-    executors: dict[str, AttemptExecutor] = {"tool": ToolExecutor(ToolCalls(registry, threads))}
+    calls = ToolCalls(registry, threads)
+    executors: dict[str, AttemptExecutor] = {
+        "tool": ToolExecutor(calls),
+        "model": DraftThenCheck(LlmExecutor(models, calls), models),
+    }
 
     def digest_of(request: RunStep) -> str:
-        return registry.get(request.step.tool).digest if request.step.tool is not None else ""
+        return _digest(request, registry, models)
 
-    cached = CachedExecutor(ByKind(executors), LruCache(clock, size=settings.cache_size), digest_of)
-    return Wired(LocalTransport(Attempts(cached), clock), threads, HEART_KINDS | executors.keys())
+    verified = VerifiedExecutor(ByKind(executors), models)
+    cached = CachedExecutor(verified, LruCache(clock, size=settings.cache_size), digest_of)
+    kinds = HEART_KINDS | executors.keys() | {"verify", "speculate"}
+    return Wired(LocalTransport(Attempts(cached), clock), threads, kinds)
+
+
+def _digest(request: RunStep, registry: ToolRegistry, models: Models) -> str:
+    """Return everything besides its arguments that decides what a step answers: models, tools, what both are asked."""
+    step = request.step
+    refs = [step.model, step.verify.model if step.verify else None]
+    if step.speculate is not None:
+        refs += [step.speculate.draft, step.speculate.judge]
+    tools = [name for name in (step.tool, *(step.tools or ())) if name is not None]
+    parts: list[Any] = [
+        request.role,
+        [None if ref is None else [ref, _uri_of(ref, request, models)] for ref in refs],
+        [registry.get(name).digest for name in tools],
+        step.max_tokens,
+        step.temperature,
+        step.output,
+        step.verify.model_dump(mode="json") if step.verify else None,
+        step.speculate.model_dump(mode="json") if step.speculate else None,
+    ]
+    return json.dumps(parts, sort_keys=True, separators=(",", ":"))
+
+
+def _uri_of(ref: str, request: RunStep, models: Models) -> str:
+    facts = request.models.get(ref)
+    return facts.uri if facts is not None else str(models.get(ref).uri)
