@@ -11,6 +11,7 @@ from planloom.executors.attempt import Attempts
 from planloom.executors.by_kind import ByKind
 from planloom.executors.calls import ToolCalls
 from planloom.executors.llm import LlmExecutor
+from planloom.executors.replan import ReplanExecutor
 from planloom.executors.speculative import DraftThenCheck
 from planloom.executors.threads import ThreadPool
 from planloom.executors.tool import ToolExecutor
@@ -35,7 +36,7 @@ class Wired:
     """What an engine stands on.
 
     Attributes:
-        kinds: Kinds of step that can be done here.
+        kinds: Kinds of step that can be done here, and what steps may ask for on top (`plan.against.EXTRAS`).
     """
 
     transport: Transport
@@ -58,12 +59,13 @@ def catalogue_of(settings: Settings, given: Mapping[str, LLM | str | Model] | No
 
 
 def wire(registry: ToolRegistry, settings: Settings, clock: Clock, models: Models) -> Wired:
-    """Return Cached(Verified(ByKind(tool, DraftThenCheck(model)))) behind the local transport."""
+    """Return Cached(Verified(ByKind(tool, DraftThenCheck(model), replan))) behind the local transport."""
     threads = ThreadPool(settings.max_threads)
     calls = ToolCalls(registry, threads)
     executors: dict[str, AttemptExecutor] = {
         "tool": ToolExecutor(calls),
         "model": DraftThenCheck(LlmExecutor(models, calls), models),
+        "replan": ReplanExecutor(models, registry),
     }
 
     def digest_of(request: RunStep) -> str:
@@ -78,7 +80,7 @@ def wire(registry: ToolRegistry, settings: Settings, clock: Clock, models: Model
 def _digest(request: RunStep, registry: ToolRegistry, models: Models) -> str:
     """Return everything besides its arguments that decides what a step answers: models, tools, what both are asked."""
     step = request.step
-    refs = [step.model, step.verify.model if step.verify else None]
+    refs = [step.model, step.verify.model if step.verify else None, step.replan.model if step.replan else None]
     if step.speculate is not None:
         refs += [step.speculate.draft, step.speculate.judge]
     tools = [name for name in (step.tool, *(step.tools or ())) if name is not None]
