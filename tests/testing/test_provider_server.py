@@ -463,6 +463,15 @@ def test_a_slow_answer_takes_its_time() -> None:
     assert answer.json()["choices"][0]["message"]["content"] == "fine"
 
 
+def test_a_stream_can_pause_before_each_piece() -> None:
+    with ProviderServer([Reply(text="one two three", pause_s=0.03)]) as server:
+        begun = time.monotonic()
+        told, end = pieces_until_the_end(server)
+
+    assert time.monotonic() - begun >= 0.09
+    assert (told, end) == ("one two three", "end")
+
+
 # --- what it was asked ---------------------------------------------------------------------------
 
 

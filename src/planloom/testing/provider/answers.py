@@ -79,6 +79,7 @@ class Reply:
         usage: Tokens; None: a token a word.
         thinking_tokens: How many of the output tokens went on thought.
         accepted_prediction_tokens, rejected_prediction_tokens: Of the output tokens; None: nothing is said of it.
+        pause_s: Seconds before each piece of it, where it is streamed.
     """
 
     text: str = ""
@@ -88,6 +89,7 @@ class Reply:
     thinking_tokens: int = 0
     accepted_prediction_tokens: int | None = None
     rejected_prediction_tokens: int | None = None
+    pause_s: float = 0.0
 
     def usage_for(self, request: RecordedRequest) -> Usage:
         """Return the tokens the answer is billed with."""

@@ -319,12 +319,15 @@ class ProviderServer:
     async def _stream(self, answer: Answer, request: RecordedRequest, wire: Wire, connection: ClientConnection) -> None:
         cut = answer if isinstance(answer, Truncated | Failing | Hang) else None
         left = cut.after if cut else None
+        reply = reply_of(cut.reply if cut else answer)
         await connection.head(200, _STREAM_HEADERS | _ids(request))
-        for event in wire.stream(reply_of(cut.reply if cut else answer), request):
+        for event in wire.stream(reply, request):
             if left is not None and event.piece:
                 if left == 0:
                     break
                 left -= 1
+            if event.piece and reply.pause_s:
+                await asyncio.sleep(reply.pause_s)
             await connection.chunk(event.content)
         if isinstance(cut, Failing):
             await connection.chunk(wire.error_event(cut.message))
