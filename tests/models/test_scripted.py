@@ -125,14 +125,15 @@ def test_streamed_pieces_put_together_are_the_text(text: str) -> None:
 
 
 def test_calls_under_way_at_the_same_time_each_get_the_answer_of_their_turn() -> None:
-    gate = asyncio.Event()
-
     async def main() -> list[str]:
-        model = ScriptedModel([str(number) for number in range(20)], before=lambda _: gate.wait())
-        asking = [asyncio.create_task(model.respond(call(str(number)))) for number in range(20)]
+        gates = {str(number): asyncio.Event() for number in range(20)}
+        model = ScriptedModel(list(gates), before=lambda asked: gates[asked.messages[-1].content].wait())
+        asking = {text: asyncio.create_task(model.respond(call(text))) for text in gates}
         await asyncio.sleep(0)
-        gate.set()
-        return [(await one).text for one in asking]
+        for text in reversed(gates):  # whoever asked last is answered first
+            gates[text].set()
+            await asking[text]
+        return [(await one).text for one in asking.values()]
 
     assert asyncio.run(main()) == [str(number) for number in range(20)]
 
