@@ -410,11 +410,13 @@ def test_a_failed_stream_leaves_nothing_that_the_end_of_the_loop_complains_about
     with ProviderServer([Failing(2)]) as server:
         llm = LLM.from_uri(f"google://gemini-2.5-flash?base_url={server.google_url}", rates=RateLimits())
 
-        async def main() -> list[Any]:
-            return [piece async for piece in llm.stream_call(CALL)]
+        async def main() -> ModelError:
+            with pytest.raises(ModelStreamError) as raised:
+                async for _ in llm.stream_call(CALL):
+                    pass
+            return raised.value
 
-        with pytest.raises(ModelStreamError):
-            asyncio.run(main())
+        asyncio.run(main())
 
     assert [record.message for record in caplog.records if record.name == "asyncio"] == []
 
