@@ -19,8 +19,9 @@ from planloom.plan.inputs import check_inputs
 from planloom.runtime.engine import Engine
 
 if TYPE_CHECKING:
+    from planloom.models.llm import LLM
     from planloom.plan.policy import ResourceLimits
-    from planloom.ports import Journal
+    from planloom.ports import Journal, Model
     from planloom.runtime.engine import PlanSource
     from planloom.runtime.run import Run
 
@@ -33,6 +34,7 @@ async def execute_plan(
     track_cost: bool = True,
     *,
     tools: Any = None,
+    models: Mapping[str, LLM | Model | str] | None = None,
     on_error: Literal["raise", "return"] = "raise",
     on_limit: Literal["raise", "return"] = "return",
     parallel: bool = True,
@@ -48,6 +50,7 @@ async def execute_plan(
         limits: In place of the plan's own.
         track_cost: False: no costs in the result.
         tools: A registry or a list of functions; None: the tools decorated in this process.
+        models: Models by the names that the plan uses; "default" is the one of steps that say no other.
         on_error: What a failed run does: raise `ToolExecutionError`, or return like any other.
         on_limit: The same for a run stopped by a limit: `ResourceLimitError`, for time `PlanTimeoutError`.
         parallel: False: one step at a time, in stable topological order.
@@ -67,7 +70,7 @@ async def execute_plan(
     for name, value in (("on_error", on_error), ("on_limit", on_limit)):
         if value not in ("raise", "return"):
             raise ConfigError(f"{name}={value!r} is not known", remedy='use "raise" or "return"')
-    async with Engine(journal, tools=tools) as engine:
+    async with Engine(journal, tools=tools, models=models) as engine:
         run = await _known(engine, run_id, plan, context)
         if run is None:
             run = await engine.start(

@@ -43,10 +43,13 @@ from planloom.tools.registry import ToolRegistry
 if TYPE_CHECKING:
     from planloom.core.prices import ModelFacts
     from planloom.core.state import Node
+    from planloom.executors.acceptance import AcceptanceGate
     from planloom.models.llm import LLM
     from planloom.plan.policy import ResourceLimits
     from planloom.ports import Clock, Journal, Model, Recorded
     from planloom.runtime.asked import NamedModel
+    from planloom.verify.checks import ValidatorRegistry
+    from planloom.verify.judge import JudgeAgent
 
 _log = logging.getLogger("planloom.engine")
 
@@ -74,6 +77,9 @@ class Engine:
         tools: A registry, a list of tools or functions, a module; None: the tools decorated in this process.
         allow: Names of the tools that plans may use; None: all of `tools`.
         models: Models by the names that plans use, besides those of the settings: in hand, or as URIs.
+        validators: Where the checks that plans name are looked up; None: the built-in ones.
+        judges: Who judges where `verify.model` is that name, by a rubric and within a budget of its own.
+        gate: What earlier drafts came to; None: nothing is known yet.
         settings: See `Settings`.
         clock: Time; None: the real one.
     """
@@ -85,6 +91,9 @@ class Engine:
         tools: Any = None,
         allow: Iterable[str] | None = None,
         models: Mapping[str, LLM | str | Model] | None = None,
+        validators: ValidatorRegistry | None = None,
+        judges: Mapping[str, JudgeAgent] | None = None,
+        gate: AcceptanceGate | None = None,
         settings: Settings | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -95,7 +104,15 @@ class Engine:
         self._journal = open_journal(journal)
         self._owns_journal = self._journal is not journal
         self._models = catalogue_of(self._settings, models, clock)
-        self._wired = wire(self._registry, self._settings, self._clock, self._models)
+        self._wired = wire(
+            self._registry,
+            self._settings,
+            self._clock,
+            self._models,
+            validators=validators,
+            judges=judges,
+            gate=gate,
+        )
         self._drivers: dict[str, Driver] = {}
         self._checked: OrderedDict[int, _Checked] = OrderedDict()
         self._poll: asyncio.Task[None] | None = None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from planloom.executors.acceptance import AcceptanceGate
 from planloom.executors.attempt import Attempts
 from planloom.executors.by_kind import ByKind
 from planloom.executors.calls import ToolCalls
@@ -19,6 +20,7 @@ from planloom.executors.wrap.cached import CachedExecutor, LruCache
 from planloom.executors.wrap.verified import VerifiedExecutor
 from planloom.models.catalogue import Models
 from planloom.transport.local import LocalTransport
+from planloom.verify.checks import ValidatorRegistry
 
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from planloom.ports import AttemptExecutor, Clock, Model, Transport
     from planloom.runtime.settings import Settings
     from planloom.tools.registry import ToolRegistry
+    from planloom.verify.judge import JudgeAgent
 
 HEART_KINDS = frozenset({"plan", "approve", "wait"})
 """Kinds of step that the heart does itself."""
@@ -58,20 +61,29 @@ def catalogue_of(settings: Settings, given: Mapping[str, LLM | str | Model] | No
     )
 
 
-def wire(registry: ToolRegistry, settings: Settings, clock: Clock, models: Models) -> Wired:
+def wire(
+    registry: ToolRegistry,
+    settings: Settings,
+    clock: Clock,
+    models: Models,
+    *,
+    validators: ValidatorRegistry | None = None,
+    judges: Mapping[str, JudgeAgent] | None = None,
+    gate: AcceptanceGate | None = None,
+) -> Wired:
     """Return Cached(Verified(ByKind(tool, DraftThenCheck(model), replan))) behind the local transport."""
     threads = ThreadPool(settings.max_threads)
     calls = ToolCalls(registry, threads)
     executors: dict[str, AttemptExecutor] = {
         "tool": ToolExecutor(calls),
-        "model": DraftThenCheck(LlmExecutor(models, calls), models),
+        "model": DraftThenCheck(LlmExecutor(models, calls), models, gate or AcceptanceGate()),
         "replan": ReplanExecutor(models, registry),
     }
 
     def digest_of(request: RunStep) -> str:
         return _digest(request, registry, models)
 
-    verified = VerifiedExecutor(ByKind(executors), models)
+    verified = VerifiedExecutor(ByKind(executors), models, validators or ValidatorRegistry(), judges or {})
     cached = CachedExecutor(verified, LruCache(clock, size=settings.cache_size), digest_of)
     kinds = HEART_KINDS | executors.keys() | {"verify", "speculate"}
     return Wired(LocalTransport(Attempts(cached), clock), threads, kinds)

@@ -9,7 +9,7 @@ Rule 4: a guess at the step (`role`) is not judged: what it is checked against i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from planloom.plan.model import Step
     from planloom.plan.policy import VerifyPolicy
     from planloom.ports import AttemptContext, AttemptExecutor
+    from planloom.verify.judge import JudgeAgent
 
 MAX_FEEDBACK = 2_000
 """Characters of a verdict that an error tells."""
@@ -51,11 +52,13 @@ class VerifiedExecutor:
 
     Attributes:
         registry: The validators that plans may name.
+        judges: Who judges where a policy names one of these as its model: by a rubric and within a budget of its own.
     """
 
     inner: AttemptExecutor
     models: Models
     registry: ValidatorRegistry = field(default_factory=ValidatorRegistry)
+    judges: Mapping[str, JudgeAgent] = field(default_factory=dict)
 
     def execute(self, request: RunStep, context: AttemptContext) -> Awaitable[StepOutcome]:
         policy = request.step.verify
@@ -68,7 +71,7 @@ class VerifiedExecutor:
         doing = _Doing(self.inner, request, context, policy, Meter(context, request, self.models))
         if policy.strategy == "self_consistency":
             return await doing.by_majority()
-        return await doing.until_good(self.registry)
+        return await doing.until_good(self.registry, self.judges.get(policy.model or ""))
 
 
 def check_again(step: Step, policy: VerifyPolicy, effects: Effects) -> None:
@@ -105,14 +108,14 @@ class _Doing:
         self._is_priced = True
         self._runs = 0
 
-    async def until_good(self, registry: ValidatorRegistry) -> StepOutcome:
+    async def until_good(self, registry: ValidatorRegistry, judge: JudgeAgent | None) -> StepOutcome:
         """Return the first answer that is good enough.
 
         Raises:
             VerificationError: None of them is, or one cannot be judged.
         """
         policy, request = self._policy, self._request
-        flow = self._flow(registry)
+        flow = self._flow(registry, judge)
         most = 1 if policy.refinement == "none" else policy.max_attempts
         asked, tried = asked_of(request), list[tuple[Any, Verdict]]()
         while True:
@@ -124,7 +127,7 @@ class _Doing:
             if verdict.error is not None or len(tried) >= most:
                 raise not_verified(request, verdict, answers=len(tried))
 
-    def _flow(self, registry: ValidatorRegistry) -> VerificationFlow:
+    def _flow(self, registry: ValidatorRegistry, judge: JudgeAgent | None) -> VerificationFlow:
         policy, step = self._policy, self._request.step
         ref = policy.model or step.model or DEFAULT
 
@@ -137,6 +140,7 @@ class _Doing:
             threshold=policy.threshold,
             rubric=policy.rubric,
             validators=policy.validators,
+            judge=judge,
             registry=registry,
             ask=ask,
         )
