@@ -183,6 +183,23 @@ def test_the_environment_says_neither_where_to_ask_nor_with_what(monkeypatch: py
     assert answer.text == "well"
 
 
+@pytest.mark.parametrize(
+    "uri", ["openai://m?base_url={openai}", "vllm://m?base_url={openai}", "anthropic://m?base_url={anthropic}"]
+)
+def test_nothing_that_the_environment_says_to_a_provider_goes_to_another_host(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "leaked")
+    monkeypatch.setenv("OPENAI_ORG_ID", "leaked")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "leaked")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway-Key: leaked")
+    monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "X-Gateway-Key: leaked")
+
+    request = asked(uri)
+
+    assert [name for name, value in request.headers.items() if "leaked" in value] == []
+
+
 def test_a_key_that_an_address_names_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("MY_KEY", "  ")

@@ -1,7 +1,7 @@
 """One model on one event loop: its connection, and the asking. Imports pydantic-ai, so `hosted.py` imports it late.
 
-Rule 1: every client is made here, with an address, a key and a time limit of our own: nothing is left to what client
-libraries read from the environment, and none of them tries again by itself.
+Rule 1: every client is made here, with an address, a key and a time limit of our own: what client libraries read from
+the environment goes to their provider's own host at most, and none of them tries again by itself.
 Rule 2: a connection belongs to one event loop and is closed with it.
 """
 
@@ -21,7 +21,7 @@ from planloom.core.chat import LLMResponse, ModelCall
 from planloom.errors import ModelError, ModelStreamError
 from planloom.models.failures import CAUGHT, failure_of
 from planloom.models.terms import Terms
-from planloom.models.translate import Asked, answer_of, in_their_words, is_predicted, piece_of, usage_of
+from planloom.models.translate import Translated, answer_of, in_their_words, is_predicted, piece_of, usage_of
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -40,7 +40,7 @@ _NO_SCHEMA = OpenAIModelProfile(openai_chat_streaming_requires_finish_reason=Tru
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Endpoint:
     """Where a model is asked.
 
     Attributes:
@@ -138,7 +138,7 @@ class Exchange:
         assert streamed is not None
         yield answer_of(streamed.get(), call, terms, streamed=True)
 
-    def _asked(self, call: ModelCall, terms: Terms) -> tuple[Model, Asked]:
+    def _asked(self, call: ModelCall, terms: Terms) -> tuple[Model, Translated]:
         model = self.chat if call.stop else self.model
         if self.predicted is not None and is_predicted(call):
             model = self.predicted
@@ -147,93 +147,99 @@ class Exchange:
         return model, in_their_words(call, model, terms)
 
 
-async def exchange(place: Place, forget: Callable[[], object]) -> AsyncGenerator[Exchange, None]:
+async def exchange(endpoint: Endpoint, forget: Callable[[], object]) -> AsyncGenerator[Exchange, None]:
     """Yield an exchange, once, and close its connections when the generator is closed or its event loop shuts down.
 
     It is a generator for the loop's sake: `asyncio.run` closes those that are under way before it closes the loop, so
     sockets are closed in the loop that opened them even if nobody thought of it.
     """
-    timeout = httpx2.Timeout(place.timeout_s, connect=min(CONNECT_S, place.timeout_s))
+    timeout = httpx2.Timeout(endpoint.timeout_s, connect=min(CONNECT_S, endpoint.timeout_s))
     client = create_async_httpx2_client(timeout=timeout)
     client.event_hooks = {**client.event_hooks, "response": [_note_opened]}
     try:
-        yield _OPEN[place.scheme](place, client)
+        yield _OPEN[endpoint.scheme](endpoint, client)
     finally:
         forget()
         await client.aclose()
 
 
-def _openai_client(place: Place, client: httpx2.AsyncClient) -> AsyncOpenAI:
+def _openai_client(endpoint: Endpoint, client: httpx2.AsyncClient) -> AsyncOpenAI:
     from openai import AsyncOpenAI  # an optional extra
 
-    return AsyncOpenAI(
-        base_url=place.base_url, api_key=place.key, max_retries=0, timeout=client.timeout, http_client=client
+    sdk = AsyncOpenAI(
+        base_url=endpoint.base_url, api_key=endpoint.key, max_retries=0, timeout=client.timeout, http_client=client
     )
+    if not endpoint.is_own:
+        sdk.organization = sdk.project = None
+        sdk._custom_headers = {}  # from OPENAI_CUSTOM_HEADERS: they may hold a key, and this is another's host
+    return sdk
 
 
-def _openai(place: Place, client: httpx2.AsyncClient) -> Exchange:
+def _openai(endpoint: Endpoint, client: httpx2.AsyncClient) -> Exchange:
     from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel, OpenAIResponsesModelSettings
     from pydantic_ai.providers.openai import OpenAIProvider
     from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 
-    sdk = _openai_client(place, client)
+    sdk = _openai_client(endpoint, client)
     provider: Provider[AsyncOpenAI] = OpenAIProvider(openai_client=sdk)
-    if not place.is_own:
-        provider = OpenAICompatibleProvider(place.scheme, openai_client=sdk)
-    chat = OpenAIChatModel(place.name, provider=provider, profile=_WHOLE)
+    if not endpoint.is_own:
+        provider = OpenAICompatibleProvider(endpoint.scheme, openai_client=sdk)
+    chat = OpenAIChatModel(endpoint.name, provider=provider, profile=_WHOLE)
     predicted = None
-    if place.takes_prediction:
-        predicted = OpenAIChatModel(place.name, provider=provider, profile=_PREDICTED)
-    if not place.is_own:
+    if endpoint.takes_prediction:
+        predicted = OpenAIChatModel(endpoint.name, provider=provider, profile=_PREDICTED)
+    if not endpoint.is_own:
         return Exchange(chat, chat, predicted)
     # Like chat completions, and unlike what responses do by themselves: nothing of a call is kept over there.
     settings = OpenAIResponsesModelSettings(openai_store=False)
-    responses = OpenAIResponsesModel(place.name, provider=provider, settings=settings)
+    responses = OpenAIResponsesModel(endpoint.name, provider=provider, settings=settings)
     return Exchange(responses, chat, predicted)
 
 
-def _ollama(place: Place, client: httpx2.AsyncClient) -> Exchange:
+def _ollama(endpoint: Endpoint, client: httpx2.AsyncClient) -> Exchange:
     from pydantic_ai.models.ollama import OllamaModel
     from pydantic_ai.providers.ollama import OllamaProvider
 
     # Ollama's cloud takes a schema and does not keep to it, so there it is said in words.
-    is_cloud = place.name.endswith("-cloud") or (httpx2.URL(place.base_url).host or "").endswith("ollama.com")
-    provider = OllamaProvider(openai_client=_openai_client(place, client))
-    model = OllamaModel(place.name, provider=provider, profile=_NO_SCHEMA if is_cloud else _WHOLE)
+    is_cloud = endpoint.name.endswith("-cloud") or (httpx2.URL(endpoint.base_url).host or "").endswith("ollama.com")
+    provider = OllamaProvider(openai_client=_openai_client(endpoint, client))
+    model = OllamaModel(endpoint.name, provider=provider, profile=_NO_SCHEMA if is_cloud else _WHOLE)
     return Exchange(model, model)
 
 
-def _vllm(place: Place, client: httpx2.AsyncClient) -> Exchange:
+def _vllm(endpoint: Endpoint, client: httpx2.AsyncClient) -> Exchange:
     from pydantic_ai.models.openai import OpenAIChatModel
     from pydantic_ai.providers.vllm import VLLMProvider
 
-    provider = VLLMProvider(openai_client=_openai_client(place, client))
-    model = OpenAIChatModel(place.name, provider=provider, profile=_WHOLE)
+    provider = VLLMProvider(openai_client=_openai_client(endpoint, client))
+    model = OpenAIChatModel(endpoint.name, provider=provider, profile=_WHOLE)
     return Exchange(model, model)
 
 
-def _anthropic(place: Place, client: httpx2.AsyncClient) -> Exchange:
+def _anthropic(endpoint: Endpoint, client: httpx2.AsyncClient) -> Exchange:
     from anthropic import AsyncAnthropic  # an optional extra
     from pydantic_ai.models.anthropic import AnthropicModel
     from pydantic_ai.providers.anthropic import AnthropicProvider
 
     sdk = AsyncAnthropic(
-        base_url=place.base_url, api_key=place.key, max_retries=0, timeout=client.timeout, http_client=client
+        base_url=endpoint.base_url, api_key=endpoint.key, max_retries=0, timeout=client.timeout, http_client=client
     )
-    model = AnthropicModel(place.name, provider=AnthropicProvider(anthropic_client=sdk))
+    if not endpoint.is_own:
+        sdk._custom_headers = {}  # see _openai_client
+    model = AnthropicModel(endpoint.name, provider=AnthropicProvider(anthropic_client=sdk))
     return Exchange(model, model)
 
 
-def _google(place: Place, client: httpx2.AsyncClient) -> Exchange:
+def _google(endpoint: Endpoint, client: httpx2.AsyncClient) -> Exchange:
     from pydantic_ai.models.google import GoogleModel
     from pydantic_ai.providers.google import GoogleProvider
 
-    provider = GoogleProvider(api_key=place.key, base_url=place.base_url, http_client=client)
-    model = GoogleModel(place.name, provider=provider)
+    provider = GoogleProvider(api_key=endpoint.key, base_url=endpoint.base_url, http_client=client)
+    model = GoogleModel(endpoint.name, provider=provider)
     return Exchange(model, model)
 
 
-_OPEN: dict[str, Callable[[Place, httpx2.AsyncClient], Exchange]] = {
+_OPEN: dict[str, Callable[[Endpoint, httpx2.AsyncClient], Exchange]] = {
     "openai": _openai,
     "ollama": _ollama,
     "vllm": _vllm,

@@ -235,12 +235,12 @@ class HostedModel:
         if self._host.adapter not in sys.modules:
             self._check_installed()
             await asyncio.to_thread(import_module, self._host.adapter)  # a second's work: nothing else should wait
-        from planloom.models.exchange import Place, exchange  # late: it imports pydantic-ai, 50 MB
+        from planloom.models.exchange import Endpoint, exchange  # late: it imports pydantic-ai, 50 MB
 
         loop = asyncio.get_running_loop()
         opened = self._open.get(loop)
         if opened is None:
-            place = Place(
+            endpoint = Endpoint(
                 scheme=self._uri.scheme,
                 name=self._name,
                 base_url=self._base_url,
@@ -249,6 +249,6 @@ class HostedModel:
                 key=key,
                 timeout_s=self._timeout_s,
             )
-            generator = exchange(place, lambda: self._open.pop(loop, None))
+            generator = exchange(endpoint, lambda: self._open.pop(loop, None))
             opened = self._open[loop] = generator, await anext(generator)  # which does not wait for anything
         return opened[1]

@@ -68,7 +68,7 @@ _NOT_PREDICTED = ("openai_logprobs", "presence_penalty", "frequency_penalty")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Translated:
     """A call in pydantic-ai's words."""
 
     messages: list[said.ModelMessage]
@@ -76,7 +76,7 @@ class Asked:
     parameters: ModelRequestParameters
 
 
-def in_their_words(call: ModelCall, model: Model, terms: Terms) -> Asked:
+def in_their_words(call: ModelCall, model: Model, terms: Terms) -> Translated:
     """Return the call as this model is to be asked.
 
     Args:
@@ -88,7 +88,7 @@ def in_their_words(call: ModelCall, model: Model, terms: Terms) -> Asked:
     call, parameters = _output(call, model, terms.family)
     if call.tools and call.tool_choice != "none":
         parameters = replace(parameters, function_tools=[_tool(tool) for tool in call.tools])
-    return Asked(list(_history(call.messages)), _settings(call, terms.family, terms.timeout_s), parameters)
+    return Translated(list(_history(call.messages)), _settings(call, terms.family, terms.timeout_s), parameters)
 
 
 def _settings(call: ModelCall, family: str, timeout_s: float) -> ModelSettings:
@@ -98,7 +98,7 @@ def _settings(call: ModelCall, family: str, timeout_s: float) -> ModelSettings:
             raise UnknownFieldError(
                 f"{family} models have no option {name!r}; there are {', '.join(known)}", remedy=suggestion(name, known)
             )
-    found: dict[str, Any] = {"max_retries": 0, "timeout": timeout_s, "request_timeout": timeout_s, **call.options}
+    found: dict[str, Any] = {"timeout": timeout_s, "request_timeout": timeout_s, **call.options}
     if call.max_tokens is not None:
         found["max_tokens"] = call.max_tokens
     if call.temperature is not None:
