@@ -141,8 +141,13 @@ def test_a_call_that_just_fits_is_made_and_leaves_no_room_for_another(grant: Gra
     assert len(model.calls) == 1
 
 
-def test_calls_at_the_same_time_share_one_grant_through_whatever_meters() -> None:
-    books, request = Books(), asking(grant=Grant(tokens=2 * CEILING))
+@pytest.mark.parametrize(
+    "grant",
+    [Grant(tokens=2 * CEILING), Grant(usd=2 * FIFTEEN_SIXTY.ceiling_usd(CEILING - 10, 10))],
+    ids=["tokens", "money"],
+)
+def test_calls_at_the_same_time_share_one_grant_through_whatever_meters(grant: Grant) -> None:
+    books, request = Books(), asking(grant=grant)
     gate = asyncio.Event()
     model = FunctionModel(lambda call: "said", usage=Usage(1, 1, requests=1), before=lambda _: gate.wait())
 

@@ -11,6 +11,7 @@ import pytest
 
 from planloom import Engine, MemoryJournal, ResourceLimits, RunResult, RunStatus, Settings, execute_plan
 from planloom.core.chat import Message, ModelCall
+from planloom.core.commands import RunStep
 from planloom.core.events import OutputStreamed, RunStarted
 from planloom.core.prices import ModelPrice
 from planloom.core.result import StepOutcome, Usage
@@ -18,16 +19,18 @@ from planloom.errors import (
     ConfigError,
     MissingKeyError,
     ModelError,
+    NotInstalledError,
     PlanError,
     UnknownModelError,
     UnknownPriceError,
 )
+from planloom.executors.by_kind import ByKind
 from planloom.executors.calls import ToolCalls
 from planloom.executors.llm import PIECE_CHARACTERS, LlmExecutor, streams
 from planloom.executors.threads import ThreadPool
 from planloom.models import llm
 from planloom.models.catalogue import Models
-from planloom.ports import Model
+from planloom.ports import AttemptContext, Model
 from planloom.testing.clock import ManualClock
 from planloom.testing.fakes import CallLog, fake_tool
 from planloom.testing.models import FunctionModel, ScriptedModel
@@ -230,6 +233,24 @@ def test_a_draft_is_asked_of_the_model_that_drafts() -> None:
 
     assert outcome.output == "a guess"
     assert strong.calls == []
+
+
+def test_what_replaces_a_failed_step_s_work_is_done_by_an_executor_of_its_own() -> None:
+    class Says:
+        def __init__(self, what: str) -> None:
+            self.what = what
+
+        async def execute(self, request: RunStep, context: AttemptContext) -> StepOutcome:
+            return StepOutcome(self.what)
+
+    by_kind = ByKind({"model": Says("model"), "replan": Says("replan")})
+
+    async def main() -> list[Any]:
+        return [(await by_kind.execute(asking(role=role), Books())).output for role in ("", "draft", "replan")]
+
+    assert asyncio.run(main()) == ["model", "model", "replan"]
+    with pytest.raises(NotInstalledError):
+        ByKind({}).execute(asking(role="replan"), Books())
 
 
 # --- money ------------------------------------------------------------------------------------

@@ -13,9 +13,16 @@ import pytest
 from planloom import Engine, ResourceLimits, RunResult, RunStatus, Tool, ToolContext
 from planloom.core.asking import MAX_CALLS, MAX_ROUNDS
 from planloom.core.chat import Message, ModelCall, ToolCall
-from planloom.errors import NotDoneError
+from planloom.errors import NotAllowedError, NotDoneError
+from planloom.executors.calls import ToolCalls
+from planloom.executors.llm import LlmExecutor
+from planloom.executors.threads import ThreadPool
+from planloom.models.catalogue import Models
+from planloom.testing.clock import ManualClock
 from planloom.testing.fakes import CallLog, fake_tool
 from planloom.testing.models import FunctionModel, ScriptedModel
+from planloom.tools.registry import ToolRegistry
+from tests.executors.attempts import Books, asking
 
 SEARCH_SCHEMA = {
     "type": "object",
@@ -38,11 +45,12 @@ def run(
     **options: Any,
 ) -> tuple[RunResult, list[ModelCall]]:
     """Run one model step that may use all the tools; return the result and what the model was asked."""
-    model = answers if isinstance(answers, FunctionModel) else ScriptedModel(answers)
+    model = answers if isinstance(answers, FunctionModel | ScriptedModel) else ScriptedModel(answers)
     asks = {"id": "a", "model": "m", "prompt": "Do it.", "tools": [tool.name for tool in tools]} | (step or {})
 
     async def main() -> RunResult:
-        engine = Engine(tools=tools, models={"m": model}, allow=options.pop("allow", None))
+        given = {name: options.pop(name, None) for name in ("allow", "clock")}
+        engine = Engine(tools=tools, models={"m": model}, **given)
         async with asyncio.timeout(5), engine:
             return await engine.run({"planloom": 1, "steps": [asks], **(plan or {})}, run_id="r", **options)
 
@@ -203,6 +211,8 @@ def test_a_result_that_does_not_fit_what_the_tool_declares_fails_the_step() -> N
 
 
 def test_a_tool_s_own_time_bounds_its_call_and_not_the_step_after_it() -> None:
+    clock = ManualClock()
+
     async def slow(seconds: float) -> str:
         await asyncio.sleep(seconds)
         return "slept"
@@ -210,10 +220,11 @@ def test_a_tool_s_own_time_bounds_its_call_and_not_the_step_after_it() -> None:
     async def think(call: ModelCall) -> Any:
         if len(call.messages) == 1:
             return wish("slow", {"seconds": 0})
-        await asyncio.sleep(0.1)  # longer than the tool's time, which is over
+        clock.advance(100)  # the tool's time is over, but the tool has long answered
+        await asyncio.sleep(0)
         return "done"
 
-    fast, _ = run(FunctionModel(think), [Tool.from_function(slow, effects="none", timeout_seconds=0.05)])
+    fast, _ = run(FunctionModel(think), [Tool.from_function(slow, effects="none", timeout_seconds=5)], clock=clock)
     late, _ = run([wish("slow", {"seconds": 5})], [Tool.from_function(slow, effects="none", timeout_seconds=0.05)])
 
     assert fast.output == "done"
@@ -304,6 +315,27 @@ def test_a_value_is_asked_for_with_all_that_the_tools_came_to() -> None:
 
     assert result.output == {"n": 3}
     assert [one.role for one in asked[2].messages] == ["user", "assistant", "tool", "assistant", "user"]
+
+
+def test_where_the_price_of_the_model_is_unknown_so_is_the_cost_of_the_step() -> None:
+    result, _ = run(ScriptedModel([wish("t"), "done"], price=None), [fake_tool("t", cost_per_call=0.25)])
+
+    assert result.output == "done"
+    assert result.step("a").cost_usd is None
+
+
+def test_an_allowlist_holds_where_the_call_is_made_whatever_the_plan_said() -> None:
+    log, books = CallLog(), Books()
+    model = ScriptedModel([wish("send"), "sent"])
+    executor = LlmExecutor(
+        Models(given={"m": model}), ToolCalls(ToolRegistry([fake_tool("send", log=log)]), ThreadPool(1))
+    )
+
+    with pytest.raises(NotAllowedError):
+        asyncio.run(executor.execute(asking({"tools": ["send"]}, allow=(frozenset({"read"}),), models={}), books))
+
+    assert log.calls == []
+    assert model.calls == []
 
 
 def test_a_tool_is_no_way_around_the_caller_s_allowlist() -> None:
