@@ -33,7 +33,7 @@ from planloom.models.catalogue import Models
 from planloom.ports import AttemptContext, Model
 from planloom.testing.clock import ManualClock
 from planloom.testing.fakes import CallLog, fake_tool
-from planloom.testing.models import FunctionModel, ScriptedModel
+from planloom.testing.models import FunctionModel, ScriptedModel, register, unregister
 from planloom.tools.registry import ToolRegistry
 from tests.executors.attempts import Books, asking
 
@@ -444,6 +444,23 @@ def test_a_run_on_record_is_not_taken_up_without_its_models(tmp_path: Path) -> N
             return str((await resumed.result()).output)
 
     assert asyncio.run(main()) == "said"
+
+
+def test_leaving_the_engine_lets_go_of_the_models_it_made() -> None:
+    closed: list[str] = []
+
+    class Open(FunctionModel):
+        async def close(self) -> None:
+            closed.append(self.metadata.name)
+
+    register("opened", Open(lambda call: "said", name="made"))
+    try:
+        result = run(plan(ask(model="scripted://opened")), models={"given": Open(lambda call: "", name="given")})
+    finally:
+        unregister("opened")
+
+    assert result.output == "said"
+    assert closed == ["made"]
 
 
 def test_a_failed_run_that_is_tried_again_knows_its_models() -> None:
