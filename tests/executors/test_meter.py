@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from planloom import Engine, RunResult
 from planloom.core.asking import prompt_ceiling
 from planloom.core.chat import LLMResponse, Message, ModelCall
 from planloom.core.commands import Grant
@@ -21,6 +22,7 @@ from planloom.models.rates import RateLimit, RateLimits
 from planloom.models.uri import parse_uri
 from planloom.ports import Model
 from planloom.testing.clock import ManualClock
+from planloom.testing.fakes import fake_tool
 from planloom.testing.models import FunctionModel, ScriptedModel
 from tests.executors.attempts import FIFTEEN_SIXTY, Books, asking, facts
 
@@ -74,6 +76,21 @@ def test_an_attempt_that_asked_nobody_cost_nothing_if_prices_are_known() -> None
     Meter(unpriced, asking(models={"m": facts(price=None)}), catalogue(m=ScriptedModel([])))
 
     assert (priced.reported_usd, unpriced.reported_usd) == (0.0, None)
+
+
+def test_a_tool_that_fails_before_it_is_judged_costs_what_it_declares() -> None:
+    judge = ScriptedModel(["never asked"], price=FIFTEEN_SIXTY)
+    step = {"id": "a", "tool": "t", "verify": {"strategy": "model", "model": "m"}}
+
+    async def main() -> RunResult:
+        tools = [fake_tool("t", [ConnectionError("gone")], cost_per_call=0.25)]
+        async with Engine(tools=tools, models={"m": judge}) as engine:
+            return await engine.run({"planloom": 1, "steps": [step]})
+
+    result = asyncio.run(main())
+
+    assert result.cost_usd == 0.25
+    assert judge.calls == []
 
 
 def test_a_model_that_the_run_was_not_told_of_is_asked_and_has_no_cost() -> None:

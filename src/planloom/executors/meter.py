@@ -250,11 +250,17 @@ def _is_cut_short(error: BaseException) -> bool:
 
 
 def _has_prices(request: RunStep) -> bool:
+    """Return whether all that the attempt may cost is what its models do, and their prices are known."""
     step = request.step
-    named = [step.model]
-    if step.speculate is not None:
-        named += [step.speculate.draft, step.speculate.judge]
-    if step.verify is not None:
-        named.append(step.verify.model)
+    if request.role == "replan":
+        named = [step.replan.model if step.replan is not None else None]
+    elif step.tool is not None:
+        return False  # a tool that says nothing costs what it declares
+    else:
+        named = [step.model]
+        if step.speculate is not None:
+            named += [step.speculate.draft, step.speculate.judge]
+        if step.verify is not None:
+            named.append(step.verify.model)
     known = [request.models[ref] for ref in named if ref is not None and ref in request.models]
     return bool(known) and all(facts.price is not None for facts in known)
