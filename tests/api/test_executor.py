@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from planloom.api.executor import ExecutionResult, Executor, ExecutorConfig, ExecutorStats
+from planloom.api.kept import KeptResults
 from planloom.core.chat import LLMResponse, ModelCall
 from planloom.core.prices import ModelPrice
 from planloom.core.result import Usage
@@ -470,6 +471,21 @@ def test_pieces_come_while_the_model_still_writes() -> None:
     assert rest == "and its end."
 
 
+def test_nothing_is_heard_of_an_answer_that_is_not_good_enough() -> None:
+    config = ExecutorConfig(
+        verification_strategy="validator", validators=({"length": {"min_words": 99}},), refinement_strategy="none"
+    )
+    found = []
+
+    async def main() -> None:
+        async for piece in Executor("scripted://echo", config).stream("A long enough question to come in pieces."):
+            found.append(piece)
+
+    with pytest.raises(VerificationError):
+        asyncio.run(main())
+    assert found == []
+
+
 def test_a_stream_that_breaks_raises_the_models_own_error_and_keeps_nothing() -> None:
     error = ModelError("broke off")
     executor = Executor(ScriptedModel([error, "whole"]))
@@ -574,6 +590,32 @@ def test_what_a_caller_does_with_a_result_changes_nothing_that_is_kept() -> None
     ask(executor).metadata["provider"] = "spoiled"
 
     assert ask(executor).metadata["provider"] == "scripted"
+
+
+def test_what_is_kept_is_handed_out_as_a_copy() -> None:
+    kept = KeptResults()
+
+    async def main() -> ExecutionResult | None:
+        await kept.put("a", ExecutionResult(text="a", metadata={"tools": ["one"]}))
+        found = await kept.get("a")
+        assert found is not None
+        found.metadata["tools"].append("two")
+        return await kept.get("a")
+
+    assert asyncio.run(main()) == ExecutionResult(text="a", metadata={"tools": ["one"]})
+
+
+def test_only_the_results_used_last_are_kept() -> None:
+    kept = KeptResults(size=2)
+
+    async def main() -> list[bool]:
+        for key in ("a", "b"):
+            await kept.put(key, ExecutionResult(text=key))
+        await kept.get("a")
+        await kept.put("c", ExecutionResult(text="c"))
+        return [await kept.get(key) is not None for key in ("a", "b", "c")]
+
+    assert asyncio.run(main()) == [True, False, True]
 
 
 def test_without_the_cache_every_question_is_asked() -> None:

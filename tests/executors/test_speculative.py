@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from planloom.core.chat import LLMResponse, ModelCall
-from planloom.core.commands import RunStep
+from planloom.core.commands import Grant, RunStep
 from planloom.core.events import AttemptFailed, AttemptSucceeded
 from planloom.core.prices import ModelPrice
 from planloom.core.result import Usage
@@ -419,6 +419,18 @@ def test_what_is_streamed_is_the_answer_whoever_gave_it(*, accepted: bool) -> No
     assert "".join(bench.books.streamed) == fact.output
 
 
+def test_a_draft_that_passes_the_grant_is_not_made_and_the_strong_model_answers() -> None:
+    clock = ManualClock()
+    cheap = Timed(clock, "draft", price=ModelPrice(1e6, 1e6))
+    bench = Bench.of(clock, cheap=cheap, strong=Timed(clock, "answer"))
+
+    fact = bench.attempt(step_with("cascade", max_tokens=10), grant=Grant(usd=1.0))
+
+    assert isinstance(fact, AttemptSucceeded)
+    assert (fact.output, cheap.calls) == ("answer", [])
+    assert "max_total_cost_usd" in told(fact)["fallback_reason"]
+
+
 # --- hedged -----------------------------------------------------------------------------------
 
 
@@ -679,6 +691,31 @@ def test_drafting_stops_when_it_does_not_pay_and_is_tried_again_now_and_then() -
     assert reasons[1] == "of its drafts 0.33 were of use, and drafting pays from 0.50 on"
     assert len(cheap.calls) == 2
     assert reasons[PROBE_EVERY] == reasons[0]
+
+
+@pytest.mark.parametrize("policy", ["cascade", "hedged", "predicted"])
+def test_a_draft_that_keeps_failing_is_given_up(policy: str) -> None:
+    clock = ManualClock()
+    cheap = Timed(clock, ModelError("overloaded"), takes_s=0.9)
+    bench = Bench.of(clock, cheap=cheap, strong=Timed(clock, "answer", predicts=True))
+
+    for _ in range(PROBE_EVERY):
+        bench.attempt(step_with(policy, latency_weight=0.9))
+
+    assert len(cheap.calls) < 5
+
+
+def test_predictions_stop_where_hardly_any_of_them_fits() -> None:
+    clock = ManualClock()
+    cheap = Timed(clock, "draft", takes_s=0.5, tokens=(10, 10))
+    strong = Timed(clock, "answer", tokens=(10, 10), predicts=True, said={"accepted_prediction_tokens": 1})
+    bench = Bench.of(clock, cheap=cheap, strong=strong)
+
+    reasons = [told(bench.attempt(step_with("predicted")))["fallback_reason"] for _ in range(2)]
+
+    # One token of ten: the mean is 1.1 / 3, and the draft takes .45 of what the strong model alone would.
+    assert reasons == [None, "of its drafts 0.37 were of use, and drafting pays from 0.45 on"]
+    assert len(cheap.calls) == 1
 
 
 def test_money_alone_decides_where_time_does_not_count() -> None:

@@ -161,7 +161,8 @@ class Door:
             return None
         self.stats = self.stats.with_hit()
         # Nothing was asked this time.
-        return kept.copy(
+        return replace(
+            kept,
             usage=Usage(),
             cost_usd=0.0,
             draft_latency_ms=None,

@@ -156,9 +156,9 @@ class ExecutionResult:
         except (KeyError, TypeError) as error:
             raise ConfigError(f"this is no ExecutionResult: {error}", remedy="give what to_dict returned") from error
 
-    def copy(self, **changes: Any) -> ExecutionResult:
+    def copy(self) -> ExecutionResult:
         """Return a copy that shares nothing that can change."""
-        return replace(ExecutionResult.from_dict(self.to_dict()), **changes)
+        return ExecutionResult.from_dict(self.to_dict())
 
 
 def _counts(usage: Usage) -> dict[str, int]:

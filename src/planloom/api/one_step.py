@@ -2,7 +2,7 @@
 
 Rule 1: what is asked goes in as an input and is referred to: no text of a caller is ever read as a reference.
 Rule 2: a failed run raises what its model raised, the very same object where there is one.
-Rule 3: models belong to whoever made them: running a step closes none of them.
+Rule 3: models belong to whoever made them: an engine closes none that it is given.
 """
 
 from __future__ import annotations
@@ -106,9 +106,6 @@ class Watched(LLM):
         except Exception as error:
             self._seen.errors.append(error)
             raise
-
-    async def close(self) -> None:
-        """Do nothing: whoever made the model closes it."""
 
     def _told(self, call: ModelCall) -> ModelCall:
         return replace(

@@ -203,10 +203,10 @@ class _Attempt:
             draft = await _closed(self.inner.execute(replace(self.request, role="draft"), self.draft))
         finally:
             self.seconds["draft"] = self.context.clock.now() - began_at
+            self.known.draft_s.add(self.seconds["draft"])
         if isinstance(draft, Failure):
             self.reason = f"the draft failed: {draft.error}"
             return None
-        self.known.draft_s.add(self.seconds["draft"])
         if not text_of(draft.output).strip():
             self.reason = "the draft is empty"
             return None
@@ -222,10 +222,10 @@ class _Attempt:
             judged = await _closed(self._judged(text_of(draft.output)))
         finally:
             self.seconds["judge"] = self.context.clock.now() - began_at
+            self.known.judge_s.add(self.seconds["judge"])
         if isinstance(judged, Failure):
             self.reason = f"the judge failed: {judged.error}"
             return None
-        self.known.judge_s.add(self.seconds["judge"])
         self.score = score_of(judged.text)
         if self.score is None:
             self.reason = "the judge gave no score"
