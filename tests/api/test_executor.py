@@ -15,6 +15,7 @@ import pytest
 
 from planloom.api.executor import ExecutionResult, Executor, ExecutorConfig, ExecutorStats
 from planloom.api.kept import KeptResults
+from planloom.api.one_step import llm_of
 from planloom.core.chat import LLMResponse, ModelCall
 from planloom.core.prices import ModelPrice
 from planloom.core.result import Usage
@@ -349,7 +350,7 @@ def test_strategy_model_asks_the_model_for_yes_or_no() -> None:
 def test_a_judge_agent_judges_in_the_models_place_by_its_own_rubric_and_threshold() -> None:
     model = ScriptedModel(["def f(): pass"])
     judge_model = ScriptedModel([{"scores": {"style": 0.5}, "critique": "fine", "suggestions": []}])
-    judge = JudgeAgent(_llm(judge_model), JudgeConfig(rubric={"style": 1.0}, threshold=0.5))
+    judge = JudgeAgent(llm_of(judge_model), JudgeConfig(rubric={"style": 1.0}, threshold=0.5))
 
     result = ask(Executor(model, ExecutorConfig(verification_strategy="judge"), judge_agent=judge))
 
@@ -360,7 +361,7 @@ def test_a_judge_agent_judges_in_the_models_place_by_its_own_rubric_and_threshol
 
 def test_a_judge_agents_budget_holds() -> None:
     judge_model = ScriptedModel([scores(0.9)], repeat_last=True)
-    judge = JudgeAgent(_llm(judge_model), JudgeConfig(max_calls=1))
+    judge = JudgeAgent(llm_of(judge_model), JudgeConfig(max_calls=1))
     executor = Executor(
         "scripted://echo", ExecutorConfig(verification_strategy="judge", cache_results=False), judge_agent=judge
     )
@@ -395,12 +396,6 @@ def test_self_consistency_takes_what_most_samples_say() -> None:
     result = ask(Executor(model, ExecutorConfig(verification_strategy="self_consistency")))
 
     assert (result.text, result.usage.requests) == ("4", 5)
-
-
-def _llm(model: Any) -> LLM:
-    from planloom.api.one_step import llm_of
-
-    return llm_of(model)
 
 
 # --- streaming --------------------------------------------------------------------------------

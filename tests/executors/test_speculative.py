@@ -29,6 +29,7 @@ from planloom.plan.model import Step
 from planloom.plan.policy import Effects, SpeculatePolicy
 from planloom.ports import Model, ModelMetadata
 from planloom.testing.clock import ManualClock
+from planloom.testing.fakes import fake_tool
 from planloom.tools.registry import ToolRegistry
 from tests.executors.attempts import Books
 
@@ -129,7 +130,7 @@ class Bench:
     @classmethod
     def of(cls, clock: ManualClock, **given: Model) -> Bench:
         models = Models(given=given)
-        calls = ToolCalls(ToolRegistry.of(()).frozen(), ThreadPool(1))
+        calls = ToolCalls(ToolRegistry.of([fake_tool("mail")]).frozen(), ThreadPool(1))
         return cls(clock, models, DraftThenCheck(LlmExecutor(models, calls), models), Books(clock))
 
     def request(self, step: Step, **fields: Any) -> RunStep:
@@ -600,14 +601,11 @@ def test_a_step_that_may_call_tools_is_never_drafted() -> None:
         speculate=SpeculatePolicy(draft="cheap", policy="cascade"),
     )
 
-    async def main() -> str:
-        from planloom.executors.speculative import _Attempt
+    fact = bench.attempt(with_tools)
 
-        assert with_tools.speculate is not None
-        attempt = _Attempt(bench.executor, bench.request(with_tools), Books(clock), with_tools.speculate)
-        return f"{attempt.kind}: {attempt.reason}"
-
-    assert asyncio.run(main()) == "plain: the step may call tools, and a draft must not"
+    assert isinstance(fact, AttemptSucceeded)
+    assert (fact.output, cheap.calls) == ("answer", [])
+    assert told(fact)["fallback_reason"] == "the step may call tools, and a draft must not"
 
 
 @pytest.mark.parametrize(
