@@ -142,7 +142,7 @@ def test_a8_three_answers_that_are_no_json_are_a_planning_error() -> None:
 
     assert len(model.calls) == 3
     assert [type(problem) for problem in caught.value.problems] == [PlanSyntaxError]
-    assert "3 answers" in str(caught.value)
+    assert "3 answers; of the last: the answer is no JSON" in str(caught.value)
 
 
 def test_all_problems_of_an_answer_are_told_at_once() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planloom.agents.authority import DEFAULT_MODELS, Authority, Offered, found, offer, tools_in
+from planloom.agents.authority import DEFAULT_MODELS, KINDS, Authority, Offered, found, offer, tools_in
 from planloom.agents.binding import Binding, binding_schema, open_steps
 from planloom.agents.estimate import estimate, rather, said_of, seen_in
 from planloom.agents.optimise import optimise
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from planloom.core.result import RunResult, StepResult
     from planloom.plan.policy import ResourceLimits
     from planloom.ports import Model
-    from planloom.tools.definition import ToolDefinition
 
 PlanSource = Plan | Mapping[str, Any] | Path | str
 ReadPlan = Callable[[str], Plan]
@@ -73,9 +72,10 @@ async def ask_for_plan(ask: Asker, llm: LLM, call: ModelCall, read: ReadPlan, *,
         except PlanError as error:
             problems = error.problems
         messages = asked_again(call.messages, answer.text, problems)
-    told = "\n".join(f"- {problem.message}" for problem in problems)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    answers = f"{max_attempts} answer{'s' * (max_attempts != 1)}"
     raise PlanningError(
-        f"{llm.uri} wrote no plan that holds in {max_attempts} answer{'s' * (max_attempts != 1)}; of the last:\n{told}",
+        f"{llm.uri} wrote no plan that holds in {answers}; of the last: {problems[0].message}{more}",
         remedy="say more precisely what is wanted, see that the tools for it are there, or ask a stronger model",
         problems=problems,
         attempts=max_attempts,
@@ -127,6 +127,7 @@ class LargePlanner:
     Attributes:
         usage, cost_usd: Tokens and US dollars of the last call that ended; a cost is None where no price is known.
         total_usage, total_cost_usd: Of all calls so far.
+        offered: Names of the tools that the model was told of last.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class LargePlanner:
         max_tools: int = 10,
         max_tokens: int = 4096,
         max_steps: int = 100,
-        models: Iterable[str] | Mapping[str, ModelFacts] = DEFAULT_MODELS,
+        models: Iterable[str] | Mapping[str, ModelFacts | None] = DEFAULT_MODELS,
         price: ModelPrice | None = None,
         past: Iterable[RunResult | StepResult] = (),
         ask: Asker = ask_plainly,
@@ -156,11 +157,13 @@ class LargePlanner:
         self.usage, self.total_usage = Usage(), Usage()
         self.cost_usd: float | None = 0.0
         self.total_cost_usd: float | None = 0.0
+        self.offered: tuple[str, ...] = ()
         self._named = model
         self._provider = provider
         self._llm: LLM | None = None
         self._models = frozenset(models)
-        self._facts = dict(models) if isinstance(models, Mapping) else {}
+        told = models if isinstance(models, Mapping) else {}
+        self._facts = {name: facts for name, facts in told.items() if facts is not None}
         self._price = price
         self._seen = seen_in(past)
         self._ask = ask
@@ -325,6 +328,7 @@ class LargePlanner:
     def _authority(self, offered: Offered, given: Mapping[str, Any] | None, limits: ResourceLimits | None) -> Authority:
         return Authority(
             offered=offered,
+            kinds=KINDS if self._models else KINDS - {"model"},
             models=self._models,
             max_steps=self.max_steps,
             inputs=None if given is None else {name: type_of(value) for name, value in given.items()},
@@ -335,10 +339,11 @@ class LargePlanner:
         return ModelCall(messages=messages, max_tokens=self.max_tokens, temperature=self.temperature, output=schema)
 
     async def _planned(
-        self, call: ModelCall, read: ReadPlan, tools: Iterable[ToolDefinition], *, instead_of: Plan | None = None
+        self, call: ModelCall, read: ReadPlan, offered: Offered, *, instead_of: Plan | None = None
     ) -> Plan:
         """Return the plan that the model writes, with what it cost and what a run of it is expected to."""
         llm = self.llm
+        self.offered = tuple(offered.names())
         tally = _Tally(self._ask, self._price or llm.metadata.price)
         try:
             plan = await ask_for_plan(tally, llm, call, read, max_attempts=self.max_attempts)
@@ -347,7 +352,7 @@ class LargePlanner:
             self.total_usage += tally.usage
             self.total_cost_usd = _sum(self.total_cost_usd, tally.cost_usd)
         before = 0.0 if instead_of is None or instead_of.cost is None else instead_of.cost
-        expected = estimate(plan, rather(self._seen, said_of(tools)), self._facts)
+        expected = estimate(plan, rather(self._seen, said_of(offered)), self._facts)
         return replace(
             plan,
             cost=_sum(before, tally.cost_usd),

@@ -29,6 +29,7 @@ _COMMANDS = {
         "check",
         "Say everything that is wrong with a plan, and where.",
     ),
+    "plan": ("planloom.cli.planning", "plan", "Have a model write a plan for a task in words."),
     "graph": ("planloom.cli.plan", "graph", "Draw a plan, or how a run of it stands."),
     "show": ("planloom.cli.show", "show", "Show how a run stands or ended, from the record alone."),
     "list": ("planloom.cli.show", "list_runs", "List runs, newest first."),
