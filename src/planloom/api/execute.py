@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from planloom import blocking
+from planloom.agents.small import SmallModelWorker
 from planloom.core.result import RunResult, RunStatus
 from planloom.errors import (
     ConfigError,
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
     from planloom.ports import Journal, Model
     from planloom.runtime.engine import PlanSource
     from planloom.runtime.run import Run
+    from planloom.tools.registry import ToolRegistry
 
 
 async def execute_plan(
     plan: PlanSource,
-    worker: None = None,
+    worker: SmallModelWorker | None = None,
     context: Mapping[str, Any] | None = None,
     limits: ResourceLimits | None = None,
     track_cost: bool = True,
@@ -45,7 +47,7 @@ async def execute_plan(
 
     Args:
         plan: A `Plan`, a dict in any of the forms, the path of a plan file, or its text.
-        worker: What does the steps that need a model; None: tools run directly.
+        worker: Does steps that ask the default model, and tools that are only described; None: tools run directly.
         context: The plan's inputs.
         limits: In place of the plan's own.
         track_cost: False: no costs in the result.
@@ -66,7 +68,7 @@ async def execute_plan(
         ToolExecutionError, ResourceLimitError, PlanTimeoutError: See above; `.partial` holds the whole dict.
     """
     if worker is not None:
-        raise ConfigError("steps by a worker are not installed here", remedy="leave `worker` out: tools run directly")
+        tools, models = _of_worker(worker, tools), {"default": worker.llm, **(models or {})}
     for name, value in (("on_error", on_error), ("on_limit", on_limit)):
         if value not in ("raise", "return"):
             raise ConfigError(f"{name}={value!r} is not known", remedy='use "raise" or "return"')
@@ -88,6 +90,12 @@ def run_plan(plan: PlanSource, **options: Any) -> dict[str, Any]:
         ConfigError: Called where an event loop runs already: await `execute_plan` there.
     """
     return blocking.run(execute_plan(plan, **options))
+
+
+def _of_worker(worker: SmallModelWorker, tools: Any) -> ToolRegistry:
+    if not isinstance(worker, SmallModelWorker):
+        raise ConfigError(f"a {type(worker).__name__} is no worker", remedy="give a SmallModelWorker, or leave it out")
+    return worker.registry(tools)
 
 
 async def _known(engine: Engine, run_id: str | None, plan: PlanSource, context: Mapping[str, Any] | None) -> Run | None:
