@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from planloom import Engine, ToolRegistry
+from planloom.agents.estimate import estimate, said_of, seen_in
 from planloom.agents.planner import LargePlanner
 from planloom.agents.planning_prompt import EXAMPLE, EXAMPLE_TOOLS, STEP_FIELDS, planning_schema
 from planloom.core.asking import PER_MESSAGE, RE_ASK_TOKENS
 from planloom.core.chat import LLMResponse, Message, ModelCall
 from planloom.core.prices import ModelFacts, ModelPrice
-from planloom.core.result import StepResult, StepStatus, Usage
+from planloom.core.result import RunResult, StepResult, StepStatus, Usage
 from planloom.errors import (
     ConfigError,
     CycleError,
@@ -459,6 +460,33 @@ def test_estimates_are_unknown_where_one_step_is_and_past_runs_come_first() -> N
     assert (unknown.estimated_cost, unknown.estimated_latency_ms) == (None, None)
     assert (known.estimated_cost, known.estimated_latency_ms) == (pytest.approx(0.6), 4_000)
     assert priced.estimated_cost == pytest.approx(0.31)
+
+
+def test_past_runs_of_maps_count_item_by_item_and_failed_steps_not_at_all() -> None:
+    tools = [fake_tool("t.half", lambda n: 1 / n, cost_per_call=0.25)]
+    step = {"id": "a", "tool": "t.half", "for_each": [1, 2, 0], "with": {"n": "${{ item }}"}}
+    plan = {"planloom": 1, "steps": [step | {"on_item_error": "collect"}]}
+
+    async def main() -> RunResult:
+        async with Engine(tools=tools) as engine:
+            return await engine.run(plan)
+
+    seen = seen_in([asyncio.run(main())])
+
+    assert seen.keys() == {("tool", "t.half")}
+    assert seen["tool", "t.half"].cost_usd == 0.25
+
+
+def test_estimates_reach_into_sub_plans_and_waits() -> None:
+    inner = {"planloom": 1, "steps": [EXTRACT | {"with": {"text": "x"}}, {"id": "w", "wait": 2, "needs": ["extract"]}]}
+    plan = load_plan({"planloom": 1, "steps": [{"id": "sub", "plan": inner}, {"id": "ask", "approve": "?"}]})
+    said = said_of(ToolCatalog(receipt_tools()))
+
+    found = estimate(plan, said)
+    inside = estimate(load_plan(inner), said)
+
+    assert (inside.cost_usd, inside.latency_ms) == (0.01, 2_200)
+    assert (found.cost_usd, found.latency_ms) == (0.01, None)
 
 
 def test_estimates_of_maps_count_their_items_where_these_are_known() -> None:
