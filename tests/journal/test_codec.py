@@ -19,6 +19,7 @@ from planloom.core.events import (
     StepExpanded,
     ToolFacts,
 )
+from planloom.core.prices import ModelFacts, ModelPrice
 from planloom.core.result import RunStatus, SkipReason, StepStatus, Usage
 from planloom.errors import JournalFormatError, OutputError
 from planloom.journal.blobs import INLINE_LIMIT_BYTES, intact
@@ -37,7 +38,26 @@ values = st.recursive(
 objects = st.dictionaries(st.text(max_size=8), values, max_size=4)
 names = st.lists(st.text(max_size=8), max_size=3).map(tuple)
 counts = st.integers(0, 2**40)
-usages = st.builds(Usage, counts, counts, counts)
+usages = st.builds(Usage, counts, counts, counts, counts, counts, counts)
+prices = st.builds(
+    ModelPrice,
+    numbers,
+    numbers,
+    st.none() | numbers,
+    st.none() | numbers,
+    st.lists(st.tuples(counts, numbers, numbers), max_size=2).map(tuple),
+    numbers,
+    st.text(max_size=8),
+)
+models = st.builds(
+    ModelFacts,
+    st.text(max_size=8),
+    st.text(max_size=8),
+    st.text(max_size=8),
+    st.none() | prices,
+    counts,
+    st.none() | counts,
+)
 tools = st.builds(
     ToolFacts,
     st.text(max_size=8),
@@ -72,6 +92,7 @@ BY_ANNOTATION: dict[str, st.SearchStrategy[Any]] = {
     "tuple[str, ...] | None": st.none() | names,
     "Usage | None": st.none() | usages,
     "dict[str, ToolFacts]": st.dictionaries(st.text(max_size=8), tools, max_size=3),
+    "dict[str, ModelFacts]": st.dictionaries(st.text(max_size=8), models, max_size=3),
     "ResourceLimits | None": st.none() | limits,
     "Plan": plans,
     "FailureKind": st.sampled_from(FailureKind),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from planloom.core.commands import NO_LIMIT, Grant
 from planloom.core.events import ToolFacts
 from planloom.core.result import Usage
 from planloom.plan.policy import ResourceLimits
@@ -24,6 +25,8 @@ class Claim:
         memory_mb, cpu_percent: What it declares to take while it runs.
         names: Named limits it counts against while it runs.
         slot: False for what no executor does: it is not counted as under way.
+        metered: True for what is granted its share and told how much that is; then `spare_calls`, `spare_usd` and
+            `spare_tokens` are what it could use beyond its needs, and it is granted what is left of that.
     """
 
     calls: int = 0
@@ -33,6 +36,10 @@ class Claim:
     cpu_percent: float = 0.0
     names: tuple[str, ...] = ()
     slot: bool = True
+    metered: bool = False
+    spare_calls: int = 0
+    spare_usd: float = 0.0
+    spare_tokens: int = 0
 
 
 NO_CLAIM = Claim()
@@ -111,21 +118,55 @@ class Budget:
     def let_go(self, claim: Claim) -> None:
         self._reserve(claim, -1)
 
-    def take(self, claim: Claim) -> None:
+    def take(self, claim: Claim) -> Grant:
+        """Reserve what an attempt needs, and for what is metered what it might; return what it may use."""
         self.running += 1
         if self.running > self.peak:
             self.peak = self.running
         self._reserved_calls += claim.calls
         if claim is not ONE_CALL:
             self._reserve(claim, 1)
+        return self._granted(claim) if claim.metered else NO_LIMIT
 
-    def settle(self, claim: Claim, *, cost_usd: float | None, usage: Usage | None) -> None:
+    def _granted(self, claim: Claim) -> Grant:
+        limits = self.limits
+        if limits is None:
+            return NO_LIMIT
+        usd = tokens = calls = None
+        if limits.max_total_cost_usd is not None:
+            left_usd = limits.max_total_cost_usd - self.cost_usd - self._reserved_cost
+            more_usd = max(0.0, min(claim.spare_usd, left_usd))
+            self._reserved_cost += more_usd
+            usd = claim.cost_usd + more_usd
+        if limits.max_total_tokens is not None:
+            left_tokens = limits.max_total_tokens - self.usage.total_tokens - self._reserved_tokens
+            more_tokens = max(0, min(claim.spare_tokens, left_tokens))
+            self._reserved_tokens += more_tokens
+            tokens = claim.tokens + more_tokens
+        if limits.max_tool_calls is not None:
+            calls = max(0, min(claim.spare_calls, limits.max_tool_calls - self.calls - self._reserved_calls))
+            self._reserved_calls += calls
+        return Grant(usd, tokens, calls)
+
+    def settle(
+        self,
+        claim: Claim,
+        *,
+        cost_usd: float | None,
+        usage: Usage | None,
+        grant: Grant = NO_LIMIT,
+        tool_calls: int = 0,
+    ) -> None:
         """Give back what was reserved, book what was used; a cost nobody knows is booked as the estimate."""
         self.running -= 1
         self._reserved_calls -= claim.calls
-        self.calls += claim.calls
+        self.calls += claim.calls + tool_calls
         if claim is not ONE_CALL:
             self._reserve(claim, -1)
+            if grant is not NO_LIMIT:
+                self._reserved_cost -= (grant.usd or claim.cost_usd) - claim.cost_usd
+                self._reserved_tokens -= (grant.tokens or claim.tokens) - claim.tokens
+                self._reserved_calls -= grant.calls or 0
         elif cost_usd is None and usage is None:
             return
         self.cost_usd += cost_usd if cost_usd is not None else claim.cost_usd

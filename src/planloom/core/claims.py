@@ -12,21 +12,25 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planloom.core.budget import FREE, NO_CLAIM, Claim, tool_claim
+from planloom.core.needs import model_claim
+from planloom.core.outputs import CANNOT_RESOLVE
 
 if TYPE_CHECKING:
     from planloom.core.budget import Budget
-    from planloom.core.events import ToolFacts
+    from planloom.core.events import RunStarted, ToolFacts
+    from planloom.core.prices import ModelFacts
     from planloom.core.state import Node, ScopeState
 
 
 class Claims:
     """The claims of one run's steps."""
 
-    def __init__(self, tools: dict[str, ToolFacts], budget: Budget) -> None:
-        self._facts = tools
+    def __init__(self, started: RunStarted, budget: Budget) -> None:
+        self._facts: dict[str, ToolFacts] = started.tools
+        self._models: dict[str, ModelFacts] = started.models
         self._tools: dict[str, Claim] = {}
         self._budget = budget
-        self._tokens: dict[int, Claim] = {}
+        self._asking: dict[tuple[float, ...], Claim] = {}
         self._named: dict[tuple[Claim, tuple[str, ...]], Claim] = {}
 
     def open(self, scope: ScopeState) -> None:
@@ -44,13 +48,32 @@ class Claims:
         if is_map or not entry.is_leaf:
             claim = FREE
         elif step.model is not None or step.agent is not None:
-            tokens = step.max_tokens or 1  # one at least: with none left, no model is asked
-            claim = self._tokens.setdefault(tokens, Claim(tokens=tokens))
+            claim = self._of_asking(node)
         else:
             claim = NO_CLAIM if step.tool is None else self._of_tool(step.tool)
         if step.concurrency is None and step.mode == "parallel" and step.max_parallel is None:
             return claim
         return self._with_names(claim, self._names(node, is_map=is_map))
+
+    def _of_asking(self, node: Node) -> Claim:
+        step = node.entry.step
+        if step.model is None or step.model not in self._models:
+            tokens = step.max_tokens or 1  # one at least: with none left, no model is asked
+            return self._same(Claim(tokens=tokens))
+        limits = self._budget.limits
+        if limits is None:
+            return NO_CLAIM
+        if limits.max_total_cost_usd is None and limits.max_total_tokens is None and not step.tools:
+            return NO_CLAIM
+        try:
+            args = node.entry.args.resolve(node.view)
+        except CANNOT_RESOLVE:
+            return NO_CLAIM  # it fails before it starts
+        return self._same(model_claim(step, args, self._models, self._facts))
+
+    def _same(self, claim: Claim) -> Claim:
+        numbers = (claim.cost_usd, claim.tokens, claim.spare_calls, claim.spare_usd, claim.spare_tokens, claim.metered)
+        return self._asking.setdefault(numbers, claim)
 
     def _of_tool(self, tool: str) -> Claim:
         known = self._tools.get(tool)

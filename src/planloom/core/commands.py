@@ -7,6 +7,8 @@ Rule 2: carrying out the same command twice is harmless for the run; the heart r
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.result import RunStatus
@@ -16,8 +18,6 @@ from planloom.plan.policy import Effects
 if TYPE_CHECKING:
     from planloom.core.prices import ModelFacts
     from planloom.plan.model import Step
-
-_NO_MODELS: Mapping[str, ModelFacts] = {}
 
 
 @frozen
@@ -62,7 +62,7 @@ class RunStep:
     deadline_at: float | None = None
     allow: tuple[frozenset[str], ...] = ()
     grant: Grant = NO_LIMIT
-    models: Mapping[str, ModelFacts] = _NO_MODELS  # noqa: RUF009 - never changed
+    models: Mapping[str, ModelFacts] = field(default_factory=dict)
     role: str = ""
 
 

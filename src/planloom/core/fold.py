@@ -7,7 +7,7 @@ event.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from planloom.core.budget import NO_CLAIM, ONE_CALL, Budget
@@ -17,9 +17,11 @@ from planloom.core.events import (
     ApprovalRequested,
     AttemptFailed,
     AttemptSucceeded,
+    AttemptWaiting,
     CancelRequested,
     Event,
     OutcomeUnknown,
+    OutputStreamed,
     ResultRefused,
     RetryScheduled,
     RunFinished,
@@ -37,6 +39,7 @@ from planloom.core.events import (
     WaitStarted,
     WentOn,
 )
+from planloom.core.prices import ModelFacts
 from planloom.core.ready import ReadySteps
 from planloom.core.result import FOR_A_PERSON, RunStatus, SkipReason, StepStatus, Usage
 from planloom.core.state import Node, ScopeState
@@ -76,6 +79,7 @@ class RunState:
         self.started: RunStarted | None = None
         self.finished: RunFinished | None = None
         self.reused: dict[str, Any] = {}
+        self.models: dict[str, ModelFacts] = {}
         self._effects: dict[str | None, Effects] = {}
         self.root: ScopeState
         self.budget: Budget
@@ -108,11 +112,12 @@ class RunState:
 
     def _run_started(self, event: RunStarted) -> None:
         self.started = event
+        self.models = event.models
         self.reused = event.reused
         self.segment_at = event.at
         plan = event.plan
         self.budget = Budget(event.limits, parallel=event.parallel)
-        self.claims = Claims(event.tools, self.budget)
+        self.claims = Claims(event, self.budget)
         allow = () if event.allow is None else (frozenset(event.allow),)
         self.root = ScopeState(self.run_id, compile_plan(plan), event.inputs, allow=allow)
         self._open(self.root, ())
@@ -132,8 +137,11 @@ class RunState:
                     self.timers[node.key] = node.deadline_at
         self.segment_at = event.at
         for node in list(self.running.values()):
-            # What the lost attempt used is unknown, so its estimate counts as used.
-            self._slot_back(node, None, None)
+            # What the lost attempt used is unknown, so all that was set aside for it counts as used.
+            grant = node.grant
+            lost = None if not grant.tokens else Usage(input_tokens=grant.tokens, estimated_tokens=grant.tokens)
+            self._slot_back(node, grant.usd, lost, grant.calls or 0)
+            node.waiting = node.due_at = None
             if self.effects(node) is not Effects.ONCE:
                 node.move(StepStatus.READY)
                 self.ready.push(node, node.claim or NO_CLAIM)
@@ -180,11 +188,14 @@ class RunState:
         if step.agent is not None or step.task is not None:
             return Effects.ONCE
         if step.tool is None:
-            return Effects.NONE
+            return strictest(self._effects_of(name) for name in step.tools or ())
+        return self._effects_of(step.tool)
+
+    def _effects_of(self, tool: str) -> Effects:
         assert self.started is not None
-        facts = self.started.tools.get(step.tool)
+        facts = self.started.tools.get(tool)
         found = facts.effects or Effects.ONCE if facts is not None else Effects.ONCE
-        self._effects[step.tool] = found
+        self._effects[tool] = found
         return found
 
     def _open(self, scope: ScopeState, turn: tuple[int, ...]) -> None:
@@ -232,12 +243,14 @@ class RunState:
         step = node.entry.step
         if step.timeout_seconds is not None and node.deadline_at is None:
             node.deadline_at = event.at + step.timeout_seconds
-        self.budget.take(node.claim)
+        node.grant = self.budget.take(node.claim)
         self.running[event.step] = node
 
     def _attempt_succeeded(self, event: AttemptSucceeded) -> None:
         node = self._attempt_ended(event)
         node.output = event.output
+        if event.metadata is not None:
+            node.metadata = event.metadata
         node.ended_at = event.at
         node.move(StepStatus.COMPLETED)
         self._ended(node)
@@ -250,16 +263,25 @@ class RunState:
 
     def _attempt_ended(self, event: AttemptSucceeded | AttemptFailed) -> Node:
         node = self.nodes[event.step]
-        self._slot_back(node, event.cost_usd, event.usage)
+        self._slot_back(node, event.cost_usd, event.usage, event.tool_calls)
+        if node.waiting is not None:
+            node.waiting = node.due_at = None
         busy_s = event.at - event.started_at
         node.busy_s += busy_s
         self.busy_s += busy_s
         return node
 
-    def _slot_back(self, node: Node, cost_usd: float | None, usage: Usage | None) -> None:
+    def _output_streamed(self, event: OutputStreamed) -> None:
+        pass  # for whoever follows the run; the whole comes with the attempt's end
+
+    def _attempt_waiting(self, event: AttemptWaiting) -> None:
+        node = self.nodes[event.step]
+        node.waiting, node.due_at = event.reason, event.until
+
+    def _slot_back(self, node: Node, cost_usd: float | None, usage: Usage | None, tool_calls: int) -> None:
         del self.running[node.key]
         claim = node.claim or NO_CLAIM
-        self.budget.settle(claim, cost_usd=cost_usd, usage=usage)
+        self.budget.settle(claim, cost_usd=cost_usd, usage=usage, grant=node.grant, tool_calls=tool_calls)
         if claim is ONE_CALL and cost_usd is None and usage is None:
             return
         if cost_usd is not None or claim.cost_usd:
@@ -531,6 +553,12 @@ def _own_s(node: Node) -> float:
     return node.ended_at - node.started_at
 
 
+def strictest(effects: Iterable[Effects]) -> Effects:
+    """Return the effects of doing all of these; `none` of nothing."""
+    found = set(effects)
+    return next((one for one in (Effects.ONCE, Effects.IDEMPOTENT) if one in found), Effects.NONE)
+
+
 def failure_of(node: Node) -> OnError:
     """Return what the failure of this node means: items always fail, their `for_each` step decides further."""
     return OnError.FAIL if node.parent is not None else node.step.on_error
@@ -545,6 +573,8 @@ APPLY: dict[type[Any], Callable[[RunState, Any], None]] = {
     StepDispatched: RunState._step_dispatched,
     AttemptSucceeded: RunState._attempt_succeeded,
     AttemptFailed: RunState._attempt_failed,
+    OutputStreamed: RunState._output_streamed,
+    AttemptWaiting: RunState._attempt_waiting,
     RetryScheduled: RunState._retry_scheduled,
     WaitStarted: RunState._wait_started,
     WentOn: RunState._went_on,

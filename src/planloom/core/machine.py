@@ -20,10 +20,12 @@ from planloom.core.events import (
     ApprovalRequested,
     AttemptFailed,
     AttemptSucceeded,
+    AttemptWaiting,
     CancelRequested,
     Event,
     Fact,
     OutcomeUnknown,
+    OutputStreamed,
     ResultRefused,
     RetryScheduled,
     RunFinished,
@@ -116,6 +118,8 @@ class RunMachine:
         if state.finished is not None:
             return NOTHING
         if not isinstance(fact, (AttemptSucceeded, AttemptFailed)):
+            if isinstance(fact, (OutputStreamed, AttemptWaiting)):
+                return self._noted(fact)
             return self._handle_other(fact)
         if fact.step not in state.nodes:
             return NOTHING
@@ -132,6 +136,16 @@ class RunMachine:
             self._attempt_failed(node, fact)
         # A success needs no answer of its own: what follows from it is derived in fold.py and decided below.
         self._decide()
+        return self._turn()
+
+    def _noted(self, fact: OutputStreamed | AttemptWaiting) -> Turn:
+        """Take note of what an attempt under way says of itself; nothing follows from it."""
+        node = self.state.running.get(fact.step)
+        if node is None or node.attempt != fact.attempt or node.epoch != fact.epoch:
+            return NOTHING
+        self._begin_turn(fact.at)
+        self._cause = node.seq
+        self._record(fact)
         return self._turn()
 
     def _handle_other(self, fact: _OtherFact) -> Turn:
@@ -261,7 +275,7 @@ class RunMachine:
             status = StepStatus.TIMED_OUT
         elif fact.kind is FailureKind.CANCELLED and self._stopping(node):
             status = StepStatus.CANCELLED
-        self._fail(node, status, fact.kind, fact.error)
+        self._fail(node, status, fact.kind, fact.error, limits=fact.limits)
 
     def _stopping(self, node: Node) -> bool:
         """Return True when nothing new may be tried for this step; clean-up steps go on after a failure."""
@@ -270,13 +284,18 @@ class RunMachine:
         scope = node.scope
         return scope.stopping and not (scope.cleans_up and node.entry.join is JoinRule.ALWAYS)
 
-    def _fail(self, node: Node, status: StepStatus, kind: FailureKind, error: str) -> None:
+    def _fail(
+        self, node: Node, status: StepStatus, kind: FailureKind, error: str, *, limits: tuple[str, ...] = ()
+    ) -> None:
+        """End a step that no attempt is left for; with `limits`, the run is at them and stops."""
         on_error = failure_of(node)
         if on_error is OnError.SKIP and status is not StepStatus.CANCELLED:
             self._record(StepSkipped(node.key, SkipReason.ON_ERROR_SKIP, self._now, error))
-            return
-        self._record(StepFailed(node.key, status, kind, error, self._now))
+        else:
+            self._record(StepFailed(node.key, status, kind, error, self._now))
         state = self.state
+        if limits and state.stopping is None:
+            self._record(RunStopping(RunStatus.LIMIT_EXCEEDED, self._now, node.key, limits))
         if state.root.failures and state.root.graph.plan.fail_fast and state.stopping is None:
             self._record(RunStopping(RunStatus.FAILED, self._now, node.key))
 
@@ -401,6 +420,8 @@ class RunMachine:
                 key,
                 deadline_at,
                 node.scope.allow,
+                node.grant,
+                state.models,
             )
         )
 

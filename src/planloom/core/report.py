@@ -88,6 +88,7 @@ def _step(node: Node, *, track_cost: bool) -> StepResult:
         width=len(node.children) if node.children is not None else None,
         errors=node.errors,
         waiting=node.waiting,
+        metadata=node.metadata,
         parts=parts,
     )
 

@@ -7,7 +7,9 @@ from zlib import crc32
 from planloom.core.events import AttemptFailed
 from planloom.plan.policy import Effects, FailureKind, RetryPolicy
 
-NEVER = frozenset({FailureKind.INPUT, FailureKind.NOT_ALLOWED, FailureKind.REFUSED, FailureKind.CANCELLED})
+NEVER = frozenset(
+    {FailureKind.INPUT, FailureKind.NOT_ALLOWED, FailureKind.REFUSED, FailureKind.CANCELLED, FailureKind.LIMIT}
+)
 """Kinds of failure that another attempt cannot mend."""
 
 

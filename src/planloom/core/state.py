@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from planloom.core.commands import NO_LIMIT, Grant
 from planloom.core.result import ENDED, SkipReason, StepStatus, Usage
 from planloom.errors import MissingValueError
 from planloom.plan.policy import FailureKind, OnError
@@ -30,8 +31,8 @@ TRANSITIONS: dict[StepStatus, frozenset[StepStatus]] = {
 }
 """Status → where it may go. `pending → completed` is a reused step; `running → ready` a retry or a resume."""
 
-WAITS = ("retry", "timer", "approval", "unknown")
-"""What a step may wait for besides its attempt: `Node.waiting`."""
+WAITS = ("retry", "timer", "rate", "approval", "unknown")
+"""What a step may wait for besides its attempt, or, "rate", in the middle of it: `Node.waiting`."""
 
 
 class Node:
@@ -56,6 +57,7 @@ class Node:
     broken: str | None = None
     stopping = False
     claim: Claim | None = None
+    grant: Grant = NO_LIMIT
     failures = 0
     error: str | None = None
     error_kind: FailureKind | None = None
@@ -69,6 +71,7 @@ class Node:
     ended_at: float | None = None
     cost_usd: float | None = None
     usage: Usage | None = None
+    metadata: dict[str, Any] | None = None
     children: list[Node] | None = None
     inner: ScopeState | None = None
     left = 0
