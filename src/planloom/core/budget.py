@@ -173,6 +173,19 @@ class Budget:
         if usage is not None:
             self.usage += usage
 
+    def end_ahead(self) -> None:
+        """Give back the slot of an attempt that ran ahead; what was set aside for it stays so until it is settled."""
+        self.running -= 1
+
+    def settle_ahead(self, claim: Claim, *, cost_usd: float, usage: Usage | None, calls: int) -> None:
+        """Give back what was set aside for it, and book what it used: nothing, if the step's own attempt will."""
+        self._reserved_calls -= claim.calls
+        self._reserve(claim, -1)
+        self.calls += calls
+        self.cost_usd += cost_usd
+        if usage is not None:
+            self.usage += usage
+
     def _reserve(self, claim: Claim, sign: int) -> None:
         self._reserved_cost += sign * claim.cost_usd
         self._reserved_tokens += sign * claim.tokens

@@ -9,11 +9,12 @@ Rule 3: a container holds what it names from its begin to its end; of a `for_eac
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from planloom.core.budget import FREE, NO_CLAIM, Claim, tool_claim
 from planloom.core.needs import model_claim
 from planloom.core.outputs import CANNOT_RESOLVE
+from planloom.core.replanning import asked_with, plan_claim
 
 if TYPE_CHECKING:
     from planloom.core.budget import Budget
@@ -26,6 +27,7 @@ class Claims:
     """The claims of one run's steps."""
 
     def __init__(self, started: RunStarted, budget: Budget) -> None:
+        self._started = started
         self._facts: dict[str, ToolFacts] = started.tools
         self._models: dict[str, ModelFacts] = started.models
         self._tools: dict[str, Claim] = {}
@@ -55,6 +57,23 @@ class Claims:
             return claim
         return self._with_names(claim, self._names(node, is_map=is_map))
 
+    def of_replanning(self, node: Node) -> Claim:
+        """Return what asking for a plan in place of this step takes; it holds what the step names."""
+        policy, limits = node.step.replan, self._budget.limits
+        claim = NO_CLAIM
+        if policy is not None and limits is not None:
+            try:
+                args = asked_with(node, self._started)
+            except CANNOT_RESOLVE:
+                pass  # it fails before it starts
+            else:
+                claim = self._same(plan_claim(args, self._models.get(policy.model), self._facts))
+        return self._with_names(claim, self._names(node, is_map=False))
+
+    def of_container(self, node: Node) -> Claim:
+        """Return what a step takes that another plan does the job of."""
+        return self._with_names(FREE, self._names(node, is_map=False))
+
     def _of_asking(self, node: Node) -> Claim:
         step = node.entry.step
         if step.model is None or step.model not in self._models:
@@ -70,6 +89,25 @@ class Claims:
         except CANNOT_RESOLVE:
             return NO_CLAIM  # it fails before it starts
         return self._same(model_claim(step, args, self._models, self._facts))
+
+    def of_ahead(self, node: Node, args: dict[str, Any], role: str) -> Claim:
+        """Return what an attempt ahead of its time takes: all it could use, for there is no asking again.
+
+        Args:
+            role: "ahead", or "draft": another model is asked the same, once.
+        """
+        step, limits = node.entry.step, self._budget.limits
+        if step.tool is not None:
+            tool = self._of_tool(step.tool)
+            return Claim(calls=tool.calls, cost_usd=tool.cost_usd)
+        if role == "draft" and step.speculate is not None:
+            step = replace(step, model=step.speculate.draft, verify=None, speculate=None, tools=None)
+        if limits is None or step.model is None or step.model not in self._models:
+            return Claim()
+        need = model_claim(step, args, self._models, self._facts)
+        return Claim(
+            calls=need.spare_calls, cost_usd=need.cost_usd + need.spare_usd, tokens=need.tokens + need.spare_tokens
+        )
 
     def _same(self, claim: Claim) -> Claim:
         numbers = (claim.cost_usd, claim.tokens, claim.spare_calls, claim.spare_usd, claim.spare_tokens, claim.metered)

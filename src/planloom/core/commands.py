@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.result import RunStatus

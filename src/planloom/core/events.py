@@ -138,6 +138,23 @@ class AttemptWaiting:
 
 
 @frozen
+class SpeculationAnswered:
+    """A draft, or an attempt that ran ahead, has ended; what it used counts whatever comes of it."""
+
+    step: str
+    role: str
+    attempt: int
+    epoch: int
+    ok: bool
+    started_at: float
+    at: float
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    tool_calls: int = 0
+    error: str | None = None
+
+
+@frozen
 class TimerFired:
     """The wait of a step (before a retry, of a wait step, for an approval) is over, or, for step "", the run's time."""
 
@@ -195,6 +212,41 @@ class StepDispatched:
 
 
 @frozen
+class StepSpeculated:
+    """A step runs ahead on values nobody has confirmed, or (role "draft") a cheaper model guesses its answer.
+
+    No value of either goes on record before it is confirmed, and then as the step's own.
+    """
+
+    step: str
+    role: str
+    """"ahead" or "draft"."""
+    attempt: int
+    epoch: int
+    inputs: str
+    """SHA-256 of its arguments."""
+    at: float
+    on: tuple[str, ...] = ()
+    """Steps whose own answer is still out."""
+    drafts: tuple[str, ...] = ()
+    """Those of them whose draft is in its arguments."""
+    cost_usd: float = 0.0
+    """Set aside for it; so are the other two."""
+    tokens: int = 0
+    calls: int = 0
+
+
+@frozen
+class SpeculationSettled:
+    """What came of it: `confirmed` (it is the step's attempt now), `rolled_back`, or, of a draft, `spent`."""
+
+    step: str
+    role: str
+    outcome: str
+    at: float
+
+
+@frozen
 class StepExpanded:
     """A `for_each` step is now this many items; on record before any of them starts."""
 
@@ -206,6 +258,25 @@ class StepExpanded:
 @frozen
 class SubPlanStarted:
     step: str
+    inputs: dict[str, Any]
+    at: float
+
+
+@frozen
+class ReplanRequested:
+    """A failed step asks for a plan that does its job another way: its attempt number `attempt` does."""
+
+    step: str
+    attempt: int
+    at: float
+
+
+@frozen
+class StepReplanned:
+    """The step is now this plan, which was checked; on record before any of its steps starts."""
+
+    step: str
+    plan: Plan
     inputs: dict[str, Any]
     at: float
 
@@ -312,6 +383,7 @@ Fact = (
     | AttemptFailed
     | OutputStreamed
     | AttemptWaiting
+    | SpeculationAnswered
     | TimerFired
     | ApprovalAnswered
     | StepResolved
@@ -320,8 +392,12 @@ Fact = (
 )
 Decision = (
     StepDispatched
+    | StepSpeculated
+    | SpeculationSettled
     | StepExpanded
     | SubPlanStarted
+    | ReplanRequested
+    | StepReplanned
     | RetryScheduled
     | WaitStarted
     | ApprovalRequested

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from planloom.core import ahead
 from planloom.core.budget import NO_CLAIM, ONE_CALL, Budget
 from planloom.core.claims import Claims
 from planloom.core.events import (
@@ -22,17 +23,22 @@ from planloom.core.events import (
     Event,
     OutcomeUnknown,
     OutputStreamed,
+    ReplanRequested,
     ResultRefused,
     RetryScheduled,
     RunFinished,
     RunResumed,
     RunStarted,
     RunStopping,
+    SpeculationAnswered,
+    SpeculationSettled,
     StepDispatched,
     StepExpanded,
     StepFailed,
+    StepReplanned,
     StepResolved,
     StepSkipped,
+    StepSpeculated,
     StepSucceeded,
     SubPlanStarted,
     TimerFired,
@@ -42,7 +48,7 @@ from planloom.core.events import (
 from planloom.core.prices import ModelFacts
 from planloom.core.ready import ReadySteps
 from planloom.core.result import FOR_A_PERSON, RunStatus, SkipReason, StepStatus, Usage
-from planloom.core.state import Node, ScopeState
+from planloom.core.state import Node, Replan, ScopeState
 from planloom.errors import EvaluationError, MissingValueError
 from planloom.plan.graph import PlanGraph, compile_plan
 from planloom.plan.policy import Effects, FailureKind, JoinRule, OnError
@@ -68,6 +74,9 @@ class RunState:
         to_stop: Attempts that the last events ask to stop.
         stopping: What the run will end as, once it stops early; `limits` that made it stop.
         path_s: Seconds of the longest chain of dependent steps so far; `busy_s`: of all attempts.
+        ahead: Attempts that run, or ran, ahead and are not settled, by lane key.
+        hits: Of steps whose drafts others ran ahead on: how often that was right, and wrong, in this run.
+        rolled_back, wasted_usd, wasted_tokens, wasted_s: What came of those that were wrong.
         imperfect: Steps skipped or failed and tolerated: a run with any is at best partial.
     """
 
@@ -95,6 +104,12 @@ class RunState:
         self.stopping: RunStopping | None = None
         self.imperfect = 0
         self.refused = 0
+        self.ahead: dict[str, ahead.Ahead] = {}
+        self.hits: dict[str, list[int]] = {}
+        self.rolled_back = 0
+        self.wasted_usd = 0.0
+        self.wasted_tokens = 0
+        self.wasted_s = 0.0
         self.path_s = 0.0
         self.busy_s = 0.0
         self.last_at = 0.0
@@ -136,6 +151,7 @@ class RunState:
                 if node.inner is not None and node.key in self.timers:
                     self.timers[node.key] = node.deadline_at
         self.segment_at = event.at
+        ahead.lose_all(self)
         for node in list(self.running.values()):
             # What the lost attempt used is unknown, so all that was set aside for it counts as used.
             grant = node.grant
@@ -180,6 +196,8 @@ class RunState:
     def effects(self, node: Node) -> Effects:
         """Return what running this step again would do: what step or tool say, else the safe answer for its kind."""
         step = node.entry.step
+        if node.replan is Replan.ASKED:
+            return Effects.NONE
         if step.effects is not None:
             return step.effects
         known = self._effects.get(step.tool)
@@ -248,6 +266,9 @@ class RunState:
 
     def _attempt_succeeded(self, event: AttemptSucceeded) -> None:
         node = self._attempt_ended(event)
+        if node.replan is Replan.ASKED:
+            node.metadata = {"replan": event.metadata}
+            return  # what follows from the plan is decided: `StepReplanned` or `StepFailed`
         node.output = event.output
         if event.metadata is not None:
             node.metadata = event.metadata
@@ -257,6 +278,8 @@ class RunState:
 
     def _attempt_failed(self, event: AttemptFailed) -> None:
         node = self._attempt_ended(event)
+        if node.replan is Replan.ASKED:
+            return  # what the step itself failed with stays
         node.failures += 1
         node.error = event.error
         node.error_kind = event.kind
@@ -270,6 +293,30 @@ class RunState:
         node.busy_s += busy_s
         self.busy_s += busy_s
         return node
+
+    def _step_speculated(self, event: StepSpeculated) -> None:
+        ahead.begin(self, event)
+
+    def _speculation_answered(self, event: SpeculationAnswered) -> None:
+        ahead.answer(self, event)
+
+    def _speculation_settled(self, event: SpeculationSettled) -> None:
+        ahead.settle(self, event)
+
+    def hits_of(self, key: str) -> tuple[int, int]:
+        """Return how often this step's draft led to the right inputs, and how often not, earlier runs included."""
+        assert self.started is not None
+        hits, misses = self.hits.get(key, (0, 0))
+        before = self.started.guesses.get(key, (0, 0))
+        return hits + before[0], misses + before[1]
+
+    def guesses_confirmed(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.hits.setdefault(key, [0, 0])[0] += 1
+
+    def guesses_missed(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.hits.setdefault(key, [0, 0])[1] += 1
 
     def _output_streamed(self, event: OutputStreamed) -> None:
         pass  # for whoever follows the run; the whole comes with the attempt's end
@@ -384,6 +431,27 @@ class RunState:
             node.deadline_at = self.timers[node.key] = event.at + node.step.timeout_seconds
         if not graph.steps:
             self.closing.append(node)
+
+    def _replan_requested(self, event: ReplanRequested) -> None:
+        node = self.nodes[event.step]
+        node.move(StepStatus.READY)
+        node.seq = self.seq
+        node.replan = Replan.ASKED
+        self.ready.push(node, self.claims.of_replanning(node))
+
+    def _step_replanned(self, event: StepReplanned) -> None:
+        node = self.nodes[event.step]
+        node.seq = self.seq
+        node.replan = Replan.DONE
+        node.claim = self.claims.of_container(node)
+        if node.claim.names:
+            self.budget.hold(node.claim)
+        node.clean = False  # what an earlier run's plan in its place came to means nothing for this one
+        graph, allow = compile_plan(event.plan), node.scope.allow
+        node.inner = ScopeState(self.run_id, graph, event.inputs, prefix=f"{node.key}/", owner=node, allow=allow)
+        self._open(node.inner, node.turn)
+        if node.deadline_at is not None:
+            self.timers[node.key] = node.deadline_at
 
     # --- ends ---
 
@@ -548,7 +616,7 @@ def _cleans_up(node: Node) -> bool:
 
 def _own_s(node: Node) -> float:
     """Return the seconds a step took by itself: its attempts, or from begin to end for a container or a wait."""
-    if node.attempt or node.started_at is None or node.ended_at is None:
+    if (node.attempt and node.inner is None) or node.started_at is None or node.ended_at is None:
         return node.busy_s
     return node.ended_at - node.started_at
 
@@ -575,6 +643,9 @@ APPLY: dict[type[Any], Callable[[RunState, Any], None]] = {
     AttemptFailed: RunState._attempt_failed,
     OutputStreamed: RunState._output_streamed,
     AttemptWaiting: RunState._attempt_waiting,
+    StepSpeculated: RunState._step_speculated,
+    SpeculationAnswered: RunState._speculation_answered,
+    SpeculationSettled: RunState._speculation_settled,
     RetryScheduled: RunState._retry_scheduled,
     WaitStarted: RunState._wait_started,
     WentOn: RunState._went_on,
@@ -586,6 +657,8 @@ APPLY: dict[type[Any], Callable[[RunState, Any], None]] = {
     TimerFired: RunState._timer_fired,
     StepExpanded: RunState._step_expanded,
     SubPlanStarted: RunState._sub_plan_started,
+    ReplanRequested: RunState._replan_requested,
+    StepReplanned: RunState._step_replanned,
     StepSucceeded: RunState._step_succeeded,
     StepFailed: RunState._step_failed,
     StepSkipped: RunState._step_skipped,

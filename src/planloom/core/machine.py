@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import assert_never
+from typing import Any, assert_never
 
 from planloom.core.budget import NO_CLAIM
 from planloom.core.commands import Command, EndRun, GoOn, RunStep, SetTimer, StopStep
@@ -26,17 +26,22 @@ from planloom.core.events import (
     Fact,
     OutcomeUnknown,
     OutputStreamed,
+    ReplanRequested,
     ResultRefused,
     RetryScheduled,
     RunFinished,
     RunResumed,
     RunStarted,
     RunStopping,
+    SpeculationAnswered,
+    SpeculationSettled,
     StepDispatched,
     StepExpanded,
     StepFailed,
+    StepReplanned,
     StepResolved,
     StepSkipped,
+    StepSpeculated,
     StepSucceeded,
     SubPlanStarted,
     TimerFired,
@@ -46,9 +51,11 @@ from planloom.core.events import (
 from planloom.core.fold import APPLY, TIME_OVER, RunState, failure_of
 from planloom.core.joins import first_not_completed, skip_reason
 from planloom.core.outputs import CANNOT_RESOLVE, outputs_of
+from planloom.core.replanning import asked_with, may_replan, misfit, plan_in_place, told_of
 from planloom.core.result import RunStatus, SkipReason, StepStatus
 from planloom.core.retry import delay_s, worth_retrying
-from planloom.core.state import Node, ScopeState
+from planloom.core.speculation import Speculation, speculates
+from planloom.core.state import Node, Replan, ScopeState
 from planloom.errors import EvaluationError, PlanError
 from planloom.plan.frozen import frozen
 from planloom.plan.inputs import check_inputs
@@ -91,6 +98,15 @@ class RunMachine:
         self._now = 0.0
         self._cause = 0
         self._undecided = False
+        self.speculation: Speculation | None = None
+        """What runs ahead; None where no step of the plan has others do so."""
+        self.told: list[StepSpeculated | SpeculationSettled] | None = None
+        """In a replay that compares: decisions of this turn that rest on values which are not on record."""
+
+    @property
+    def now(self) -> float:
+        """Return the time of the turn."""
+        return self._now
 
     @property
     def ended(self) -> bool:
@@ -100,9 +116,16 @@ class RunMachine:
     def waits_for_person(self) -> bool:
         """Return True when nothing is under way and only a person can make the run go on."""
         state = self.state
-        if not state.blocked or state.running or self._undecided or state.finished is not None:
+        if not state.blocked or state.running or state.ahead or self._undecided or state.finished is not None:
             return False
         return all(key == "" or key in state.blocked for key in state.timers)
+
+    @property
+    def under_way(self) -> list[str]:
+        """Return the names under which attempts are at their places, those ahead of their time included."""
+        adopted = self.speculation.adopted if self.speculation is not None else {}
+        ahead = [key for key, entry in self.state.ahead.items() if entry.running]
+        return [*(adopted.get(key, key) for key in self.state.running), *ahead]
 
     def replay(self, events: Iterable[Event]) -> None:
         """Take in what is on record; decides nothing."""
@@ -111,11 +134,23 @@ class RunMachine:
                 self.state.end_segment()
             self.state.apply(event)
             self.state.to_stop.clear()
+            if isinstance(event, RunStarted):
+                self._watch(event)
 
     def handle(self, fact: Fact) -> Turn:
         """Take one fact in and return what it leads to."""
         state = self.state
         if state.finished is not None:
+            return NOTHING
+        if self.speculation is not None:
+            if isinstance(fact, SpeculationAnswered):
+                return self._ahead_answered(fact)
+            if isinstance(fact, (AttemptSucceeded, AttemptFailed, OutputStreamed, AttemptWaiting)):
+                fact = self.speculation.own(fact)
+                if isinstance(fact, (AttemptSucceeded, AttemptFailed)) and fact.step in state.ahead:
+                    answered = self.speculation.answered(fact)
+                    return NOTHING if answered is None else self._ahead_answered(answered)
+        if isinstance(fact, SpeculationAnswered):
             return NOTHING
         if not isinstance(fact, (AttemptSucceeded, AttemptFailed)):
             if isinstance(fact, (OutputStreamed, AttemptWaiting)):
@@ -134,9 +169,38 @@ class RunMachine:
         self._cause = first
         if isinstance(fact, AttemptFailed):
             self._attempt_failed(node, fact)
-        # A success needs no answer of its own: what follows from it is derived in fold.py and decided below.
+        elif node.replan is Replan.ASKED:
+            self._plan_answered(node, fact.output)
+        # Any other success needs no answer of its own: what follows from it is derived in fold.py and decided below.
         self._decide()
         return self._turn()
+
+    def _watch(self, started: RunStarted) -> None:
+        if speculates(started.plan):
+            self.speculation = Speculation(self)
+
+    def _ahead_answered(self, fact: SpeculationAnswered) -> Turn:
+        """Take in what came of an attempt ahead of its time."""
+        entry = self.state.ahead.get(f"{fact.step}!{fact.role}")
+        if entry is None or not entry.running:
+            return NOTHING
+        self._begin_turn(fact.at)
+        self._cause = entry.seq
+        self._record(fact)
+        self._cause = self.state.seq
+        self._decide()
+        return self._turn()
+
+    def record(self, event: Event) -> None:
+        """Record a decision of `speculation.py`."""
+        self._record(event)
+
+    def command(self, command: Command) -> None:
+        self._commands.append(command)
+
+    def stop(self, key: str) -> None:
+        """Have an attempt ahead of its time stopped."""
+        self._commands.append(StopStep(key))
 
     def _noted(self, fact: OutputStreamed | AttemptWaiting) -> Turn:
         """Take note of what an attempt under way says of itself; nothing follows from it."""
@@ -177,9 +241,20 @@ class RunMachine:
     def _turn(self) -> Turn:
         to_stop = self.state.to_stop
         if to_stop:
-            self._commands.extend(StopStep(key) for key in dict.fromkeys(to_stop))
+            adopted = self.speculation.adopted if self.speculation is not None else {}
+            self._commands.extend(StopStep(adopted.get(key, key)) for key in dict.fromkeys(to_stop))
             to_stop.clear()
+        if self.speculation is not None and self.speculation.waiting:
+            return self._with_what_came_before()
         return Turn(tuple(self._events), tuple(self._causes), tuple(self._commands))
+
+    def _with_what_came_before(self) -> Turn:
+        """Go on with what adopted attempts came to before they were adopted, as if it came now."""
+        assert self.speculation is not None
+        events, causes, commands = self._events, self._causes, self._commands
+        fact = self.speculation.waiting.pop(0)
+        more = self.handle(fact)
+        return Turn((*events, *more.events), (*causes, *more.causes), (*commands, *more.commands))
 
     def _record(self, event: Event) -> None:
         state = self.state  # as RunState.apply, without the call
@@ -188,6 +263,8 @@ class RunMachine:
         APPLY[type(event)](state, event)
         self._events.append(event)
         self._causes.append(self._cause)
+        if self.speculation is not None:
+            self.speculation.touch(event)
 
     # --- facts ---
 
@@ -209,7 +286,7 @@ class RunMachine:
     def _react(self, fact: _OtherFact) -> None:
         match fact:
             case RunStarted():
-                pass
+                self._watch(fact)
             case RunResumed():
                 self._resumed()
             case WentOn():
@@ -228,6 +305,8 @@ class RunMachine:
 
     def _resumed(self) -> None:
         """Ask again for what was under way; what must not run twice waits for a person."""
+        if self.speculation is not None:
+            self.speculation.forget()
         for node in self.state.nodes.values():
             if node.waiting == "lost":
                 self._record(OutcomeUnknown(node.key, node.attempt, self._now))
@@ -260,6 +339,9 @@ class RunMachine:
             self._fail(node, StepStatus.FAILED, FailureKind.ERROR, fact.error or f"marked as failed by {fact.by}")
 
     def _attempt_failed(self, node: Node, fact: AttemptFailed) -> None:
+        if node.replan is Replan.ASKED:
+            self._no_other_plan(node, fact.error)
+            return
         policy = node.step.retry or NO_RETRY
         effects = self.state.effects(node)
         if not self._stopping(node) and worth_retrying(policy, fact, failures=node.failures, effects=effects):
@@ -269,6 +351,9 @@ class RunMachine:
                 self._record(RetryScheduled(node.key, node.attempt + 1, due_at, self._now))
                 self._commands.append(SetTimer(node.key, due_at))
                 return
+        if not self._stopping(node) and may_replan(node, fact, effects):
+            self._record(ReplanRequested(node.key, node.attempt + 1, self._now))
+            return
         status = StepStatus.FAILED
         stop = self.state.stopping
         if fact.kind is FailureKind.TIMEOUT or (stop is not None and "timeout_seconds" in stop.limits):
@@ -276,6 +361,28 @@ class RunMachine:
         elif fact.kind is FailureKind.CANCELLED and self._stopping(node):
             status = StepStatus.CANCELLED
         self._fail(node, status, fact.kind, fact.error, limits=fact.limits)
+
+    def _plan_answered(self, node: Node, document: Any) -> None:
+        """Put the plan that a model wrote in the place of a step, if it is sound and within what the step might do."""
+        state = self.state
+        assert state.started is not None
+        if self._stopping(node):
+            self._no_other_plan(node, "the run is stopping")
+            return
+        try:
+            plan, inputs = plan_in_place(document, node, state.started, state.nodes)
+        except (PlanError, *CANNOT_RESOLVE) as error:
+            self._no_other_plan(node, error.message)
+            return
+        self._record(StepReplanned(node.key, plan, inputs, self._now))
+        if node.deadline_at is not None:
+            self._commands.append(SetTimer(node.key, node.deadline_at))
+
+    def _no_other_plan(self, node: Node, why: str) -> None:
+        """End a step with what it failed with, since nothing takes its place."""
+        kind = node.error_kind or FailureKind.ERROR
+        status = StepStatus.TIMED_OUT if kind is FailureKind.TIMEOUT else StepStatus.FAILED
+        self._fail(node, status, kind, f"{node.error}; no other plan: {why}")
 
     def _stopping(self, node: Node) -> bool:
         """Return True when nothing new may be tried for this step; clean-up steps go on after a failure."""
@@ -303,6 +410,14 @@ class RunMachine:
 
     def _decide(self) -> None:
         """Decide until nothing can start or end, or for DECISIONS_A_TURN: a wide plan must not hold up the others."""
+        self._decide_what_is_due()
+        if self.speculation is not None:
+            while self.state.finished is None and self.speculation.think():
+                self._decide_what_is_due()
+            if self.state.finished is None and self.state.root.left == 0 and not self.state.ahead:
+                self._decide_what_is_due()
+
+    def _decide_what_is_due(self) -> None:
         state = self.state
         joined, closing, events = state.joined, state.closing, self._events
         self._undecided = False
@@ -316,9 +431,10 @@ class RunMachine:
                 if next_up is not None:
                     self._start(next_up)
                 elif state.root.left == 0:
-                    self._finish()
+                    if self.speculation is None or self.speculation.over():
+                        self._finish()
                     return
-                elif state.running or not self._starved():
+                elif state.running or state.ahead or not self._starved():
                     return
         self._undecided = True
         self._commands.append(GoOn())
@@ -395,13 +511,20 @@ class RunMachine:
             self._fail(node, StepStatus.FAILED, FailureKind.INPUT, error.message)
 
     def _dispatch(self, node: Node) -> None:
+        if node.replan is Replan.ASKED:
+            self._ask_for_plan(node)
+            return
         state, entry = self.state, node.entry
         view = node.view
         args = entry.args.resolve(view)
         key = f"{self.run_id}/{node.key}" if entry.key is None else str(entry.key.resolve(view))
         effects = state.effects(node)
         attempt = node.attempt + 1
+        adopted = self.speculation.adopts(node, args) if self.speculation is not None else None
         self._record(StepDispatched(node.key, attempt, state.epoch, self._now))
+        if adopted is not None and self.speculation is not None:
+            self.speculation.goes_on(node, adopted)
+            return
         step = entry.step
         deadline_at = node.deadline_at
         if step.attempt_timeout is not None:
@@ -422,6 +545,31 @@ class RunMachine:
                 node.scope.allow,
                 node.grant,
                 state.models,
+            )
+        )
+
+    def _ask_for_plan(self, node: Node) -> None:
+        state = self.state
+        assert state.started is not None
+        args = asked_with(node, state.started)
+        attempt = node.attempt + 1
+        self._record(StepDispatched(node.key, attempt, state.epoch, self._now))
+        self._commands.append(
+            RunStep(
+                self.run_id,
+                node.key,
+                node.step,
+                attempt,
+                state.epoch,
+                args,
+                Effects.NONE,
+                after_durable=False,
+                idempotency_key=f"{self.run_id}/{node.key}/replan",
+                deadline_at=node.deadline_at,
+                allow=node.scope.allow,
+                grant=node.grant,
+                models=state.models,
+                role="replan",
             )
         )
 
@@ -501,8 +649,8 @@ class RunMachine:
     def _close_sub_plan(self, node: Node, inner: ScopeState) -> None:
         culprit = next((part for part in inner.nodes if _broke(part)), None)
         if culprit is not None:
-            kind = culprit.error_kind or FailureKind.ERROR
-            self._fail(node, StepStatus.FAILED, kind, f"step {culprit.step.id!r} of the sub-plan: {culprit.error}")
+            kind = node.error_kind or culprit.error_kind or FailureKind.ERROR
+            self._fail(node, StepStatus.FAILED, kind, told_of(node, culprit))
         elif node.because == TIME_OVER and _unfinished(inner):
             self._fail(node, StepStatus.TIMED_OUT, FailureKind.TIMEOUT, TIME_OVER)
         elif _unfinished(inner):
@@ -513,6 +661,10 @@ class RunMachine:
             except CANNOT_RESOLVE as error:
                 self._fail(node, StepStatus.FAILED, FailureKind.INPUT, f"`outputs` of the sub-plan: {error.message}")
                 return
+            problem = misfit(node, output)
+            if problem is not None:
+                self._fail(node, StepStatus.FAILED, FailureKind.OUTPUT, problem)
+                return
             self._record(StepSucceeded(node.key, output, self._now))
 
     def _starved(self) -> bool:
@@ -522,6 +674,9 @@ class RunMachine:
         for node in self.state.ready.starved():
             # A name is held by something that will give it back, so it starves nobody.
             broken = self.state.budget.in_the_way(node.claim or NO_CLAIM, names=False)
+            if broken and node.replan is Replan.ASKED:
+                self._no_other_plan(node, f"too little is left of {' and '.join(broken)} to ask for one")
+                return True
             because = because or (node.key if broken else "")
             limits.update(dict.fromkeys(broken))
         if not limits:

@@ -83,10 +83,7 @@ class ModelFacts:
         if self.price is not None:
             price = {name: getattr(self.price, name) for name in ModelPrice.__slots__}
             price["tiers"] = [list(tier) for tier in self.price.tiers]
-            told["price"] = {name: value for name, value in price.items() if value not in (None, [], 0.0, "")} | {
-                "input": self.price.input,
-                "output": self.price.output,
-            }
+            told["price"] = {name: value for name, value in price.items() if value is not None and value != []}
         return told | {"max_tokens": self.max_tokens, "context_window": self.context_window}
 
     @classmethod

@@ -6,6 +6,7 @@ Rule 2: nothing here is changed but by `fold.py`, and by nobody outside `core`.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.commands import NO_LIMIT, Grant
@@ -33,6 +34,16 @@ TRANSITIONS: dict[StepStatus, frozenset[StepStatus]] = {
 
 WAITS = ("retry", "timer", "rate", "approval", "unknown")
 """What a step may wait for besides its attempt, or, "rate", in the middle of it: `Node.waiting`."""
+
+
+class Replan(StrEnum):
+    """How far a failed step has come with having its job done another way."""
+
+    NO = ""
+    ASKED = "asked"
+    """Its next attempt asks for a plan; `error` stays what the step itself failed with."""
+    DONE = "done"
+    """The plan is its inner plan now."""
 
 
 class Node:
@@ -74,6 +85,7 @@ class Node:
     metadata: dict[str, Any] | None = None
     children: list[Node] | None = None
     inner: ScopeState | None = None
+    replan = Replan.NO
     left = 0
     output: Any = None
     met = 0

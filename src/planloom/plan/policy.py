@@ -207,8 +207,11 @@ class SpeculatePolicy(_Policy):
     max_depth: Annotated[int, Field(ge=1, le=8)] = 2
     """Of `compare`: unconfirmed model steps a step may run ahead on."""
     latency_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Of `compare`: 0 nothing is wasted, 1 nothing waits. It runs ahead if ``p * w >= (1 - p) * (1 - w)``, p the
+    """0: nothing is wasted, 1: nothing waits. Of `compare`: it runs ahead if ``p * w >= (1 - p) * (1 - w)``, p the
     share of drafts that led to the right inputs so far."""
+    max_waste_usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Of `compare`: US dollars of this run that may have gone into what was rolled back; then nothing runs ahead."""
+    max_waste_tokens: Annotated[int, Field(ge=0)] | None = None
 
 
 class ReplanPolicy(_Policy):

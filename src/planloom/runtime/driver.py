@@ -209,7 +209,7 @@ class Driver:
         self._parked_by_key.clear()
         for key in list(self._timers):
             self._cancel_timer(key)
-        for key in self.machine.state.running:
+        for key in self.machine.under_way:
             self._lane.stop(self.machine.run_id, key)
 
     def _settle(self) -> None:

@@ -12,12 +12,17 @@ from planloom.core.events import (
     ApprovalAnswered,
     AttemptFailed,
     AttemptSucceeded,
+    AttemptWaiting,
     CancelRequested,
     Event,
+    OutputStreamed,
     ResultRefused,
     RunResumed,
     RunStarted,
+    SpeculationAnswered,
+    SpeculationSettled,
     StepResolved,
+    StepSpeculated,
     TimerFired,
     WentOn,
 )
@@ -29,6 +34,9 @@ FACTS = (
     RunResumed,
     AttemptSucceeded,
     AttemptFailed,
+    OutputStreamed,
+    AttemptWaiting,
+    SpeculationAnswered,
     TimerFired,
     ApprovalAnswered,
     StepResolved,
@@ -71,6 +79,7 @@ def diverges(run_id: str, record: Sequence[Recorded]) -> Divergence | None:
             continue
         if not isinstance(event, FACTS):
             return Divergence(place + 1, event, None)
+        machine.told = _told(events, place + 1)
         for decided in machine.handle(event).events:
             recorded = events[place] if place < len(events) else None
             if recorded != decided:
@@ -79,3 +88,14 @@ def diverges(run_id: str, record: Sequence[Recorded]) -> Divergence | None:
         if place < len(events) and events[place] is event:
             return Divergence(place + 1, event, None)
     return None
+
+
+def _told(events: Sequence[Event], place: int) -> list[StepSpeculated | SpeculationSettled]:
+    """Return the decisions about running ahead from here to the next fact: they rest on values not on record."""
+    found: list[StepSpeculated | SpeculationSettled] = []
+    for event in events[place:]:
+        if isinstance(event, FACTS):
+            break
+        if isinstance(event, (StepSpeculated, SpeculationSettled)):
+            found.append(event)
+    return found
