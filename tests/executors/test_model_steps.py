@@ -17,6 +17,7 @@ from planloom.core.prices import ModelPrice
 from planloom.core.result import StepOutcome, Usage
 from planloom.errors import (
     ConfigError,
+    FieldError,
     MissingKeyError,
     ModelError,
     NotInstalledError,
@@ -355,6 +356,24 @@ def test_a_model_nobody_knows_is_a_problem_of_the_plan(step: dict[str, Any], pat
     assert isinstance(problem, PlanError)
     assert problem.path == ("steps", 1, *path)
     assert problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("verify", "why"),
+    [
+        ({"strategy": "validator"}, "has no validators"),
+        ({"strategy": "validator", "validators": ["nobody"]}, "nobody"),
+        ({"strategy": "judge", "rubric": {"taste": -1}}, "rubric"),
+    ],
+)
+def test_a_verification_that_cannot_be_done_here_is_a_problem_of_the_plan(verify: dict[str, Any], why: str) -> None:
+    step = {"id": "sub", "plan": plan(ask(model="default", verify=verify))}
+
+    problem = refused(plan(step), FieldError, settings=Settings(default_model="scripted://echo"))
+
+    assert isinstance(problem, FieldError)
+    assert problem.path == ("steps", 1, "plan", "steps", 0, "verify")
+    assert (problem.step, why in problem.message) == ("sub/a", True)
 
 
 def test_every_unknown_model_is_told_at_once() -> None:

@@ -171,6 +171,38 @@ def test_a_cached_step_with_effects_of_its_own_is_refused_once() -> None:
     assert len(check_plan(plan) + check_against(plan, Tools())) == 1
 
 
+AGAIN = {"strategy": "model", "refinement": "retry"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ({"tool": "save"}, ["verify", "replan"]),
+        ({"tool": "store"}, ["verify", "replan"]),
+        ({"tool": "mail.send"}, ["verify"]),
+        ({"tool": "read"}, []),
+        ({"tool": "save", "effects": "once"}, []),  # `check_plan` says it
+        ({"model": "m", "prompt": "p", "tools": ["read", "save"]}, ["verify", "replan"]),
+        ({"model": "m", "prompt": "p", "tools": ["read", "mail.send"]}, ["verify"]),
+        ({"model": "m", "prompt": "p", "tools": ["read"]}, []),
+        ({"model": "m", "prompt": "p"}, []),
+    ],
+    ids=str,
+)
+def test_whether_a_step_may_be_done_again_its_tools_decide(fields: dict[str, Any], refused: list[str]) -> None:
+    inner = {"steps": [{"id": "a", "verify": AGAIN, "replan": True, **fields}]}
+    plan = Plan.from_dict({"steps": [{"id": "sub", "plan": inner}]})
+
+    problems = [
+        problem
+        for problem in check_against(plan, Tools())
+        if isinstance(problem, FieldError) and not isinstance(problem, ArgumentsError)
+    ]
+
+    assert [problem.path for problem in problems] == [("steps", 0, "plan", "steps", 0, name) for name in refused]
+    assert all(problem.step == "sub/a" for problem in problems)
+
+
 def test_a_kind_without_an_executor_is_refused_with_what_there_is() -> None:
     (problem,) = problems_of(Step(id="x", model="m", prompt="p"), installed_kinds=frozenset({"tool", "wait"}))
 

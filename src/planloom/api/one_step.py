@@ -21,6 +21,7 @@ from planloom.journal.memory import MemoryJournal
 from planloom.models.llm import LLM
 from planloom.plan.model import Plan, Step
 from planloom.plan.policy import FailureKind, OnError
+from planloom.plan.rules import STREAMED_DRAFTS
 from planloom.runtime.engine import Engine
 
 if TYPE_CHECKING:
@@ -137,9 +138,9 @@ class Question:
             inputs["system"] = {"type": "string"}
             asked["system"] = "${{ inputs.system }}"
         asked |= {"max_tokens": self.max_tokens, "temperature": self.temperature}
-        answer = Step(
-            id=ANSWER, model=MODEL, verify=self.verify, speculate=self.speculate, stream=self.is_streamed, **asked
-        )
+        # What an accepted draft would take the place of is not shown before it is settled.
+        is_streamed = self.is_streamed and (self.speculate is None or self.speculate.policy in STREAMED_DRAFTS)
+        answer = Step(id=ANSWER, model=MODEL, verify=self.verify, speculate=self.speculate, stream=is_streamed, **asked)
         draft = (Step(id=DRAFT, model=DRAFT, on_error=OnError.CONTINUE, **asked),) if self.is_compared else ()
         return Plan(
             name="question",

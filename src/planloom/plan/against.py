@@ -24,7 +24,7 @@ from planloom.plan.document import Path
 from planloom.plan.model import KINDS, Plan, Step
 from planloom.plan.policy import Effects
 from planloom.plan.refs import compile_template
-from planloom.plan.rules import not_pure, own_effects
+from planloom.plan.rules import again_problems, not_pure, own_effects, verify_problem
 from planloom.plan.schemas import value_problems
 
 _STRICTNESS = {Effects.NONE: 0, Effects.IDEMPOTENT: 1, Effects.ONCE: 2}
@@ -91,6 +91,7 @@ class _Against:
             here = (*path, "steps", place)
             problems = [*self.kind(step, here), *self.extras(step, here)]
             problems += [*self.names(step, allowed, here), *self.tool(step, allowed, here)]
+            problems += self.again(step, allowed, here)
             for problem in problems:
                 problem.step = prefix + step.id
             found += problems
@@ -159,6 +160,16 @@ class _Against:
             for name in ("cache", "speculate"):
                 if getattr(step, name) is not None:
                     yield not_pure(step, name, str(effects), path)
+
+    def again(self, step: Step, allowed: frozenset[str], path: Path) -> Iterator[PlanError]:
+        """Check what doing a step again would do by its tools; of its own effects, `check_plan` has said so."""
+        if step.effects is not None or verify_problem(step, path, None) is not None:
+            return
+        names = (step.tool,) if step.tool is not None else step.tools or ()
+        known = [canonical for name in names if (canonical := self.catalogue.resolve(name)) in allowed and canonical]
+        if step.kind in ("tool", "model") and known:  # of the others, `names` has said all there is to say
+            declared = [self.catalogue.effects(name) or Effects.ONCE for name in known]
+            yield from again_problems(step, path, max(declared, key=_STRICTNESS.__getitem__))
 
 
 def _tools_named(step: Step) -> Iterator[tuple[str, Path]]:

@@ -44,6 +44,8 @@ _FITS: dict[str, frozenset[str]] = {
 }
 """Field → the kinds of step it means something for; a field that is not listed fits every kind."""
 _EMPTY: tuple[Any, ...] = (None, {}, (), False)
+STREAMED_DRAFTS = frozenset({"compare", "predicted"})
+"""Policies of speculation whose answer is always the step's own model's."""
 _PURE = frozenset({"model", "code"})
 """Kinds that change nothing outside unless they say so."""
 
@@ -74,6 +76,9 @@ def step_problems(step: Step, path: Path, *, dropped: frozenset[str] = frozenset
     found += _choices(step, path)
     found += _wait(step, path, dropped)
     found += _again(step, path)
+    found += _replaced(step, path)
+    found += again_problems(step, path, own_effects(step))
+    found += _stream(step, path)
     found += _condition(step, path)
     for field, schema in (("output", step.output), ("form", step.approve.form if step.approve else None)):
         place = (*path, "approve", "form") if field == "form" else (*path, field)
@@ -210,12 +215,76 @@ def _again(step: Step, path: Path) -> Iterator[PlanError]:
             yield not_pure(step, field, str(effects), path)
 
 
+def _replaced(step: Step, path: Path) -> Iterator[PlanError]:
+    """Another plan takes the place of a whole step, never of one of its items."""
+    if step.replan is not None and step.for_each is not None:
+        yield FieldError(
+            f"step {step.id!r} has 'replan' and 'for_each', and no plan can take the place of one item",
+            remedy="take one of them out, or put the step into a sub-plan that runs for each item",
+            path=(*path, "replan"),
+        )
+
+
 def not_pure(step: Step, field: str, effects: str, path: Path) -> FieldError:
     return FieldError(
         f"step {step.id!r} has {field!r}, but its effects are {effects!r}",
         remedy="take it out, or write `effects: none` if running the step again changes nothing",
         path=(*path, field),
     )
+
+
+def again_problems(step: Step, path: Path, effects: Effects | None) -> Iterator[FieldError]:
+    """Yield why a step cannot be done again in the way that it asks for.
+
+    Args:
+        effects: What doing it once more would do; None where that is not known yet.
+    """
+    if problem := verify_problem(step, path, effects):
+        yield problem
+    if step.replan is not None and effects is Effects.ONCE and step.kind in _FITS["replan"]:
+        yield FieldError(
+            f"step {step.id!r} has 'replan', but its effects are 'once': it may have had them when it failed, and a "
+            "plan in its place would have them again",
+            remedy="take 'replan' out, or write `effects: none` or `effects: idempotent` where the tool allows it",
+            path=(*path, "replan"),
+        )
+
+
+def verify_problem(step: Step, path: Path, effects: Effects | None) -> FieldError | None:
+    """Return why a step may not be done as often, or asked in the way, that its verification wants; None if it may."""
+    policy = step.verify
+    if policy is None or step.kind not in _FITS["verify"]:
+        return None
+    several = policy.strategy == "self_consistency"
+    if several and policy.refinement != "none":
+        problem = "'self_consistency' compares several answers at once, so 'refinement' means nothing with it"
+        remedy = "take 'refinement' out, or choose another strategy"
+    elif (several or policy.refinement != "none") and effects not in (None, Effects.NONE):
+        problem = f"its verification would do it again, but its effects are '{effects}'"
+        remedy = "write `refinement: none`, or `effects: none` if doing it again changes nothing"
+    elif policy.refinement in ("feedback", "iterative") and step.kind != "model":
+        problem = f"refinement '{policy.refinement}' is told to a model, and this is a {step.kind} step"
+        remedy = "write `refinement: retry` or `refinement: none`"
+    else:
+        return None
+    return FieldError(f"step {step.id!r}: {problem}", remedy=remedy, path=(*path, "verify"))
+
+
+def _stream(step: Step, path: Path) -> Iterator[PlanError]:
+    """Refuse to stream what may still be thrown away."""
+    if not step.stream or step.kind not in _FITS["stream"]:
+        return
+    against = [name for name in ("verify", "output", "tools") if getattr(step, name) not in _EMPTY]
+    if step.speculate is not None and step.speculate.policy not in STREAMED_DRAFTS:
+        against.append(f"speculate.policy: {step.speculate.policy}")
+    if against:
+        names = " and ".join(f"'{name}'" for name in against)
+        yield FieldError(
+            f"step {step.id!r} has 'stream' together with {names}: its answer may still be thrown away, so it cannot "
+            "be shown while it comes",
+            remedy=f"take 'stream' out, or {names}",
+            path=(*path, "stream"),
+        )
 
 
 def _condition(step: Step, path: Path) -> Iterator[PlanError]:

@@ -10,16 +10,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from planloom.errors import ConfigError, MissingKeyError, PlanError, UnknownModelError, UnknownPriceError, plan_error
+from planloom.errors import (
+    ConfigError,
+    FieldError,
+    MissingKeyError,
+    PlanError,
+    UnknownModelError,
+    UnknownPriceError,
+    plan_error,
+)
 from planloom.executors.meter import pinned
 from planloom.models.catalogue import DEFAULT
 from planloom.plan.model import Plan, Step
+from planloom.verify.flow import check_policy
 
 if TYPE_CHECKING:
     from planloom.core.prices import ModelFacts
     from planloom.models.catalogue import Models
     from planloom.plan.document import Path
     from planloom.plan.policy import ResourceLimits
+    from planloom.verify.checks import ValidatorRegistry
 
 _JUDGED = frozenset({"judge", "model", "full"})
 """Strategies of verification that ask a model, whatever kind the step is."""
@@ -81,6 +91,23 @@ def model_problems(plan: Plan, models: Models) -> list[PlanError]:
                 UnknownModelError(error.message, remedy=error.remedy, step=asked.step, path=asked.path, model=asked.ref)
             )
     return problems
+
+
+def verify_problems(plan: Plan, validators: ValidatorRegistry) -> list[PlanError]:
+    """Return what plans say of verification that cannot be done here: validators, their options, rubrics."""
+    return list(_verify_problems(plan, validators, (), ""))
+
+
+def _verify_problems(plan: Plan, validators: ValidatorRegistry, path: Path, prefix: str) -> Iterator[PlanError]:
+    for place, step in enumerate(plan.steps):
+        here = (*path, "steps", place)
+        if step.verify is not None:
+            try:
+                check_policy(step.verify, validators)
+            except ConfigError as error:
+                yield FieldError(error.message, remedy=error.remedy, step=prefix + step.id, path=(*here, "verify"))
+        if isinstance(step.plan, Plan):
+            yield from _verify_problems(step.plan, validators, (*here, "plan"), f"{prefix}{step.id}/")
 
 
 def _why_not(ref: str, models: Models) -> ConfigError | None:

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from planloom.plan.check import check_plan, together
 from planloom.plan.inputs import check_inputs
 from planloom.plan.load import load_plan
 from planloom.plan.model import Plan
-from planloom.runtime.asked import asked_by, check_recorded, facts_for, model_problems
+from planloom.runtime.asked import asked_by, check_recorded, facts_for, model_problems, verify_problems
 from planloom.runtime.batch import run_batch
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.driver import Driver
@@ -39,6 +39,7 @@ from planloom.runtime.run import Run
 from planloom.runtime.settings import Settings
 from planloom.runtime.wiring import catalogue_of, wire
 from planloom.tools.registry import ToolRegistry
+from planloom.verify.checks import ValidatorRegistry
 
 if TYPE_CHECKING:
     from planloom.core.prices import ModelFacts
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from planloom.plan.policy import ResourceLimits
     from planloom.ports import Clock, Journal, Model, Recorded
     from planloom.runtime.asked import NamedModel
-    from planloom.verify.checks import ValidatorRegistry
     from planloom.verify.judge import JudgeAgent
 
 _log = logging.getLogger("planloom.engine")
@@ -104,12 +104,13 @@ class Engine:
         self._journal = open_journal(journal)
         self._owns_journal = self._journal is not journal
         self._models = catalogue_of(self._settings, models, clock)
+        self._validators = ValidatorRegistry() if validators is None else validators
         self._wired = wire(
             self._registry,
             self._settings,
             self._clock,
             self._models,
-            validators=validators,
+            validators=self._validators,
             judges=judges,
             gate=gate,
         )
@@ -162,7 +163,7 @@ class Engine:
     def problems_here(self, plan: Plan) -> list[PlanError]:
         """Return why a plan, sound by itself, cannot run here: unknown tools, wrong arguments, what is not allowed."""
         found = check_against(plan, self._registry, allow=self._allow, installed_kinds=self._wired.kinds)
-        return [*found, *model_problems(plan, self._models)]
+        return [*found, *model_problems(plan, self._models), *verify_problems(plan, self._validators)]
 
     def _check(self, source: PlanSource) -> _Checked:
         known = self._checked.get(id(source))
@@ -181,13 +182,24 @@ class Engine:
 
     def _tool_facts(self, plan: Plan) -> dict[str, ToolFacts]:
         facts: dict[str, ToolFacts] = {}
-        for name, is_told in _tools_of(plan):
+        for name, is_told in (*_tools_of(plan), *self._tools_of_replacements(plan)):
             tool = self._registry.get(name)
             if name not in facts:
                 facts[name] = tool.facts
             if is_told and facts[name].spec_bytes is None:
                 facts[name] = replace(facts[name], spec_bytes=spec_bytes(tool))
         return facts
+
+    def _tools_of_replacements(self, plan: Plan) -> Iterator[tuple[str, bool]]:
+        """Yield the tools that a plan in place of a failed step may use: those that the plan names, or allows."""
+        plans = list(_plans_of(plan))
+        if not any(step.replan is not None for one in plans for step in one.steps):
+            return
+        here = self._registry.expanded(self._allow)
+        named = {self._registry.resolve(name) for one in plans for name, _ in _tools_of(one)}
+        allowed = {name for one in plans if one.allow is not None for name in self._registry.expanded(one.allow)}
+        for name in sorted(here & (allowed | named)):
+            yield name, True
 
     # --- start ---
 
@@ -474,6 +486,13 @@ def _tools_of(plan: Plan) -> Iterable[tuple[str, bool]]:
             yield name, True
         if isinstance(step.plan, Plan):
             yield from _tools_of(step.plan)
+
+
+def _plans_of(plan: Plan) -> Iterator[Plan]:
+    yield plan
+    for step in plan.steps:
+        if isinstance(step.plan, Plan):
+            yield from _plans_of(step.plan)
 
 
 def _reusable(node: Node) -> bool:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from planloom.core.asking import messages_of, text_of
 from planloom.core.result import StepOutcome
-from planloom.errors import FieldError, GrantError, VerificationError
+from planloom.errors import GrantError, VerificationError
 from planloom.executors.meter import Meter
 from planloom.executors.part import Part
 from planloom.models.catalogue import DEFAULT
-from planloom.plan.policy import Effects
+from planloom.plan.rules import verify_problem
 from planloom.plan.terms import fresh
 from planloom.verify.checks import ValidatorRegistry
 from planloom.verify.consistency import agreement
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from planloom.core.commands import RunStep
     from planloom.models.catalogue import Models
     from planloom.models.llm import LLM
-    from planloom.plan.model import Step
     from planloom.plan.policy import VerifyPolicy
     from planloom.ports import AttemptContext, AttemptExecutor
     from planloom.verify.judge import JudgeAgent
@@ -67,31 +66,12 @@ class VerifiedExecutor:
         return self._verified(request, context, policy)
 
     async def _verified(self, request: RunStep, context: AttemptContext, policy: VerifyPolicy) -> StepOutcome:
-        check_again(request.step, policy, request.effects)
+        if problem := verify_problem(request.step, (), request.effects):
+            raise problem  # a plan is checked by the same rule; whoever asks without an engine is told here
         doing = _Doing(self.inner, request, context, policy, Meter(context, request, self.models))
         if policy.strategy == "self_consistency":
             return await doing.by_majority()
         return await doing.until_good(self.registry, self.judges.get(policy.model or ""))
-
-
-def check_again(step: Step, policy: VerifyPolicy, effects: Effects) -> None:
-    """Check that a step may be done as often, and asked in the way, that its verification wants.
-
-    Raises:
-        FieldError: It may not.
-    """
-    several, problem, remedy = policy.strategy == "self_consistency", "", ""
-    if several and policy.refinement != "none":
-        problem = "'self_consistency' compares several answers at once, so 'refinement' means nothing with it"
-        remedy = "take 'refinement' out, or choose another strategy"
-    elif (several or policy.refinement != "none") and effects is not Effects.NONE:
-        problem = f"its verification would do it again, but its effects are '{effects}'"
-        remedy = "write `refinement: none`, or `effects: none` if doing it again changes nothing"
-    elif policy.refinement in ("feedback", "iterative") and step.kind != "model":
-        problem = f"refinement '{policy.refinement}' is told to a model, and this is a {step.kind} step"
-        remedy = "write `refinement: retry` or `refinement: none`"
-    if problem:
-        raise FieldError(f"step {step.id!r}: {problem}", remedy=remedy, step=step.id, path=("verify",))
 
 
 class _Doing:
