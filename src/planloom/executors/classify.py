@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from planloom.core.result import Usage
 from planloom.errors import (
     ArgumentsError,
+    ConfigError,
     EvaluationError,
     GrantError,
-    MissingKeyError,
     MissingValueError,
     ModelRefusedError,
     ModelTruncatedError,
@@ -21,6 +21,7 @@ from planloom.errors import (
     OutputError,
     PlanError,
     PlanloomError,
+    PlanningError,
     VerificationError,
 )
 from planloom.plan.policy import FailureKind
@@ -36,7 +37,7 @@ _BY_TYPE: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Fai
     ((ArgumentsError, MissingValueError, EvaluationError), FailureKind.INPUT),
     ((OutputError, VerificationError), FailureKind.OUTPUT),
     (GrantError, FailureKind.LIMIT),
-    ((ModelRefusedError, ModelTruncatedError, MissingKeyError), FailureKind.REFUSED),
+    ((ModelRefusedError, ModelTruncatedError, ConfigError, PlanningError), FailureKind.REFUSED),
     (TimeoutError, FailureKind.TIMEOUT),
     (
         (
