@@ -303,7 +303,7 @@ class RunState:
     def _speculation_settled(self, event: SpeculationSettled) -> None:
         ahead.settle(self, event)
 
-    def hits_of(self, key: str) -> tuple[int, int]:
+    def hits_of(self, key: str) -> tuple[float, float]:
         """Return how often this step's draft led to the right inputs, and how often not, earlier runs included."""
         assert self.started is not None
         hits, misses = self.hits.get(key, (0, 0))

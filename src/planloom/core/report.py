@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from planloom.core.fold import RunState
 from planloom.core.result import RunResult, RunStatus, StepResult, Steps, StepStatus
 from planloom.core.state import Node
@@ -43,6 +45,7 @@ def run_result(state: RunState, *, waiting: bool = False) -> RunResult:
         cost_usd=budget.cost_usd if started.track_cost else None,
         usage=budget.usage,
         tool_calls=budget.calls,
+        speculation=_speculation(state, active_s),
         started_at=started.at,
         ended_at=finished.at if finished is not None else None,
         active_s=active_s,
@@ -51,6 +54,20 @@ def run_result(state: RunState, *, waiting: bool = False) -> RunResult:
         critical_path_ms=path_s * 1000,
         scheduler_overhead_ms=max(0.0, active_s - path_s) * 1000,
     )
+
+
+def _speculation(state: RunState, active_s: float) -> dict[str, Any] | None:
+    if not state.hits and not state.rolled_back:
+        return None
+    return {
+        "hits": sum(hits for hits, _ in state.hits.values()),
+        "misses": sum(misses for _, misses in state.hits.values()),
+        "rolled_back": state.rolled_back,
+        "wasted_s": state.wasted_s,
+        "wasted_tokens": state.wasted_tokens,
+        "wasted_cost_usd": state.wasted_usd,
+        "efficiency": 1 - active_s / state.path_s if state.path_s > 0 else 0.0,
+    }
 
 
 def _may_start(node: Node) -> bool:

@@ -280,6 +280,9 @@ class RunResult:
     cost_usd: float | None = None
     usage: Usage = field(default_factory=Usage)
     tool_calls: int = 0
+    speculation: dict[str, Any] | None = None
+    """Where steps ran ahead on drafts: `hits`, `misses`, `rolled_back`, `wasted_s`, `wasted_tokens`,
+    `wasted_cost_usd`, and `efficiency`, 1 - the run's seconds by those of its longest chain of steps."""
     started_at: float | None = None
     ended_at: float | None = None
     active_s: float = 0.0
@@ -338,6 +341,7 @@ class RunResult:
             "scheduler_overhead_ms": self.scheduler_overhead_ms,
             "exceeded_limits": list(self.exceeded_limits),
             "limits_not_enforced": list(self.limits_not_enforced),
+            **({} if self.speculation is None else {"speculation": self.speculation}),
             "blocked": self.blockers(),
             "started_at": self.started_at,
             "ended_at": self.ended_at,

@@ -492,10 +492,12 @@ def digest(value: Any) -> str:
 
 
 def speculates(plan: Plan) -> bool:
-    """Return whether any step of a plan or of its sub-plans has others run ahead on its draft."""
-    for step in plan.steps:
-        if step.speculate is not None and step.speculate.policy == "compare":
-            return True
-        if step.plan is not None and not isinstance(step.plan, str) and speculates(step.plan):
-            return True
-    return False
+    """Return whether any step of a plan or of its sub-plans has others run ahead on its draft; looked up once."""
+    kept: bool | None = plan.__dict__.get("_speculates")
+    if kept is None:
+        kept = plan.__dict__["_speculates"] = any(
+            (step.speculate is not None and step.speculate.policy == "compare")
+            or (step.plan is not None and not isinstance(step.plan, str) and speculates(step.plan))
+            for step in plan.steps
+        )
+    return kept

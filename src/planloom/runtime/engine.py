@@ -34,6 +34,7 @@ from planloom.runtime.asked import asked_by, check_recorded, facts_for, model_pr
 from planloom.runtime.batch import run_batch
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.driver import Driver
+from planloom.runtime.guesses import Guesses
 from planloom.runtime.replay import replayed
 from planloom.runtime.run import Run
 from planloom.runtime.settings import Settings
@@ -115,6 +116,7 @@ class Engine:
             gate=gate,
         )
         self._drivers: dict[str, Driver] = {}
+        self._guesses = Guesses()
         self._checked: OrderedDict[int, _Checked] = OrderedDict()
         self._poll: asyncio.Task[None] | None = None
         self._closed = False
@@ -238,6 +240,7 @@ class Engine:
             track_cost,
             planloom.__version__,
             models=self._model_facts(checked, limits, track_cost=track_cost),
+            guesses=self._guesses.of(checked.plan),
         )
         return await self._begin(run_id or new_run_id(), started)
 
@@ -345,6 +348,7 @@ class Engine:
         """Let go of a run: stop what is under way, give up the pen. An unended run can be resumed."""
         driver = self._drivers.pop(run_id, None)
         if driver is not None:
+            self._guesses.learn(driver.machine)
             await driver.close()
 
     # --- go on ---
