@@ -7,8 +7,8 @@ import pytest
 from planloom.errors import (
     ConfigError,
     MissingKeyError,
-    PlanningError,
     PlanloomError,
+    PlanningError,
     UnknownFieldError,
     UnknownModelError,
     UnknownPriceError,

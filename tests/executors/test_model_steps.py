@@ -347,8 +347,20 @@ def refused(document: dict[str, Any], kind: type[Exception], **options: Any) -> 
         ),
         (ask(model="default", replan={"model": "nobody"}), ("replan", "model")),
         ({"id": "sub", "plan": plan(ask(model="nobody"))}, ("plan", "steps", 0, "model")),
+        (ask(model="openai://m?base_url=http://elsewhere.example"), ("model",)),
+        (ask(model="default", verify={"strategy": "judge", "model": "openai://m?key_env=K"}), ("verify", "model")),
     ],
-    ids=["a name", "a scheme", "a judge", "a draft", "a draft's judge", "who replans", "in a sub-plan"],
+    ids=[
+        "a name",
+        "a scheme",
+        "a judge",
+        "a draft",
+        "a draft's judge",
+        "who replans",
+        "in a sub-plan",
+        "a place",
+        "a judge's key",
+    ],
 )
 def test_a_model_nobody_knows_is_a_problem_of_the_plan(step: dict[str, Any], path: tuple[str | int, ...]) -> None:
     problem = refused(plan(step), UnknownModelError, settings=Settings(default_model="scripted://echo"))

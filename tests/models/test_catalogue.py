@@ -92,36 +92,51 @@ def test_a_name_with_a_bad_address_does_no_harm_to_the_others() -> None:
 
 # --- what a plan may not say ------------------------------------------------------------------
 
-KEY_AND_PLACE = "openai://gpt-4o?base_url=https://elsewhere.example/v1&key_env=DATABASE_PASSWORD"
+OPERATORS = [
+    "openai://gpt-4o?base_url=https://elsewhere.example/v1&key_env=DATABASE_PASSWORD",
+    "openai://gpt-4o?base_url=http://127.0.0.1:8000/v1",
+    "openai://gpt-4o?key_env=MY_KEY",
+    "anthropic://claude-haiku-4-5?base_url=https://elsewhere.example",
+    "vllm://qwen?base_url=http://169.254.169.254/v1",
+    "cassette:///tmp/planloom-test.jsonl?model=openai://gpt-4o&mode=auto",
+    "cassette:///tmp/planloom-test.jsonl?model=openai://gpt-4o&mode=record",
+]
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        KEY_AND_PLACE,
-        "cassette:///tmp/planloom-test.jsonl?model=openai://gpt-4o&mode=record",
-        "cassette:///tmp/planloom-test.jsonl?model=openai://gpt-4o&mode=auto",
-    ],
-)
-def test_a_plan_may_not_send_a_key_to_a_place_of_its_own_or_have_a_file_written(address: str) -> None:
-    vouched = Models(named={"elsewhere": address})
+@pytest.mark.parametrize("address", OPERATORS)
+def test_a_plan_may_not_say_where_a_model_is_with_which_key_or_in_which_file(address: str) -> None:
+    with pytest.raises(UnknownModelError, match=r"the plan (says|names)") as caught:
+        Models(named={"other": MINI}).get(address)
 
-    with pytest.raises(UnknownModelError, match="a plan names"):
-        Models().get(address)
-
-    assert vouched.get("elsewhere") is vouched.get(address)
+    assert "models" in caught.value.remedy
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "openai://gpt-4o?base_url=http://127.0.0.1:8000/v1&key_env=MY_KEY",
-        "openai://gpt-4o?key_env=MY_KEY",
-        "vllm://qwen?base_url=http://gpu-1:8000/v1",
-    ],
-)
-def test_a_plan_may_say_where_a_model_is_that_gets_no_key_of_another_place(address: str) -> None:
-    assert str(Models().get(address).uri) == address
+@pytest.mark.parametrize("name", ["/etc/passwd.json", "answers.json", "../secret.json", "a@b.json"])
+def test_a_plan_may_not_have_a_file_of_answers_read(name: str) -> None:
+    with pytest.raises(UnknownModelError, match="the plan names a file"):
+        Models().get(f"scripted://{name}")
+
+
+@pytest.mark.parametrize("address", OPERATORS)
+def test_what_the_operator_wrote_a_plan_may_write_too_word_for_word(address: str) -> None:
+    named, given = Models(named={"elsewhere": address}), Models(given={"elsewhere": address})
+    handed = Models(given={"elsewhere": LLM(FunctionModel(str), parse_uri(address))})
+
+    assert named.get("elsewhere") is named.get(address)
+    assert given.get("elsewhere") is given.get(address)
+    assert str(handed.get(address).uri) == str(Models(default=address).get(address).uri)
+    with pytest.raises(UnknownModelError, match="the plan"):
+        named.get(f"{address}&timeout=1")
+
+
+def test_a_plan_may_name_what_was_registered_in_this_process_and_the_echo() -> None:
+    model = register("known here.1", ["yes"])
+
+    try:
+        assert Models().get("scripted://known%20here.1").model is model
+    finally:
+        unregister("known here.1")
+    assert str(Models().get("scripted://echo").uri) == "scripted://echo"
 
 
 # --- facts ------------------------------------------------------------------------------------

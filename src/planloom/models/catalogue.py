@@ -1,8 +1,8 @@
 """Which model a plan means by `model:`: given ones first, then names of the settings, then any address.
 
 Rule 1: a name stands for an address, never for another name.
-Rule 2: what a plan writes is untrusted: it may name any model, but which key goes to which host, and which file is
-written, is said where the operator says it.
+Rule 2: what a plan writes is untrusted: it may name any model of any provider, but where a model is asked, with which
+key, and which files are read or written is said where the operator says it, word for word.
 Rule 3: only what was made here is closed here.
 """
 
@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 from planloom.core.model_uri import ModelUri
 from planloom.core.prices import ModelFacts, ModelPrice
@@ -21,6 +20,7 @@ from planloom.errors import UnknownModelError, suggestion
 from planloom.models.llm import LLM
 from planloom.models.pricing import unpriced
 from planloom.models.rates import RateLimit, RateLimits
+from planloom.models.scripted import file_of
 from planloom.models.uri import parse_uri, uri_for
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 VOUCH = "name this address below [models] in planloom.toml, or in models={…}, and write that name in the plan"
-_HERE = frozenset({"localhost", "127.0.0.1", "::1"})
+_OPERATORS = ("base_url", "key_env")
+"""Params that no plan may say."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 Listed = TypeVar("Listed")
 
@@ -161,9 +162,14 @@ class Models:
         if "://" not in ref:
             raise self._unknown(ref)
         uri = parse_uri(ref)
-        if str(uri) not in map(self._address, self._addresses):  # else the operator wrote it too
+        if not self._is_operators(uri):
             _check_a_plan_may_say(uri)
         return self._made_of(uri, ref)
+
+    def _is_operators(self, uri: ModelUri) -> bool:
+        """Return whether the operator wrote this very address too, or gave the model that has it."""
+        given = (str(one.uri) for one in self._given.values() if isinstance(one, LLM))
+        return str(uri) in {*map(self._address, self._addresses), *given}
 
     def _around(self, model: Model, ref: str) -> LLM:
         """Return the face of a model that was given bare."""
@@ -215,18 +221,15 @@ def _with_address(name: str, remedy: str) -> str:
 
 
 def _check_a_plan_may_say(uri: ModelUri) -> None:
-    """Refuse what would let whoever wrote the plan have a key sent to a place of theirs, or a file written."""
-    base_url = uri.params.get("base_url")
-    if "key_env" in uri.params and base_url is not None and urlsplit(str(base_url)).hostname not in _HERE:
-        raise UnknownModelError(
-            f"a plan names a key and the place it would be sent to: {uri}",
-            remedy=VOUCH,
-        )
-    if uri.scheme == "cassette" and uri.params.get("mode", "replay") != "replay":
-        raise UnknownModelError(
-            f"a plan names a file that would be written: {uri}",
-            remedy=VOUCH,
-        )
+    """Refuse what would let whoever wrote the plan say where a prompt or a key is sent, or which file is opened."""
+    named = [name for name in _OPERATORS if name in uri.params]
+    if named:
+        what = f"says {' and '.join(named)} of a model, which only who runs it may say"
+    elif uri.scheme == "cassette" or (uri.scheme == "scripted" and file_of(uri).suffix == ".json"):
+        what = "names a file that a model's answers are kept in, which only who runs it may name"
+    else:
+        return
+    raise UnknownModelError(f"the plan {what}: {uri}", remedy=VOUCH)
 
 
 def _as_price(listed: ListedPrice) -> ModelPrice:
