@@ -20,14 +20,23 @@ TOOLS = {
     "key": ToolFacts("d", Effects.IDEMPOTENT, COST_USD),
 }
 NAMES = "abcdefgh"
+IN_PLACE: tuple[dict[str, Any], ...] = (
+    {"steps": [{"id": "a", "tool": "t"}]},
+    {"steps": [{"id": "a", "tool": "t", "retry": {"max_attempts": 2}}, {"id": "b", "tool": "t", "needs": ["a"]}]},
+    {"steps": [{"id": "a", "tool": "once", "for_each": [1, 2]}, {"id": "b", "tool": "key", "on_error": "continue"}]},
+    {"steps": [{"id": "a", "tool": "key", "join": "always", "mode": "sequential"}, {"id": "b", "tool": "t"}]},
+    {"steps": [{"id": "a", "tool": "t", "replan": True}]},
+    {"steps": []},
+)
+"""What may be answered to a step that asks for a plan; the last two must be refused."""
 OUTPUTS = st.one_of(st.integers(0, 2), st.just([1, 2]), st.none())
 
 
 @st.composite
-def plans(draw: st.DrawFn, *, depth: int = 2) -> dict[str, Any]:
-    """Return the document of a plan of up to eight steps, sub-plans nested up to `depth`."""
+def plans(draw: st.DrawFn, *, depth: int = 2, replans: bool = False) -> dict[str, Any]:
+    """Return the document of a plan of up to eight steps, sub-plans nested up to `depth`; some steps may replan."""
     count = draw(st.integers(1, 8 if depth == 2 else 3))
-    steps = [draw(_steps(place, depth)) for place in range(count)]
+    steps = [draw(_steps(place, depth, replans=replans)) for place in range(count)]
     document: dict[str, Any] = {"steps": steps, "fail_fast": draw(st.booleans()), "concurrency": {"db": 1, "web": 2}}
     if draw(st.integers(0, 3)) == 0:
         document["outputs"] = {"x": f"${{{{ steps.{NAMES[draw(st.integers(0, count - 1))]}.output }}}}"}
@@ -35,8 +44,8 @@ def plans(draw: st.DrawFn, *, depth: int = 2) -> dict[str, Any]:
 
 
 @st.composite
-def _steps(draw: st.DrawFn, place: int, depth: int) -> dict[str, Any]:
-    step: dict[str, Any] = {"id": NAMES[place]} | draw(_kinds(depth))
+def _steps(draw: st.DrawFn, place: int, depth: int, *, replans: bool) -> dict[str, Any]:
+    step: dict[str, Any] = {"id": NAMES[place]} | draw(_kinds(depth, replans=replans))
     needs = []
     for above in range(place):
         if draw(st.integers(0, 2)) == 0:
@@ -61,7 +70,7 @@ def _steps(draw: st.DrawFn, place: int, depth: int) -> dict[str, Any]:
 
 
 @st.composite
-def _kinds(draw: st.DrawFn, depth: int) -> dict[str, Any]:
+def _kinds(draw: st.DrawFn, depth: int, *, replans: bool) -> dict[str, Any]:
     kind = draw(st.sampled_from(["tool"] * 6 + ["approve", "wait"] + ["plan"] * (2 if depth else 0)))
     step: dict[str, Any]
     if kind == "tool":
@@ -70,8 +79,10 @@ def _kinds(draw: st.DrawFn, depth: int) -> dict[str, Any]:
             step["retry"] = {"max_attempts": draw(st.integers(2, 3)), "jitter": draw(st.booleans())}
         if draw(st.integers(0, 5)) == 0:
             step["timeout_seconds"] = draw(st.integers(1, 6))
+        if replans and draw(st.integers(0, 2)) == 0:
+            return step | {"replan": {"max_steps": 2}}
     elif kind == "plan":
-        step = {"plan": draw(plans(depth=depth - 1))}
+        step = {"plan": draw(plans(depth=depth - 1, replans=replans))}
         if draw(st.integers(0, 2)) == 0:
             step["timeout_seconds"] = draw(st.integers(1, 6))
     elif kind == "approve":

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from planloom.core import machine
+from planloom.core.commands import RunStep
 from planloom.core.events import (
     ApprovalRequested,
     AttemptFailed,
@@ -34,7 +35,7 @@ from planloom.core.result import ENDED, RunStatus, SkipReason, StepStatus
 from planloom.plan.model import Plan
 from planloom.plan.policy import Effects, FailureKind, JoinRule, OnError, ResourceLimits
 from tests.core.driving import Drive, differences, snapshot
-from tests.core.random_plans import COST_USD, OUTPUTS, TOOLS, limits, plans
+from tests.core.random_plans import COST_USD, IN_PLACE, OUTPUTS, TOOLS, limits, plans
 
 ALL = machine.DECISIONS_A_TURN
 BEGINS = (StepDispatched, StepExpanded, SubPlanStarted, WaitStarted, ApprovalRequested)
@@ -47,7 +48,7 @@ class AnyRun(RuleBasedStateMachine):
     a_turn: int | None = None
     """Decisions that one turn makes at most; None: as many as there are."""
 
-    @initialize(document=plans(), limited=limits(), parallel=st.sampled_from([True, True, True, False]))
+    @initialize(document=plans(replans=True), limited=limits(), parallel=st.sampled_from([True, True, True, False]))
     def the_run_starts(self, document: dict[str, Any], limited: dict[str, Any] | None, parallel: bool) -> None:
         machine.DECISIONS_A_TURN = self.a_turn or ALL
         self.limits = None if limited is None else ResourceLimits(**limited)
@@ -72,12 +73,14 @@ class AnyRun(RuleBasedStateMachine):
         return str(found[which % len(found)])
 
     def answered(self, key: str, **told: Any) -> dict[str, Any]:
-        return told | ({} if self.drive.under_way[key].step.tool is None else {"cost_usd": COST_USD})
+        return told | ({"cost_usd": COST_USD} if calls_a_tool(self.drive.under_way[key]) else {})
 
     @precondition(lambda self: self.drive.under_way)
     @rule(which=ANY, output=OUTPUTS, later=st.integers(0, 2))
     def an_attempt_succeeds(self, which: int, output: Any, later: int) -> None:
         key = self.pick(self.drive.under_way, which)
+        if self.drive.under_way[key].role == "replan":
+            output = IN_PLACE[which % len(IN_PLACE)]
         turn = self.drive.after(later).ok(key, output, **self.answered(key))
         self.answers.append(turn.events[0])
 
@@ -241,17 +244,18 @@ class AnyRun(RuleBasedStateMachine):
         for node in self.drive.machine.state.nodes.values():
             if node.children is not None and node.step.max_parallel is not None:
                 assert sum(self.holds(child) for child in node.children) <= node.step.max_parallel
-        calls = sum(request.step.tool is not None for request in self.drive.started)
+        calls = sum(map(calls_a_tool, self.drive.started))
         if self.limits is not None:
             assert self.limits.max_concurrent is None or len(nodes) <= self.limits.max_concurrent
             assert self.limits.max_tool_calls is None or calls <= self.limits.max_tool_calls
             assert self.limits.max_total_cost_usd is None or calls * COST_USD <= self.limits.max_total_cost_usd
-            memory_mb = sum(TOOLS[node.step.tool].memory_mb or 0 for node in nodes if node.step.tool)
+            asked = [request.step.tool for request in self.drive.under_way.values() if calls_a_tool(request)]
+            memory_mb = sum(TOOLS[tool].memory_mb or 0 for tool in asked)
             assert self.limits.max_memory_mb is None or memory_mb <= self.limits.max_memory_mb
 
     def holds(self, node: Any) -> bool:
         """Return whether this step is under way: an attempt, or a container, a wait or an approval that has begun."""
-        if node.entry.step.tool is not None and not is_map(node):
+        if node.entry.step.tool is not None and not is_map(node) and node.inner is None:
             return node.key in self.drive.under_way
         return node.status is StepStatus.RUNNING
 
@@ -353,7 +357,7 @@ class AnyRun(RuleBasedStateMachine):
             assert stopped[-1].status is RunStatus.CANCELLED
         if stopped:
             assert result.status is stopped[-1].status
-        assert result.tool_calls == sum(request.step.tool is not None for request in self.drive.started)
+        assert result.tool_calls == sum(map(calls_a_tool, self.drive.started))
         assert result.cost_usd == result.tool_calls * COST_USD
 
 
@@ -361,6 +365,10 @@ class AnyRunInSmallTurns(AnyRun):
     """A run whose turns are cut short, as those of very wide plans are: facts come in between."""
 
     a_turn = 2
+
+
+def calls_a_tool(request: RunStep) -> bool:
+    return request.step.tool is not None and request.role == ""
 
 
 def is_map(node: Any) -> bool:
