@@ -20,6 +20,7 @@ from planloom.errors import (
     FieldError,
     MissingKeyError,
     ModelError,
+    ModelTruncatedError,
     NotInstalledError,
     PlanError,
     UnknownModelError,
@@ -457,6 +458,77 @@ def test_a_kept_answer_is_used_again_only_for_the_very_same_question(other: dict
 
     assert result.status is RunStatus.SUCCESS
     assert len(model.calls) == asked
+
+
+@pytest.mark.parametrize("price", [ModelPrice(1.0, 1.0), None], ids=["priced", "unpriced"])
+def test_what_a_failed_call_used_is_booked_once_however_many_wait_for_it(price: ModelPrice | None) -> None:
+    error = ModelTruncatedError("it was cut off")
+    error.usage = Usage(100, 10, 1)
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def before(call: ModelCall) -> None:
+        asked.set()
+        await go_on.wait()
+
+    model = ScriptedModel([error], price=price, before=before)
+    steps = [ask(f"s{n}", cache=True, on_error="continue") for n in range(4)]
+
+    async def main() -> RunResult:
+        async with asyncio.timeout(10), Engine(models={"m": model}) as engine:
+            run = await engine.start(plan(*steps))
+            await asked.wait()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            go_on.set()
+            return await engine.finish(run)
+
+    result = asyncio.run(main())
+
+    told = [step for step in result.steps if step.kind == "model"]
+    assert len(model.calls) == 1
+    assert [step.status.value for step in told] == ["failed"] * 4
+    assert (result.usage.total_tokens, result.usage.requests) == (110, 1)
+    if price is None:
+        assert (result.cost_unknown, result.cost_usd) == (("s0",), 0.0)  # the others are known to have cost nothing
+    else:
+        assert (result.cost_unknown, result.cost_usd) == ((), pytest.approx(110 / 1_000_000))
+
+
+# --- what nobody knows the price of -------------------------------------------------------------
+
+
+def test_a_cost_that_is_not_known_is_not_told_as_nothing() -> None:
+    document = plan({"id": "t", "tool": "t"}, ask())
+
+    result = run(document, models={"m": ScriptedModel(["one"], price=None)}, tools=[fake_tool("t")])
+
+    assert (result.cost_usd, result.cost_unknown) == (None, ("a",))
+    told = result.to_dict()
+    assert (told["cost"], told["cost_unknown"]) == (None, ["a"])
+    assert [step["cost"] for step in told["steps"]] == [0.0, None]
+
+
+def test_with_a_step_of_unknown_cost_the_rest_is_the_least_that_the_run_cost() -> None:
+    used = Usage(100, 10, 1)
+    models = {
+        "priced": ScriptedModel(["one"], price=ModelPrice(1.0, 1.0), usage=used),
+        "m": ScriptedModel(["x", "y", "z"], price=None, usage=used),
+    }
+    each = ask("each", for_each=[1, 2])
+    inner = {"id": "sub", "plan": {"steps": [ask("inner")]}}
+
+    result = run(plan(ask("known", model="priced"), each, inner), models=models)
+
+    assert result.cost_usd == pytest.approx(110 / 1_000_000)
+    assert result.cost_unknown == ("each", "sub/inner")
+
+
+def test_where_every_price_is_known_nothing_is_said_of_unknown_costs() -> None:
+    priced = run(plan(ask()), models={"m": ScriptedModel(["one"], price=ModelPrice(1.0, 1.0))})
+    untracked = run(plan(ask()), models={"m": ScriptedModel(["one"], price=None)}, track_cost=False)
+
+    assert "cost_unknown" not in priced.to_dict()
+    assert (untracked.cost_usd, untracked.cost_unknown) == (None, ())
 
 
 def test_a_run_on_record_is_not_taken_up_without_its_models(tmp_path: Path) -> None:

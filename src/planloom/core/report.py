@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from planloom.core.fold import RunState
-from planloom.core.result import RunResult, RunStatus, StepResult, Steps, StepStatus
+from planloom.core.result import RunResult, RunStatus, StepResult, Steps, StepStatus, Usage
 from planloom.core.state import Node
 from planloom.plan.policy import JoinRule
 from planloom.plan.terms import fresh
@@ -32,6 +33,7 @@ def run_result(state: RunState, *, waiting: bool = False) -> RunResult:
     speedup = state.busy_s / active_s if active_s > 0 else 1.0
     exceeded = state.stopping.limits if state.stopping is not None else ()
     status = state.status
+    cost_usd, unknown = _run_cost(state)
     return RunResult(
         run_id=state.run_id,
         plan=started.plan.name,
@@ -42,7 +44,8 @@ def run_result(state: RunState, *, waiting: bool = False) -> RunResult:
         failed_step=finished.failed_step if finished is not None else None,
         exceeded_limits=tuple(dict.fromkeys((*exceeded, *budget.exceeded))),
         limits_not_enforced=_not_enforced(state),
-        cost_usd=budget.cost_usd if started.track_cost else None,
+        cost_usd=cost_usd,
+        cost_unknown=unknown,
         usage=budget.usage,
         tool_calls=budget.calls,
         speculation=_speculation(state, active_s),
@@ -108,6 +111,33 @@ def _step(node: Node, *, track_cost: bool) -> StepResult:
         metadata=node.metadata,
         parts=parts,
     )
+
+
+def _run_cost(state: RunState) -> tuple[float | None, tuple[str, ...]]:
+    """Return what is known of the run's cost, and the steps of which it is not known."""
+    assert state.started is not None
+    budget = state.budget
+    if not state.started.track_cost:
+        return None, ()
+    if not _is_used(budget.usage):  # nobody asked a model: no step needs to be looked at
+        return budget.cost_usd, ()
+    unknown = tuple(_unpriced(state.root.nodes))
+    is_known = not unknown or budget.cost_usd > 0 or any(node.cost_usd is not None for node in state.nodes.values())
+    return budget.cost_usd if is_known else None, unknown
+
+
+def _unpriced(nodes: Iterable[Node]) -> Iterator[str]:
+    """Yield the steps that asked a model and have no cost."""
+    for node in nodes:
+        items = node.children or ()
+        if (node.cost_usd is None and _is_used(node.usage)) or next(_unpriced(items), None) is not None:
+            yield node.key
+        if node.inner is not None:
+            yield from _unpriced(node.inner.nodes)
+
+
+def _is_used(usage: Usage | None) -> bool:
+    return usage is not None and (usage.requests > 0 or usage.total_tokens > 0)
 
 
 def _cost(node: Node, parts: tuple[StepResult, ...]) -> float | None:

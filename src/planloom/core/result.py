@@ -278,6 +278,9 @@ class RunResult:
     limits_not_enforced: tuple[str, ...] = ()
     """Limits the user set that nothing here can enforce."""
     cost_usd: float | None = None
+    """None: not tracked, or nothing of it is known. With `cost_unknown` it is what is known, the least that it was."""
+    cost_unknown: tuple[str, ...] = ()
+    """Steps that used a model whose price nobody knows, `sub/extract` in a sub-plan; the step itself for its items."""
     usage: Usage = field(default_factory=Usage)
     tool_calls: int = 0
     speculation: dict[str, Any] | None = None
@@ -320,8 +323,12 @@ class RunResult:
         raise KeyError(step_id)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the run as JSON; `result` is its output, `cost` None when costs are not tracked."""
-        tracked = self.cost_usd is not None
+        """Return the run as JSON; `result` is its output, `cost` None when costs are not tracked or not known.
+
+        `cost_unknown` is there only if some step's cost is not known; `cost` is then without it.
+        """
+        tracked = self.cost_usd is not None or bool(self.cost_unknown)
+        unknown = {"cost_unknown": list(self.cost_unknown)} if self.cost_unknown else {}
         return {
             "run_id": self.run_id,
             "plan": self.plan,
@@ -332,6 +339,7 @@ class RunResult:
             "steps": [step.to_dict(track_cost=tracked) for step in self.steps],
             "steps_completed": self.steps_completed,
             "cost": self.cost_usd,
+            **unknown,
             "usage": self.usage.to_dict(),
             "tool_calls": self.tool_calls,
             "latency_ms": self.latency_ms,

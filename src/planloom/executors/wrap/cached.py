@@ -4,6 +4,7 @@ Rule 1: the key is everything that matters: tool, digest, arguments and the step
 another tool's value.
 Rule 2: single flight: equal attempts under way at the same time are made once.
 Rule 3: errors are never kept, and every hit is a copy.
+Rule 4: what was used is booked once: with the attempt that used it, whether it came to a result or an error.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from planloom.core.result import StepOutcome
+from planloom.core.result import StepOutcome, Usage
+from planloom.executors.classify import usage_of
 from planloom.plan.policy import CachePolicy, Effects
 from planloom.plan.terms import fresh
 
@@ -83,6 +85,12 @@ class CachedExecutor:
                 if not first.cancelled() or context.stopping or (task is not None and task.cancelling()):
                     raise
                 return await self.execute(request, context)  # the one that was first was stopped; try ourselves
+            except Exception as error:
+                # What it used is booked with the first one; this attempt asked nobody, which is known to cost nothing.
+                if usage_of(error) is not None:
+                    context.report_usage(Usage())
+                context.report_usd(0.0)
+                raise
         future: asyncio.Future[StepOutcome] = asyncio.get_running_loop().create_future()
         self._under_way[key] = future
         try:
