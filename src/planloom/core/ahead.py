@@ -29,8 +29,8 @@ class Ahead:
     """
 
     __slots__ = (
-        "answer", "attempt", "claim", "drafts", "dying", "epoch", "inputs", "key", "node", "on", "role", "running",
-        "seq",
+        "answer", "attempt", "began_at", "claim", "drafts", "dying", "epoch", "inputs", "key", "node", "on", "role",
+        "running", "seq",
     )  # fmt: skip
 
     def __init__(self, node: Node, event: StepSpeculated, seq: int) -> None:
@@ -44,6 +44,7 @@ class Ahead:
         self.drafts = event.drafts
         self.claim = Claim(calls=event.calls, cost_usd=event.cost_usd, tokens=event.tokens)
         self.seq = seq
+        self.began_at = event.at
         self.running = True
         self.dying = False
         self.answer: SpeculationAnswered | None = None
@@ -77,6 +78,9 @@ def settle(state: RunState, event: SpeculationSettled) -> None:
     entry = state.ahead[lane_key(state.nodes[event.step], event.role)]
     if event.outcome == "confirmed":
         state.guesses_confirmed(entry.drafts)
+        timeout = entry.node.step.timeout_seconds
+        if timeout is not None and event.began_at is not None:
+            entry.node.deadline_at = event.began_at + timeout
         if entry.running:
             state.budget.end_ahead()
         state.budget.settle_ahead(entry.claim, cost_usd=0.0, usage=None, calls=0)

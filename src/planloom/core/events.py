@@ -244,6 +244,8 @@ class SpeculationSettled:
     role: str
     outcome: str
     at: float
+    began_at: float | None = None
+    """Of a confirmed one: from when the step's time counts, so that it has as much as it would have had."""
 
 
 @frozen

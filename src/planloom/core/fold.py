@@ -55,6 +55,8 @@ from planloom.plan.policy import Effects, FailureKind, JoinRule, OnError
 from planloom.plan.terms import truthy
 
 TIME_OVER = "its time was over"
+ENOUGH_ITEMS = 5
+"""Items that must have ended before their failure rate says anything."""
 _AS_BEFORE = (SkipReason.CONDITION_FALSE, SkipReason.UPSTREAM_SKIPPED)
 """Reasons that a run which reuses results comes to again by itself."""
 
@@ -331,8 +333,8 @@ class RunState:
         self.budget.settle(claim, cost_usd=cost_usd, usage=usage, grant=node.grant, tool_calls=tool_calls)
         if claim is ONE_CALL and cost_usd is None and usage is None:
             return
-        if cost_usd is not None or claim.cost_usd:
-            node.cost_usd = (node.cost_usd or 0.0) + (cost_usd if cost_usd is not None else claim.cost_usd)
+        if cost_usd is not None or claim.estimate_usd:
+            node.cost_usd = (node.cost_usd or 0.0) + (cost_usd if cost_usd is not None else claim.estimate_usd)
         if usage is not None:
             node.usage = usage if node.usage is None else node.usage + usage
 
@@ -475,6 +477,7 @@ class RunState:
         node.ended_at = event.at
         node.move(event.status)
         if node.parent is not None:
+            node.parent.bad_items += 1
             if node.step.on_item_error == "fail_fast":
                 self._stop_container(node.parent, keep_always=False)
         elif node.tolerated:
@@ -516,6 +519,8 @@ class RunState:
                 one.parent.left -= 1
                 if one.parent.left == 0:
                     self.closing.append(one.parent)
+                elif one.parent.bad_items and _fails_too_often(one.parent):
+                    self._stop_container(one.parent, keep_always=False)
                 continue
             one.path_s += _own_s(one)
             scope = one.scope
@@ -607,6 +612,15 @@ class RunState:
             self._ended(node)
         elif node.parent is not None or node.met == len(node.entry.upstream):
             self._skip(node, SkipReason.NOT_STARTED, "")
+
+
+def _fails_too_often(node: Node) -> bool:
+    """Return whether too large a share of the items that ended failed."""
+    rate = node.step.max_failure_rate
+    if rate is None or node.stopping:
+        return False
+    done = len(node.children or ()) - node.left
+    return done >= ENOUGH_ITEMS and node.bad_items > rate * done
 
 
 def _cleans_up(node: Node) -> bool:

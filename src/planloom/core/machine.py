@@ -123,9 +123,11 @@ class RunMachine:
     @property
     def under_way(self) -> list[str]:
         """Return the names under which attempts are at their places, those ahead of their time included."""
-        adopted = self.speculation.adopted if self.speculation is not None else {}
+        running = list(self.state.running)
+        if self.speculation is None:
+            return running
         ahead = [key for key, entry in self.state.ahead.items() if entry.running]
-        return [*(adopted.get(key, key) for key in self.state.running), *ahead]
+        return [*self.speculation.at_their_places(running), *ahead]
 
     def replay(self, events: Iterable[Event]) -> None:
         """Take in what is on record; decides nothing."""
@@ -241,8 +243,10 @@ class RunMachine:
     def _turn(self) -> Turn:
         to_stop = self.state.to_stop
         if to_stop:
-            adopted = self.speculation.adopted if self.speculation is not None else {}
-            self._commands.extend(StopStep(adopted.get(key, key)) for key in dict.fromkeys(to_stop))
+            keys = list(dict.fromkeys(to_stop))
+            if self.speculation is not None:
+                keys = self.speculation.at_their_places(keys)
+            self._commands.extend(StopStep(key) for key in keys)
             to_stop.clear()
         if self.speculation is not None and self.speculation.waiting:
             return self._with_what_came_before()

@@ -145,6 +145,11 @@ class Speculation:
             del self.adopted[key]
         return replace(fact, step=key, attempt=node.attempt)
 
+    def at_their_places(self, keys: list[str]) -> list[str]:
+        """Return the names under which these steps' attempts are under way; not those that have ended already."""
+        ended = {fact.step for fact in self.waiting}
+        return [self.adopted.get(key, key) for key in keys if key not in ended]
+
     def answered(self, fact: AttemptSucceeded | AttemptFailed) -> SpeculationAnswered | None:
         """Return what goes on record of an attempt that ran ahead; None if nobody knows of it."""
         entry = self.state.ahead.get(fact.step)
@@ -424,10 +429,12 @@ class Speculation:
         self._touched.append(node)
 
     def _settle(self, entry: Ahead, outcome: str) -> None:
-        running = entry.running
-        self.machine.record(SpeculationSettled(entry.node.key, entry.role, outcome, self.machine.now))
+        running, now, ended = entry.running, self.machine.now, self.values.get(entry.key)
         if outcome == "confirmed":
+            began = entry.began_at if ended is None else now - (ended.at - ended.started_at)
+            self.machine.record(SpeculationSettled(entry.node.key, entry.role, outcome, now, began))
             return
+        self.machine.record(SpeculationSettled(entry.node.key, entry.role, outcome, now))
         self.values.pop(entry.key, None)
         if running:
             self.machine.stop(entry.key)

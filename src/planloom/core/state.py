@@ -56,7 +56,8 @@ class Node:
         met, ok, failed, skipped: How many upstream steps have ended, and how.
         broken: What went wrong with a condition on an incoming edge.
         clean: True when everything upstream was reused from an earlier run, so that this may be too.
-        children, inner, left: Items or sub-plan of a container, and how many of them have not ended.
+        children, inner, left: Items or sub-plan of a container, and how many of them have not ended; `bad_items`: how
+            many items failed.
         attempt: Number of the last attempt; `failures`: how many of them failed.
         path_s: Seconds of the longest chain of steps that leads to this one, and from its end on with its own.
     """
@@ -84,6 +85,7 @@ class Node:
     usage: Usage | None = None
     metadata: dict[str, Any] | None = None
     children: list[Node] | None = None
+    bad_items = 0
     inner: ScopeState | None = None
     replan = Replan.NO
     left = 0

@@ -86,6 +86,9 @@ class Step:
     for_each: str | list[Any] | None = None
     """An expression or list: the step runs once per item, each with `item` and `index`."""
     on_item_error: Annotated[str, Field(pattern="^(fail_fast|collect)$")] = "fail_fast"
+    max_failure_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of a `for_each` step that collects: once 5 items have ended and a larger share of them failed, the rest is not
+    tried and the step fails."""
     max_parallel: PositiveInt | None = None
     """Items under way at the same time; None: no limit of its own."""
 

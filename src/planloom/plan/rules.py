@@ -72,6 +72,7 @@ def step_problems(step: Step, path: Path, *, dropped: frozenset[str] = frozenset
     found += _fit(step, path)
     found += _limits_inside(step, path)
     found += _needed(step, path, dropped)
+    found += _rate(step, path)
     found += _names(step, path)
     found += _choices(step, path)
     found += _wait(step, path, dropped)
@@ -141,10 +142,20 @@ def _needed(step: Step, path: Path, dropped: frozenset[str]) -> Iterator[PlanErr
         for field, is_set in (
             ("max_parallel", step.max_parallel is not None),
             ("on_item_error", step.on_item_error != "fail_fast"),
+            ("max_failure_rate", step.max_failure_rate is not None),
         ):
             if is_set:
                 remedy = "add `for_each: …`, or take it out"
                 yield FieldError(f"{field!r} means nothing without 'for_each'", remedy=remedy, path=(*path, field))
+
+
+def _rate(step: Step, path: Path) -> Iterator[PlanError]:
+    if step.max_failure_rate is not None and step.for_each is not None and step.on_item_error != "collect":
+        yield FieldError(
+            f"'max_failure_rate' means nothing for step {step.id!r}, which stops at its first failed item",
+            remedy="write `on_item_error: collect`, or take it out",
+            path=(*path, "max_failure_rate"),
+        )
 
 
 def _names(step: Step, path: Path) -> Iterator[PlanError]:
