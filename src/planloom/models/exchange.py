@@ -8,6 +8,7 @@ Rule 2: a connection belongs to one event loop and is closed with it.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from planloom.errors import ModelError, ModelStreamError
 from planloom.models.failures import CAUGHT, failure_of
 from planloom.models.terms import Terms
 from planloom.models.translate import Translated, answer_of, in_their_words, is_predicted, piece_of, usage_of
+from planloom.models.warned import hearing, listen
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -101,14 +103,16 @@ class Exchange:
     async def respond(self, call: ModelCall, terms: Terms) -> LLMResponse:
         """Return the whole answer. Raises what `failures.failure_of` and `translate.answer_of` say."""
         model, asked = self._asked(call, terms)
+        heard: list[str] = []
         try:
-            response = await model_request(
-                model, asked.messages, model_settings=asked.settings, model_request_parameters=asked.parameters
-            )
+            with hearing(heard):
+                response = await model_request(
+                    model, asked.messages, model_settings=asked.settings, model_request_parameters=asked.parameters
+                )
         except CAUGHT as error:
             failure = failure_of(error, terms)
         else:
-            return answer_of(response, call, terms, streamed=False)
+            return _noted(answer_of(response, call, terms, streamed=False), asked, heard, terms)
         raise failure  # out here, so that it has no context: what was caught may show the key
 
     async def stream(self, call: ModelCall, terms: Terms) -> AsyncGenerator[str | LLMResponse, None]:
@@ -118,12 +122,21 @@ class Exchange:
         streamed: StreamedResponse | None = None
         failure: ModelError | None = None
         opened = _Opened()
+        heard: list[str] = []
         try:
-            async with model_request_stream(
-                model, asked.messages, model_settings=asked.settings, model_request_parameters=asked.parameters
-            ) as streamed:
+            async with AsyncExitStack() as stack:
+                streaming = model_request_stream(
+                    model, asked.messages, model_settings=asked.settings, model_request_parameters=asked.parameters
+                )
+                with hearing(heard):
+                    streamed = await stack.enter_async_context(streaming)
+                    events = aiter(streamed)
                 opened.is_complete()
-                async for event in streamed:
+                while True:
+                    with hearing(heard):
+                        event = await anext(events, None)
+                    if event is None:
+                        break
                     if piece := piece_of(event):
                         pieces.append(piece)
                         yield piece
@@ -136,7 +149,7 @@ class Exchange:
         if failure is not None:
             raise failure
         assert streamed is not None
-        yield answer_of(streamed.get(), call, terms, streamed=True)
+        yield _noted(answer_of(streamed.get(), call, terms, streamed=True), asked, heard, terms)
 
     def _asked(self, call: ModelCall, terms: Terms) -> tuple[Model, Translated]:
         model = self.chat if call.stop else self.model
@@ -145,6 +158,16 @@ class Exchange:
         elif call.prediction is not None:
             call = replace(call, prediction=None)
         return model, in_their_words(call, model, terms)
+
+
+def _noted(answer: LLMResponse, asked: Translated, heard: list[str], terms: Terms) -> LLMResponse:
+    """Return the answer with what its model did not take, and what its client library warned of."""
+    noted: dict[str, list[str]] = {}
+    if asked.ignored:
+        noted["ignored"] = list(asked.ignored)
+    if heard:
+        noted["warnings"] = [terms.shown(text) for text in heard]
+    return replace(answer, metadata=answer.metadata | noted) if noted else answer
 
 
 async def exchange(endpoint: Endpoint, forget: Callable[[], object]) -> AsyncGenerator[Exchange, None]:
@@ -157,7 +180,9 @@ async def exchange(endpoint: Endpoint, forget: Callable[[], object]) -> AsyncGen
     client = create_async_httpx2_client(timeout=timeout)
     client.event_hooks = {**client.event_hooks, "response": [_note_opened]}
     try:
-        yield _OPEN[endpoint.scheme](endpoint, client)
+        asked = _OPEN[endpoint.scheme](endpoint, client)
+        listen()
+        yield asked
     finally:
         forget()
         await client.aclose()
@@ -226,6 +251,7 @@ def _anthropic(endpoint: Endpoint, client: httpx2.AsyncClient) -> Exchange:
     )
     if not endpoint.is_own:
         sdk._custom_headers = {}  # see _openai_client
+    _ = sdk.messages, sdk.beta.messages  # loads them, so that they are heard
     model = AnthropicModel(endpoint.name, provider=AnthropicProvider(anthropic_client=sdk))
     return Exchange(model, model)
 

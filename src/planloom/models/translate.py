@@ -1,6 +1,7 @@
 """Our words into pydantic-ai's and back. Imports pydantic-ai, so only `hosted.py` imports this, when it is first used.
 
-Rule 1: what a provider cannot be told is an error or said in words, never left out.
+Rule 1: what a provider cannot be told is an error or said in words; a setting that a model does not take, as reasoning
+models do with a temperature, is left out and named in the answer's metadata, `ignored`.
 Rule 2: an answer is whole or it is an error that carries what was billed for it.
 """
 
@@ -14,6 +15,8 @@ from typing import Any, cast
 from pydantic_ai import messages as said
 from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.output import OutputObjectDefinition
+from pydantic_ai.profiles.anthropic import ANTHROPIC_SAMPLING_PARAMS
+from pydantic_ai.profiles.openai import SAMPLING_PARAMS
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
@@ -69,11 +72,16 @@ _NOT_PREDICTED = ("openai_logprobs", "presence_penalty", "frequency_penalty")
 
 @dataclass(frozen=True, slots=True)
 class Translated:
-    """A call in pydantic-ai's words."""
+    """A call in pydantic-ai's words.
+
+    Attributes:
+        ignored: Settings of the call that this model does not take, and is not told.
+    """
 
     messages: list[said.ModelMessage]
     settings: ModelSettings
     parameters: ModelRequestParameters
+    ignored: tuple[str, ...] = ()
 
 
 def in_their_words(call: ModelCall, model: Model, terms: Terms) -> Translated:
@@ -88,10 +96,32 @@ def in_their_words(call: ModelCall, model: Model, terms: Terms) -> Translated:
     call, parameters = _output(call, model, terms.family)
     if call.tools and call.tool_choice != "none":
         parameters = replace(parameters, function_tools=[_tool(tool) for tool in call.tools])
-    return Translated(list(_history(call.messages)), _settings(call, terms.family, terms.timeout_s), parameters)
+    settings = _settings(call, terms.family, terms.timeout_s)
+    ignored = tuple(name for name in _not_taken(model, settings) if name in settings)
+    taken = {name: value for name, value in settings.items() if name not in ignored}
+    return Translated(list(_history(call.messages)), cast("ModelSettings", taken), parameters, ignored)
 
 
-def _settings(call: ModelCall, family: str, timeout_s: float) -> ModelSettings:
+def _not_taken(model: Model, settings: dict[str, Any]) -> tuple[str, ...]:
+    """Return the settings that pydantic-ai would leave out for this model, with a warning."""
+    known: dict[str, Any] = {**model.profile}
+    if known.get("anthropic_disallows_sampling_settings"):
+        return tuple(ANTHROPIC_SAMPLING_PARAMS)
+    if not known.get("openai_supports_reasoning"):
+        return ()
+    efforts = known.get("openai_reasoning_efforts")
+    may_stop = known.get("openai_supports_reasoning_effort_none") if efforts is None else "none" in efforts
+    effort, thinking = settings.get("openai_reasoning_effort"), settings.get("thinking")
+    if effort is not None:
+        reasons = effort != "none"
+    elif thinking is not None:
+        reasons = thinking is not False or bool(known.get("thinking_always_enabled"))
+    else:
+        reasons = bool(known.get("thinking_enabled_by_default"))
+    return () if may_stop and not reasons else tuple(SAMPLING_PARAMS)
+
+
+def _settings(call: ModelCall, family: str, timeout_s: float) -> dict[str, Any]:
     known = (*OPTIONS[""], *OPTIONS.get(family, ()))
     for name in call.options:
         if name not in known:
@@ -111,7 +141,7 @@ def _settings(call: ModelCall, family: str, timeout_s: float) -> ModelSettings:
         found["tool_choice"] = [call.tool_choice]
     if call.prediction is not None:
         found["openai_prediction"] = {"type": "content", "content": _clean(call.prediction)}
-    return cast("ModelSettings", found)
+    return found
 
 
 def is_predicted(call: ModelCall) -> bool:
