@@ -302,8 +302,8 @@ class Speculation:
 
     def _draft(self, node: Node, args: dict[str, Any], on: frozenset[str], drafts: tuple[str, ...]) -> None:
         policy = node.step.speculate
-        if policy is None or policy.policy != "compare" or self._stops(node):
-            return
+        if policy is None or policy.policy != "compare" or node.step.tools or self._stops(node):
+            return  # a draft is untrusted text: it calls no tools
         below = (node.scope.nodes[place] for place in node.entry.downstream)
         if any(_may_run_ahead(self.state, one) for one in below) and self._worth_it(node):
             self._start(node, "draft", args, on, drafts)
