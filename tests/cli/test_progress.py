@@ -12,12 +12,14 @@ from planloom.core.events import (
     CancelRequested,
     Event,
     OutcomeUnknown,
+    ReplanRequested,
     RetryScheduled,
     RunStarted,
     RunStopping,
     StepDispatched,
     StepExpanded,
     StepFailed,
+    StepReplanned,
     StepSkipped,
     StepSucceeded,
 )
@@ -52,6 +54,24 @@ def test_a_failed_attempt_is_told_with_the_wait_before_the_next() -> None:
     retry = RetryScheduled("a", 2, due_at=NOON + 3, at=NOON + 1)
 
     assert told(failed(1, NOON + 1), retry) == ["a attempt 1 failed: KeyError: 'x'; again in 2.00 s"]
+
+
+def test_a_step_that_is_done_by_another_plan_says_so_and_is_complete_when_that_is() -> None:
+    events = [
+        StepDispatched("a", 1, 1, NOON),
+        failed(1, NOON + 1),
+        ReplanRequested("a", 2, NOON + 1),
+        StepDispatched("a", 2, 1, NOON + 1),
+        AttemptSucceeded("a", 2, 1, {}, started_at=NOON + 1, at=NOON + 2),
+        StepReplanned("a", Plan(steps=(Step(id="x", tool="t"), Step(id="y", tool="t"))), {}, NOON + 2),
+        StepSucceeded("a", 1, NOON + 5),
+    ]
+
+    assert told(*events) == [
+        "a attempt 1 failed: KeyError: 'x'; asks for another plan",
+        "a is done by another plan of 2 steps",
+        "a completed 5.00 s",
+    ]
 
 
 def test_a_step_that_fails_for_good_is_told_once() -> None:

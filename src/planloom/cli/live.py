@@ -22,6 +22,7 @@ from planloom.core.events import (
     StepDispatched,
     StepExpanded,
     StepFailed,
+    StepReplanned,
     StepSkipped,
     StepSucceeded,
     SubPlanStarted,
@@ -102,7 +103,7 @@ class LiveTable:
 
     def _step(self, event: Event, line: _Line) -> None:
         match event:
-            case StepDispatched() | SubPlanStarted() | WaitStarted():
+            case StepDispatched() | SubPlanStarted() | StepReplanned() | WaitStarted():
                 line.status, line.began = StepStatus.RUNNING.value, event.at
                 line.note = (
                     f"attempt {event.attempt}" if isinstance(event, StepDispatched) and event.attempt > 1 else ""

@@ -15,11 +15,13 @@ from planloom.core.events import (
     AttemptSucceeded,
     CancelRequested,
     OutcomeUnknown,
+    ReplanRequested,
     RetryScheduled,
     RunStopping,
     StepDispatched,
     StepExpanded,
     StepFailed,
+    StepReplanned,
     StepSkipped,
     StepSucceeded,
     SubPlanStarted,
@@ -68,6 +70,7 @@ class Lines:
         self._tell = tell
         self._began: dict[str, float] = {}
         self._errors: dict[str, str] = {}
+        self._asking: set[str] = set()
         self._widths: dict[str, int] = {}
         self._items: dict[str, int] = {}
         self._told_at: dict[str, float] = {}
@@ -87,7 +90,7 @@ class Lines:
     def _words(self, event: Event) -> str:
         match event:
             case AttemptSucceeded():
-                return self._succeeded(event)
+                return "" if event.step in self._asking else self._succeeded(event)
             case AttemptFailed():
                 self._errors[event.step] = event.error
             case StepDispatched() | SubPlanStarted() | WaitStarted():
@@ -127,6 +130,12 @@ class Lines:
 
     def _trouble(self, event: Event) -> str:
         match event:
+            case ReplanRequested():
+                self._asking.add(event.step)
+                error = _error(self._errors.get(event.step, ""))
+                return f"{printable(event.step)} attempt {event.attempt - 1} failed: {error}; asks for another plan"
+            case StepReplanned():
+                return f"{printable(event.step)} is done by another plan of {counted(len(event.plan.steps), 'step')}"
             case RetryScheduled():
                 wait = duration_text(max(0.0, event.due_at - event.at))
                 error = _error(self._errors.get(event.step, ""))
