@@ -79,7 +79,7 @@ def _kinds(draw: st.DrawFn, depth: int, *, replans: bool) -> dict[str, Any]:
             step["retry"] = {"max_attempts": draw(st.integers(2, 3)), "jitter": draw(st.booleans())}
         if draw(st.integers(0, 5)) == 0:
             step["timeout_seconds"] = draw(st.integers(1, 6))
-        if replans and draw(st.integers(0, 2)) == 0:
+        if replans and draw(st.booleans()):
             return step | {"replan": {"max_steps": 2}}
     elif kind == "plan":
         step = {"plan": draw(plans(depth=depth - 1, replans=replans))}

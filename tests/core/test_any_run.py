@@ -91,6 +91,13 @@ class AnyRun(RuleBasedStateMachine):
         turn = self.drive.after(later).fail(key, kind, f"{kind} of {key}", **self.answered(key))
         self.answers.append(turn.events[0])
 
+    @precondition(lambda self: any(request.role == "replan" for request in self.drive.under_way.values()))
+    @rule(which=ANY)
+    def a_plan_comes_in_place_of_a_step(self, which: int) -> None:
+        key = self.pick([key for key, request in self.drive.under_way.items() if request.role == "replan"], which)
+        turn = self.drive.ok(key, IN_PLACE[which % 4])
+        self.answers.append(turn.events[0])
+
     @precondition(lambda self: self.answers)
     @rule(which=ANY)
     def an_old_answer_comes_again(self, which: int) -> None:
@@ -315,7 +322,8 @@ class AnyRun(RuleBasedStateMachine):
             drive.go_on()
         elif drive.under_way:
             key = next(iter(drive.under_way))
-            drive.ok(key, 1, **self.answered(key)) if key not in drive.stopped else drive.halt(
+            output = IN_PLACE[len(drive.started) % 4] if drive.under_way[key].role == "replan" else 1
+            drive.ok(key, output, **self.answered(key)) if key not in drive.stopped else drive.halt(
                 key, **self.answered(key)
             )
         elif state.blocked:
