@@ -1,6 +1,31 @@
 """The public names with their types; `__init__.py` loads each when it is first used."""
 
-from planloom.api.execute import execute_plan as execute_plan, run_plan as run_plan
+from planloom.agents.planner import (
+    LargePlanner as LargePlanner,
+)
+from planloom.agents.small import (
+    SmallModelWorker as SmallModelWorker,
+)
+from planloom.api.agent import (
+    Agent as Agent,
+    AgentConfig as AgentConfig,
+)
+from planloom.api.execute import (
+    execute_plan as execute_plan,
+    run_plan as run_plan,
+)
+from planloom.api.execution import (
+    ExecutionResult as ExecutionResult,
+    ExecutorConfig as ExecutorConfig,
+)
+from planloom.api.executor import (
+    Executor as Executor,
+    SpeculativeExecutor as SpeculativeExecutor,
+)
+from planloom.core.chat import (
+    LLMResponse as LLMResponse,
+    Message as Message,
+)
 from planloom.core.result import (
     RunResult as RunResult,
     RunStatus as RunStatus,
@@ -12,30 +37,91 @@ from planloom.errors import (
     ConfigError as ConfigError,
     JournalConflictError as JournalConflictError,
     JournalError as JournalError,
+    MissingKeyError as MissingKeyError,
+    ModelError as ModelError,
     NotAllowedError as NotAllowedError,
     NotDoneError as NotDoneError,
     PlanError as PlanError,
-    PlanloomError as PlanloomError,
     PlanTimeoutError as PlanTimeoutError,
+    PlanloomError as PlanloomError,
+    PlanningError as PlanningError,
     ResourceLimitError as ResourceLimitError,
     RunBlockedError as RunBlockedError,
     StepError as StepError,
     ToolExecutionError as ToolExecutionError,
+    UnknownPriceError as UnknownPriceError,
+    VerificationError as VerificationError,
 )
-from planloom.journal.memory import MemoryJournal as MemoryJournal
-from planloom.journal.sqlite import SqliteJournal as SqliteJournal
-from planloom.plan.load import load_plan as load_plan, parse_plan as parse_plan
-from planloom.plan.model import ExecutionPlan as ExecutionPlan, Plan as Plan, Step as Step
-from planloom.plan.policy import Effects as Effects, ResourceLimits as ResourceLimits, RetryPolicy as RetryPolicy
-from planloom.plan.schema import plan_schema as plan_schema
-from planloom.runtime.engine import Engine as Engine
-from planloom.runtime.run import Run as Run
-from planloom.runtime.settings import Settings as Settings
-from planloom.tools.context import ToolContext as ToolContext
-from planloom.tools.declare import tool as tool
-from planloom.tools.registry import ToolRegistry as ToolRegistry
-from planloom.tools.standard import get_default_tools as get_default_tools
-from planloom.tools.tool import Tool as Tool
+from planloom.journal.memory import (
+    MemoryJournal as MemoryJournal,
+)
+from planloom.journal.sqlite import (
+    SqliteJournal as SqliteJournal,
+)
+from planloom.models.llm import (
+    LLM as LLM,
+)
+from planloom.plan.load import (
+    load_plan as load_plan,
+    parse_plan as parse_plan,
+)
+from planloom.plan.model import (
+    ExecutionPlan as ExecutionPlan,
+    Plan as Plan,
+    Step as Step,
+)
+from planloom.plan.policy import (
+    Effects as Effects,
+    ResourceLimits as ResourceLimits,
+    RetryPolicy as RetryPolicy,
+)
+from planloom.plan.schema import (
+    plan_schema as plan_schema,
+)
+from planloom.runtime.engine import (
+    Engine as Engine,
+)
+from planloom.runtime.run import (
+    Run as Run,
+)
+from planloom.runtime.settings import (
+    Settings as Settings,
+)
+from planloom.tools.catalogue import (
+    ToolCatalog as ToolCatalog,
+)
+from planloom.tools.context import (
+    ToolContext as ToolContext,
+)
+from planloom.tools.declare import (
+    a2a_agent as a2a_agent,
+    mcp_tool as mcp_tool,
+    tool as tool,
+)
+from planloom.tools.definition import (
+    ToolDefinition as ToolDefinition,
+    ToolExample as ToolExample,
+    ToolParameter as ToolParameter,
+)
+from planloom.tools.registry import (
+    ToolRegistry as ToolRegistry,
+)
+from planloom.tools.standard import (
+    get_default_tools as get_default_tools,
+)
+from planloom.tools.tool import (
+    Tool as Tool,
+)
+from planloom.verify.checks import (
+    ValidatorRegistry as ValidatorRegistry,
+)
+from planloom.verify.flow import (
+    VerificationFlow as VerificationFlow,
+)
+from planloom.verify.judge import (
+    JudgeAgent as JudgeAgent,
+    JudgeConfig as JudgeConfig,
+)
 
 __version__: str
 __all__: list[str]

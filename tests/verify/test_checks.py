@@ -214,7 +214,7 @@ def test_a63_a_validator_that_raises_has_not_passed() -> None:
     assert checked(raises, "odd").feedback == "it could not be checked: OddError"
 
 
-@pytest.mark.parametrize("said", [None, 1, "yes", [], object()], ids=repr)
+@pytest.mark.parametrize("said", [None, 1, "yes", [], object()], ids=["null", "number", "text", "list", "object"])
 def test_a_validator_that_answers_neither_yes_nor_no_has_not_passed(said: Any) -> None:
     check = checked(lambda output, prompt: said, "a")
 
