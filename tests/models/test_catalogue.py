@@ -163,10 +163,15 @@ def test_a_price_of_the_settings_comes_before_every_other_under_any_of_its_names
 
 
 def test_a_price_of_the_address_comes_before_the_list() -> None:
-    price = Models().facts(f"{MINI}?price_in=7&price_out=8", priced=True).price
+    price = Models(named={"mini": f"{MINI}?price_in=7&price_out=8"}).facts("mini", priced=True).price
 
     assert price is not None
     assert (price.input, price.output) == (7, 8)
+
+
+def test_a_plan_cannot_make_a_model_free_and_so_pass_a_limit() -> None:
+    with pytest.raises(UnknownModelError, match="price_in"):
+        Models().get(f"{MINI}?price_in=0&price_out=0")
 
 
 def test_a21_the_list_price_is_used_where_nobody_says_another() -> None:

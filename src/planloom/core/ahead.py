@@ -5,15 +5,32 @@ Rule 1: what an attempt that ran ahead used counts once: with its step's own att
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
 
-from planloom.core.budget import Claim
+from planloom.core.budget import Budget, Claim
 from planloom.core.result import Usage
 
 if TYPE_CHECKING:
     from planloom.core.events import SpeculationAnswered, SpeculationSettled, StepSpeculated
-    from planloom.core.fold import RunState
     from planloom.core.state import Node
+
+
+class Books(Protocol):
+    """What is kept of a run, as far as this file keeps it: `fold.RunState`."""
+
+    seq: int
+    nodes: dict[str, Node]
+    budget: Budget
+    ahead: dict[str, Ahead]
+    rolled_back: int
+    wasted_usd: float
+    wasted_tokens: int
+    wasted_s: float
+
+    def guesses_confirmed(self, keys: Iterable[str]) -> None: ...
+
+    def guesses_missed(self, keys: Iterable[str]) -> None: ...
 
 
 class Ahead:
@@ -59,13 +76,13 @@ def alive(entry: Ahead | None) -> Ahead | None:
     return None if entry is None or entry.dying else entry
 
 
-def begin(state: RunState, event: StepSpeculated) -> None:
+def begin(state: Books, event: StepSpeculated) -> None:
     entry = Ahead(state.nodes[event.step], event, state.seq)
     state.ahead[entry.key] = entry
     state.budget.take(entry.claim)
 
 
-def answer(state: RunState, event: SpeculationAnswered) -> None:
+def answer(state: Books, event: SpeculationAnswered) -> None:
     entry = state.ahead[lane_key(state.nodes[event.step], event.role)]
     entry.running = False
     entry.answer = event
@@ -74,7 +91,7 @@ def answer(state: RunState, event: SpeculationAnswered) -> None:
         _book(state, entry, wasted=True)
 
 
-def settle(state: RunState, event: SpeculationSettled) -> None:
+def settle(state: Books, event: SpeculationSettled) -> None:
     entry = state.ahead[lane_key(state.nodes[event.step], event.role)]
     if event.outcome == "confirmed":
         state.guesses_confirmed(entry.drafts)
@@ -93,7 +110,7 @@ def settle(state: RunState, event: SpeculationSettled) -> None:
         _book(state, entry, wasted=event.outcome == "rolled_back")
 
 
-def lose_all(state: RunState) -> None:
+def lose_all(state: Books) -> None:
     """Forget what ran ahead: its engine is gone. What it used is unknown, so all that was set aside counts."""
     for entry in list(state.ahead.values()):
         if entry.running:
@@ -101,7 +118,7 @@ def lose_all(state: RunState) -> None:
         _book(state, entry, wasted=True)
 
 
-def _book(state: RunState, entry: Ahead, *, wasted: bool) -> None:
+def _book(state: Books, entry: Ahead, *, wasted: bool) -> None:
     """Count what it used for its step, and for the run."""
     told, claim, node = entry.answer, entry.claim, entry.node
     if told is None:

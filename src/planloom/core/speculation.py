@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from zlib import crc32
 
 from planloom.core.ahead import Ahead, alive, lane_key
@@ -41,8 +41,8 @@ from planloom.errors import MissingValueError
 from planloom.plan.policy import Effects, FailureKind, JoinRule
 
 if TYPE_CHECKING:
+    from planloom.core.commands import Command
     from planloom.core.fold import RunState
-    from planloom.core.machine import RunMachine
     from planloom.core.state import Node, ScopeState
     from planloom.plan.graph import GraphStep
     from planloom.plan.model import Plan
@@ -52,6 +52,22 @@ PROBE = 20
 _TOUCHING = (StepDispatched, AttemptSucceeded, StepSucceeded, StepFailed, StepSkipped, SpeculationAnswered)
 _NOT_ITS_OWN = frozenset({FailureKind.CANCELLED, FailureKind.LIMIT, FailureKind.LOST})
 """Failures of an attempt that ran ahead which say nothing about the step."""
+
+
+class Turns(Protocol):
+    """Who records what is decided here and has it done: `machine.RunMachine`."""
+
+    state: RunState
+    told: list[StepSpeculated | SpeculationSettled] | None
+
+    @property
+    def now(self) -> float: ...
+
+    def record(self, event: Event) -> None: ...
+
+    def command(self, command: Command) -> None: ...
+
+    def stop(self, key: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +112,7 @@ class Speculation:
         adopted: By step key, the lane key of its attempt that ran ahead and goes on as its own.
     """
 
-    def __init__(self, machine: RunMachine) -> None:
+    def __init__(self, machine: Turns) -> None:
         self.machine = machine
         self.values: dict[str, AttemptSucceeded | AttemptFailed] = {}
         self.adopted: dict[str, str] = {}

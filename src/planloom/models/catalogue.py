@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 VOUCH = "name this address below [models] in planloom.toml, or in models={…}, and write that name in the plan"
-_OPERATORS = ("base_url", "key_env")
+_OPERATORS = ("base_url", "key_env", "price_in", "price_out", "rpm", "tpm")
 """Params that no plan may say."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 Listed = TypeVar("Listed")

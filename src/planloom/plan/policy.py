@@ -162,7 +162,8 @@ class VerifyPolicy(_Policy):
 
     strategy: Strategy
     """`basic`: there is an answer at all. `judge`: scored by a rubric. `model`: a model says yes or no, and why.
-    `validator`: the named checks. `full`: `validator` and `judge`. `self_consistency`: most of several samples agree."""
+    `validator`: the named checks. `full`: `validator` and `judge`. `self_consistency`: most of several samples agree.
+    """
     model: str | None = None
     """Who judges; None: the step's own model."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.7
