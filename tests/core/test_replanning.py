@@ -302,6 +302,26 @@ def test_the_time_of_the_step_is_the_time_of_the_plan_in_its_place() -> None:
     run.assert_replays()
 
 
+def test_the_longest_path_leads_through_the_plan_in_place_of_a_step() -> None:
+    run = drive(get(), tool("after", "get"))
+
+    run.after(1).fail("get")
+    run.after(1).ok("get", other(tool("x")))
+    run.after(3).ok("get/x")
+    run.after(2).ok("after")
+
+    assert run.result.critical_path_ms == 7_000
+
+
+def test_a_step_that_took_too_long_stays_one_when_no_plan_takes_its_place() -> None:
+    run = drive()
+
+    run.fail("get", FailureKind.TIMEOUT, "2 s passed")
+    run.ok("get", other())
+
+    assert run.statuses()["get"] == "timed_out"
+
+
 def test_after_its_time_no_other_plan_is_asked_for() -> None:
     run = drive(get(timeout_seconds=10))
 

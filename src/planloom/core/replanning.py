@@ -59,7 +59,7 @@ def may_replan(node: Node, failure: AttemptFailed, effects: Effects) -> bool:
 
     What happened once must not happen again another way: a `once` step is replaced only if nothing had happened yet.
     """
-    if node.step.replan is None or node.replan is not Replan.NO or failure.kind in NEVER:
+    if node.step.replan is None or failure.kind in NEVER:
         return False
     if node.deadline_at is not None and failure.at >= node.deadline_at:
         return False
