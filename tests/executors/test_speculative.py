@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from planloom.core.asking import VERDICT_TOKENS
 from planloom.core.chat import LLMResponse, ModelCall
 from planloom.core.commands import Grant, RunStep
 from planloom.core.events import AttemptFailed, AttemptSucceeded
@@ -22,7 +23,7 @@ from planloom.executors.attempt import Attempts
 from planloom.executors.calls import ToolCalls
 from planloom.executors.efficiency import Speculated
 from planloom.executors.llm import LlmExecutor
-from planloom.executors.speculative import VERDICT_TOKENS, DraftThenCheck, score_of
+from planloom.executors.speculative import DraftThenCheck, score_of
 from planloom.executors.threads import ThreadPool
 from planloom.models.catalogue import Models
 from planloom.plan.model import Step

@@ -1,7 +1,8 @@
 """What a model step says to its model, and how large a call can get; the budget reserves what is worked out here.
 
 Rule 1: the heart reserves with the same words the executor sends: both are made here.
-Rule 2: a ceiling counts bytes: no tokenizer of a hosted model makes more than one token of a byte.
+Rule 2: a ceiling counts bytes: no tokenizer of a hosted model makes more than one token of a byte. How many bytes a
+token is, nobody knows: of an answer still to come, which a later call will quote, ANSWER_BYTES for each are set aside.
 """
 
 from __future__ import annotations
@@ -26,6 +27,13 @@ RE_ASK_TOKENS = 2_000
 """Most tokens that telling a model what was wrong with its answer takes."""
 JUDGE_TOKENS = 1_000
 """Most tokens of a verdict."""
+ANSWER_BYTES = 8
+"""Bytes that a token of an answer is taken to have: ordinary text has 3 to 6."""
+VERDICT_TOKENS = 16
+"""Most tokens of a verdict on a draft. It is one token long, but some providers take no fewer, and a call that ends at
+its very limit counts as cut off."""
+VERDICT_PROMPT_BYTES = 1_500
+"""Most of what the judge of a draft is told besides the request and the draft."""
 
 
 def messages_of(args: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -41,6 +49,18 @@ def messages_of(args: Mapping[str, Any]) -> tuple[Message, ...]:
     parts += [f"{name}:\n{text_of(value)}" for name, value in args.items() if name not in ("prompt", "system")]
     found.append(Message("user", "\n\n".join(parts)))
     return tuple(found)
+
+
+def task_of(step: Step, args: Mapping[str, Any]) -> str:
+    """Return what a step is asked to do, for whoever judges its answer."""
+    if step.kind in ("model", "agent"):
+        return "\n\n".join(message.content for message in messages_of(args))
+    what = {
+        "tool": f"A call of the tool {step.tool}.",
+        "code": f"The result of this code:\n{step.code.source if step.code is not None else ''}",
+    }
+    told = [step.description, step.task or what.get(step.kind, ""), f"Arguments:\n{text_of(args)}" if args else ""]
+    return "\n\n".join(text for text in told if text)
 
 
 def text_of(value: Any) -> str:

@@ -27,6 +27,7 @@ class Claim:
         slot: False for what no executor does: it is not counted as under way.
         metered: True for what is granted its share and told how much that is; then `spare_calls`, `spare_usd` and
             `spare_tokens` are what it could use beyond its needs, and it is granted what is left of that.
+        unknown_usd: What is booked where nobody says what it cost; None: `cost_usd`.
     """
 
     calls: int = 0
@@ -40,6 +41,12 @@ class Claim:
     spare_calls: int = 0
     spare_usd: float = 0.0
     spare_tokens: int = 0
+    unknown_usd: float | None = None
+
+    @property
+    def estimate_usd(self) -> float:
+        """Return what is booked where nobody says what it cost."""
+        return self.cost_usd if self.unknown_usd is None else self.unknown_usd
 
 
 NO_CLAIM = Claim()
@@ -169,7 +176,7 @@ class Budget:
                 self._reserved_calls -= grant.calls or 0
         elif cost_usd is None and usage is None:
             return
-        self.cost_usd += cost_usd if cost_usd is not None else claim.cost_usd
+        self.cost_usd += cost_usd if cost_usd is not None else claim.estimate_usd
         if usage is not None:
             self.usage += usage
 

@@ -8,11 +8,11 @@ Rule 3: a container holds what it names from its begin to its end; of a `for_eac
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.budget import FREE, NO_CLAIM, Claim, tool_claim
-from planloom.core.needs import model_claim
+from planloom.core.needs import JUDGED, model_claim, verified_claim
 from planloom.core.outputs import CANNOT_RESOLVE
 from planloom.core.replanning import asked_with, plan_claim
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from planloom.core.events import RunStarted, ToolFacts
     from planloom.core.prices import ModelFacts
     from planloom.core.state import Node, ScopeState
+
+_FIELDS = tuple(field.name for field in fields(Claim))
 
 
 class Claims:
@@ -32,7 +34,7 @@ class Claims:
         self._models: dict[str, ModelFacts] = started.models
         self._tools: dict[str, Claim] = {}
         self._budget = budget
-        self._asking: dict[tuple[float, ...], Claim] = {}
+        self._asking: dict[tuple[Any, ...], Claim] = {}
         self._named: dict[tuple[Claim, tuple[str, ...]], Claim] = {}
 
     def open(self, scope: ScopeState) -> None:
@@ -51,6 +53,8 @@ class Claims:
             claim = FREE
         elif step.model is not None or step.agent is not None:
             claim = self._of_asking(node)
+        elif step.verify is not None:
+            claim = self._of_verified(node)
         else:
             claim = NO_CLAIM if step.tool is None else self._of_tool(step.tool)
         if step.concurrency is None and step.mode == "parallel" and step.max_parallel is None:
@@ -109,9 +113,23 @@ class Claims:
             calls=need.spare_calls, cost_usd=need.cost_usd + need.spare_usd, tokens=need.tokens + need.spare_tokens
         )
 
+    def _of_verified(self, node: Node) -> Claim:
+        """Return what a step takes that asks no model itself, and whose result is judged."""
+        step = node.entry.step
+        plainly = NO_CLAIM if step.tool is None else self._of_tool(step.tool)
+        policy = step.verify
+        if policy is None or self._budget.limits is None:
+            return plainly
+        if policy.refinement == "none" and policy.strategy not in JUDGED and policy.strategy != "self_consistency":
+            return plainly  # done once, and judged by no model
+        try:
+            args = node.entry.args.resolve(node.view)
+        except CANNOT_RESOLVE:
+            return plainly  # it fails before it starts
+        return self._same(verified_claim(step, args, self._models, self._facts.get(step.tool or "")))
+
     def _same(self, claim: Claim) -> Claim:
-        numbers = (claim.cost_usd, claim.tokens, claim.spare_calls, claim.spare_usd, claim.spare_tokens, claim.metered)
-        return self._asking.setdefault(numbers, claim)
+        return self._asking.setdefault(tuple(getattr(claim, name) for name in _FIELDS), claim)
 
     def _of_tool(self, tool: str) -> Claim:
         known = self._tools.get(tool)

@@ -1,28 +1,53 @@
-"""What a model step may use at most: the ceilings that its run sets aside before it starts.
+"""What a step may use of models at most: the ceilings that its run sets aside before it starts.
 
 Rule 1: a need is a true ceiling: what the executor may ask with it is worked out in `asking.py`, for both.
 Rule 2: what a step must be able to do (ask once, have it judged) is its need; what it may do after that (ask again,
 refine, call tools) is spare, and granted as far as the limits go.
+Rule 3: what nobody can bound (how much text an answer's tokens are, what a tool returns) is set aside as it mostly is.
+Where there is more of it, the executor's meter refuses the call: a limit is never passed, the step fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from planloom.core.asking import JUDGE_TOKENS, MAX_CALLS, MAX_ROUNDS, PER_MESSAGE, RE_ASK_TOKENS, step_ceiling
-from planloom.core.budget import Claim
+from planloom.core.asking import (
+    ANSWER_BYTES,
+    JUDGE_TOKENS,
+    MAX_CALLS,
+    MAX_ROUNDS,
+    PER_MESSAGE,
+    RE_ASK_TOKENS,
+    VERDICT_PROMPT_BYTES,
+    VERDICT_TOKENS,
+    size_bytes,
+    step_ceiling,
+    task_of,
+)
+from planloom.core.budget import Claim, tool_claim
 
 if TYPE_CHECKING:
     from planloom.core.events import ToolFacts
     from planloom.core.prices import ModelFacts
     from planloom.plan.model import Step
+    from planloom.plan.policy import VerifyPolicy
+
+    Models = Mapping[str, ModelFacts]
 
 JUDGE_PROMPT_TOKENS = 8_000
 """Most tokens of what a judge is told besides the prompt and the answer."""
 SPEC_BYTES = 4_000
 """Size of what a model is told of a tool, where the tool does not say."""
+RESULT_BYTES = 16_000
+"""Size of a tool's result, as what is set aside for telling it to a model has it."""
+LARGE_RESULT_BYTES = 256_000
+"""Size of a tool's result that can be judged where there is enough left for it."""
+AGAIN_BYTES = 1_000
+"""Size of what stands around an answer and its verdict where a model is told both of them."""
+DEFAULT = "default"
+"""Name of the model that judges where nothing names one."""
 JUDGED = frozenset({"judge", "model", "full"})
 
 
@@ -31,72 +56,149 @@ class _Sum:
     usd: float = 0.0
     tokens: int = 0
 
-    def add(self, facts: ModelFacts, prompt: int, answer: int, *, times: int = 1) -> None:
-        """Add so many calls of at most so many tokens."""
+    def ask(self, facts: ModelFacts | None, prompt: int, answer: int, *, times: int = 1) -> None:
+        """Add so many calls of at most so many tokens; of a model that nothing is known of, none."""
+        if facts is None:
+            return
         if facts.price is not None:
             self.usd += times * facts.price.ceiling_usd(prompt, answer)
         self.tokens += times * (prompt + answer)
 
+    def add(self, other: _Sum, *, times: int = 1) -> None:
+        self.usd += times * other.usd
+        self.tokens += times * other.tokens
 
-def model_claim(
-    step: Step, args: Mapping[str, Any], models: Mapping[str, ModelFacts], tools: Mapping[str, ToolFacts]
-) -> Claim:
+
+@dataclass(slots=True)
+class _Both:
+    """What something needs, and what it could use beyond that."""
+
+    need: _Sum = field(default_factory=_Sum)
+    spare: _Sum = field(default_factory=_Sum)
+
+    def add(self, other: _Both, *, times: int = 1) -> None:
+        self.need.add(other.need, times=times)
+        self.spare.add(other.spare, times=times)
+
+    def spare_all(self, other: _Both) -> None:
+        """Add all of the other as spare."""
+        self.spare.add(other.need)
+        self.spare.add(other.spare)
+
+
+def model_claim(step: Step, args: Mapping[str, Any], models: Models, tools: Mapping[str, ToolFacts]) -> Claim:
     """Return what one attempt of a model step needs and could use.
 
     Args:
         args: Its arguments, resolved.
-        models: The run's models by the names the plan uses; those of this step are among them.
+        models: The run's models by the names the plan uses; the step's own is among them.
     """
-    own = models[step.model or ""]
     told = sum(PER_MESSAGE + (_bytes_of(tools.get(name)) or SPEC_BYTES) for name in step.tools or ())
     prompt = rounded_up(step_ceiling(step, args, tool_bytes=told))
-    answer = step.max_tokens or own.max_tokens
-    need, spare = _Sum(), _Sum()
-    need.add(own, prompt, answer)
-    if step.output is not None:
-        spare.add(own, prompt + answer + RE_ASK_TOKENS, answer)
-    if step.tools:
-        spare.add(own, prompt + MAX_ROUNDS * answer, answer, times=MAX_ROUNDS)
-        spare.usd += MAX_CALLS * max(_cost_of(tools.get(name)) for name in step.tools)
-    _add_draft(step, models, need, prompt, answer)
-    _add_verification(step, models, need, spare, prompt, answer)
-    calls = MAX_CALLS if step.tools else 0
+    quoted = _quoted(step.max_tokens or models[step.model or ""].max_tokens)
+    policy, times = step.verify, 1
+    whole = _Both()
+    whole.add(_once(step, models, prompt), times=_samples(policy))
+    for more in _told_again(policy, quoted):
+        whole.spare_all(_once(step, models, prompt + more))
+        times += 1
+    whole.add(_judging(policy, models, step.model or "", prompt + quoted, times=times))
+    calls = MAX_CALLS * times * _samples(policy) if step.tools else 0
+    whole.spare.usd += calls * max((_cost_of(tools.get(name)) for name in step.tools or ()), default=0.0)
     return Claim(
-        cost_usd=need.usd,
-        tokens=need.tokens,
+        cost_usd=whole.need.usd,
+        tokens=whole.need.tokens,
         metered=True,
         spare_calls=calls,
-        spare_usd=spare.usd,
-        spare_tokens=spare.tokens,
+        spare_usd=whole.spare.usd,
+        spare_tokens=whole.spare.tokens,
     )
 
 
-def _add_draft(step: Step, models: Mapping[str, ModelFacts], need: _Sum, prompt: int, answer: int) -> None:
-    policy = step.speculate
-    if policy is None or policy.policy == "compare":
-        return  # the draft of `compare` is an attempt of its own
-    need.add(models[policy.draft], prompt, answer)
-    judge = models[policy.judge or step.model or ""]
-    need.add(judge, prompt + answer + JUDGE_PROMPT_TOKENS, JUDGE_TOKENS)
+def verified_claim(step: Step, args: Mapping[str, Any], models: Models, facts: ToolFacts | None) -> Claim:
+    """Return what one attempt of a step with `verify` needs and could use that asks no model itself: tool or code.
 
-
-def _add_verification(
-    step: Step, models: Mapping[str, ModelFacts], need: _Sum, spare: _Sum, prompt: int, answer: int
-) -> None:
+    Args:
+        facts: Of its tool.
+    """
+    call = tool_claim(facts) if step.tool is not None else Claim()
     policy = step.verify
-    if policy is None:
-        return
+    samples, times = _samples(policy), 1 + sum(1 for _ in _told_again(policy, 0))
+    prompt = rounded_up(PER_MESSAGE + size_bytes(task_of(step, args))) + RESULT_BYTES
+    judging = _judging(policy, models, DEFAULT, prompt, times=times)
+    judging.spare.add(_judging(policy, models, DEFAULT, prompt + LARGE_RESULT_BYTES, times=1).need, times=times)
+    return replace(
+        call,
+        # All samples are made at once, before anybody can say what one of them cost.
+        cost_usd=samples * call.cost_usd + judging.need.usd,
+        unknown_usd=samples * call.cost_usd,
+        tokens=judging.need.tokens,
+        metered=True,
+        spare_calls=call.calls * (samples * times - 1),
+        spare_usd=(times - 1) * call.cost_usd + judging.spare.usd,
+        spare_tokens=judging.spare.tokens,
+    )
+
+
+def _once(step: Step, models: Models, prompt: int) -> _Both:
+    """Return what doing a model step once takes: drafting for it, asking, asking again, calling tools."""
     own = models[step.model or ""]
-    judge = models[policy.model or step.model or ""]
-    again = policy.max_attempts - 1 if policy.refinement != "none" else 0
-    if policy.strategy == "self_consistency":
-        need.add(own, prompt, answer, times=policy.samples - 1)
-    longest = prompt + (policy.max_attempts if policy.refinement == "iterative" else 1) * (answer + JUDGE_TOKENS)
-    spare.add(own, longest + RE_ASK_TOKENS, answer, times=again)
-    if policy.strategy in JUDGED:
-        need.add(judge, prompt + answer + JUDGE_PROMPT_TOKENS, JUDGE_TOKENS)
-        # Of each verdict: asked again once, if it cannot be read.
-        spare.add(judge, longest + answer + JUDGE_PROMPT_TOKENS, JUDGE_TOKENS, times=1 + 2 * again)
+    answer = step.max_tokens or own.max_tokens
+    found = _Both()
+    prompt_with_draft = prompt + _drafting(step, models, prompt, found.need)
+    found.need.ask(own, prompt_with_draft, answer)
+    mended = _quoted(answer) + RE_ASK_TOKENS if step.output is not None else 0
+    a_round = _quoted(answer) + MAX_CALLS // MAX_ROUNDS * RESULT_BYTES if step.tools else 0
+    for rounds in range(1, MAX_ROUNDS + 1 if step.tools else 1):
+        found.spare.ask(own, prompt + rounds * a_round + mended, answer)
+    if mended:
+        found.spare.ask(own, prompt_with_draft + MAX_ROUNDS * a_round + mended, answer)
+    return found
+
+
+def _drafting(step: Step, models: Models, prompt: int, need: _Sum) -> int:
+    """Add what a draft and its judge take; return the size of what the step's own model is told of the draft."""
+    policy = step.speculate
+    draft = models.get(policy.draft) if policy is not None else None
+    # The draft of `compare` is an attempt of its own, and steps with tools are never drafted.
+    if policy is None or policy.policy == "compare" or step.tools or draft is None:
+        return 0
+    drafted = step.max_tokens or draft.max_tokens
+    need.ask(draft, prompt, drafted)
+    if policy.policy in ("hedged", "cascade") or (policy.policy == "auto" and policy.allow_lossy):
+        judge = models.get(policy.judge or step.model or "")
+        need.ask(judge, prompt + _quoted(drafted) + VERDICT_PROMPT_BYTES, VERDICT_TOKENS)
+    return _quoted(drafted) if policy.policy in ("predicted", "auto") else 0
+
+
+def _judging(policy: VerifyPolicy | None, models: Models, default: str, judged: int, *, times: int) -> _Both:
+    """Return what so many verdicts take; the first of them is needed."""
+    found = _Both()
+    if policy is not None and policy.strategy in JUDGED:
+        judge, prompt = models.get(policy.model or default), judged + JUDGE_PROMPT_TOKENS
+        found.need.ask(judge, prompt, JUDGE_TOKENS)
+        found.spare.ask(judge, prompt, JUDGE_TOKENS, times=times - 1)
+        # Each is asked for again once, if it cannot be read.
+        found.spare.ask(judge, prompt + _quoted(JUDGE_TOKENS) + RE_ASK_TOKENS, JUDGE_TOKENS, times=times)
+    return found
+
+
+def _samples(policy: VerifyPolicy | None) -> int:
+    return policy.samples if policy is not None and policy.strategy == "self_consistency" else 1
+
+
+def _told_again(policy: VerifyPolicy | None, quoted: int) -> Iterator[int]:
+    """Yield for each time a step may be done again the size of what it is told of the answers so far."""
+    if policy is None or policy.refinement == "none" or policy.strategy == "self_consistency":
+        return
+    for tried in range(1, policy.max_attempts):
+        told = {"retry": 0, "feedback": 1}.get(policy.refinement, tried)
+        yield told * (quoted + _quoted(JUDGE_TOKENS) + AGAIN_BYTES)
+
+
+def _quoted(tokens: int) -> int:
+    """Return the size of an answer of so many tokens where it is told to a model."""
+    return PER_MESSAGE + ANSWER_BYTES * tokens
 
 
 def _bytes_of(facts: ToolFacts | None) -> int | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from planloom.core.asking import messages_of, text_of
+from planloom.core.asking import VERDICT_TOKENS, messages_of, text_of
 from planloom.core.chat import Message, ModelCall
 from planloom.core.prices import PER
 from planloom.core.result import StepOutcome, Usage
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-VERDICT_TOKENS = 16
-"""Most tokens of a verdict. It is one token long, but some providers take no fewer, and a call that ends at its very
-limit counts as cut off."""
 VERDICT_PROMPT_TOKENS = 250
 """About what a judge is told besides the request and the draft."""
 BEST = 9

@@ -31,7 +31,8 @@ class GraphStep:
         args: What the step is given: the executor's arguments, references parsed.
         sub: The compiled sub-plan of a `plan` step.
         is_leaf: True for what an executor does; False for sub-plans, waits and approvals.
-        is_plain: True for a call of a tool that is no `for_each` and bound by no named limit: nearly every step.
+        is_plain: True for a call of a tool that is no `for_each`, not judged, and bound by no named limit: nearly every
+            step.
     """
 
     step: Step
@@ -185,7 +186,7 @@ class _Compiler:
         is_leaf = step.plan is None and step.wait is None and step.approve is None
         upstream = tuple(sorted(edges))
         unbound = step.concurrency is None and step.mode == "parallel" and step.max_parallel is None
-        is_plain = step.kind == "tool" and for_each is None and unbound
+        is_plain = step.kind == "tool" and step.verify is None and for_each is None and unbound
         return GraphStep(step, place, upstream, (), conditions, join, args, when, for_each, key, sub, is_leaf, is_plain)
 
     def sub_plan(self, step: Step, path: tuple[str | int, ...]) -> PlanGraph | None:

@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from planloom.core.asking import messages_of, text_of
+from planloom.core.asking import task_of, text_of
 from planloom.core.result import StepOutcome
 from planloom.errors import GrantError, VerificationError
-from planloom.executors.meter import Meter
+from planloom.executors.meter import SLACK_USD, Meter
 from planloom.executors.part import Part
 from planloom.models.catalogue import DEFAULT
 from planloom.plan.rules import verify_problem
@@ -69,9 +69,12 @@ class VerifiedExecutor:
         if problem := verify_problem(request.step, (), request.effects):
             raise problem  # a plan is checked by the same rule; whoever asks without an engine is told here
         doing = _Doing(self.inner, request, context, policy, Meter(context, request, self.models))
-        if policy.strategy == "self_consistency":
-            return await doing.by_majority()
-        return await doing.until_good(self.registry, self.judges.get(policy.model or ""))
+        try:
+            if policy.strategy == "self_consistency":
+                return await doing.by_majority()
+            return await doing.until_good(self.registry, self.judges.get(policy.model or ""))
+        finally:
+            doing.book_failed()
 
 
 class _Doing:
@@ -87,6 +90,8 @@ class _Doing:
         self._meter = meter
         self._is_priced = True
         self._runs = 0
+        self._most_usd = 0.0
+        self._failed = 0
 
     async def until_good(self, registry: ValidatorRegistry, judge: JudgeAgent | None) -> StepOutcome:
         """Return the first answer that is good enough.
@@ -97,7 +102,7 @@ class _Doing:
         policy, request = self._policy, self._request
         flow = self._flow(registry, judge)
         most = 1 if policy.refinement == "none" else policy.max_attempts
-        asked, tried = asked_of(request), list[tuple[Any, Verdict]]()
+        asked, tried = task_of(request.step, request.args), list[tuple[Any, Verdict]]()
         while True:
             outcome = await self._run(_told_of(request, policy, tried), self._context)
             verdict = await flow.verify(asked, outcome.output)
@@ -162,15 +167,29 @@ class _Doing:
             self._is_priced = self._is_priced and (outcome.usage is None or outcome.cost_usd is not None)
             return outcome
         if self._runs > 1:
-            count_call(request, self._context)
+            count_call(request, self._context, most_usd=self._most_usd)
         call = _OneCall(context, is_first=self._runs == 1)
-        outcome = await self._inner.execute(request, call)
+        is_booked = False
+        try:
+            outcome = await self._inner.execute(request, call)
+            is_booked = True
+        finally:
+            if not is_booked and call.reported_usd is None:
+                self._failed += 1
         if call.reported_usd is None and outcome.cost_usd is not None:
             context.report_usd(outcome.cost_usd)  # what its tool declares
+        self._most_usd = max(self._most_usd, outcome.cost_usd or 0.0)
         return outcome
+
+    def book_failed(self) -> None:
+        """Book for calls that failed, and said nothing of it, what the others cost; if there are none, the run does."""
+        if self._failed and self._most_usd:
+            self._context.report_usd(self._failed * self._most_usd)
+        self._failed = 0
 
     def _outcome(self, outcome: StepOutcome, verdict: Verdict, answers: int) -> StepOutcome:
         context = self._context
+        self.book_failed()
         told = {
             "verified": None if self._policy.strategy == "none" else True,  # None: nothing looked at it
             "verification_strategy": self._policy.strategy,
@@ -224,34 +243,29 @@ async def _carried(doing: Awaitable[StepOutcome]) -> StepOutcome | _Exit:
         return _Exit(error)
 
 
-def count_call(request: RunStep, context: AttemptContext) -> None:
+def count_call(request: RunStep, context: AttemptContext, *, most_usd: float = 0.0) -> None:
     """Count one more call of a tool step's tool; its first is counted by the run.
+
+    Args:
+        most_usd: The most that a call of it has cost so far; 0 while none has ended.
 
     Raises:
         GrantError: It was granted no more.
     """
-    granted = request.grant.calls
-    if granted is not None and context.reported_calls >= granted:
+    grant = request.grant
+    limits: list[str] = []
+    if grant.calls is not None and context.reported_calls >= grant.calls:
+        limits.append("max_tool_calls")
+    if grant.usd is not None and most_usd and (context.reported_usd or 0.0) + most_usd > grant.usd + SLACK_USD:
+        limits.append("max_total_cost_usd")
+    if limits:
         raise GrantError(
-            f"step {request.key!r} was to be done again, and what it was granted of max_tool_calls is used up",
-            limits=("max_tool_calls",),
+            f"step {request.key!r} was to be done again, and what it was granted of {' and '.join(limits)} is used up",
+            limits=tuple(limits),
             remedy="raise the limit, or verify without refinement",
             step=request.key,
         )
     context.report_call()
-
-
-def asked_of(request: RunStep) -> str:
-    """Return what a step was asked to do, for whoever judges its answer."""
-    step, args = request.step, request.args
-    if step.kind in ("model", "agent"):
-        return "\n\n".join(message.content for message in messages_of(args))
-    what = {
-        "tool": f"A call of the tool {step.tool}.",
-        "code": f"The result of this code:\n{step.code.source if step.code is not None else ''}",
-    }
-    told = [step.description, step.task or what.get(step.kind, ""), f"Arguments:\n{text_of(args)}" if args else ""]
-    return "\n\n".join(text for text in told if text)
 
 
 def _told_of(request: RunStep, policy: VerifyPolicy, tried: Sequence[tuple[Any, Verdict]]) -> RunStep:
