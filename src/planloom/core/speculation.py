@@ -37,6 +37,7 @@ from planloom.core.events import (
 )
 from planloom.core.outputs import CANNOT_RESOLVE
 from planloom.core.result import StepStatus
+from planloom.core.state import Replan
 from planloom.errors import MissingValueError
 from planloom.plan.policy import Effects, FailureKind, JoinRule
 
@@ -248,7 +249,7 @@ class Speculation:
                     break
                 continue
             node = self._touched.pop()
-            if node.status is StepStatus.RUNNING and node.key in self.state.running:
+            if node.status is StepStatus.RUNNING and node.key in self.state.running and node.replan is Replan.NO:
                 self._draft_of_running(node)
             for place in node.entry.downstream:
                 self._consider(node.scope.nodes[place])
