@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from datetime import datetime
 
 import pytest
 
@@ -9,9 +10,11 @@ from planloom.core.events import (
     ApprovalRequested,
     AttemptFailed,
     AttemptSucceeded,
+    AttemptWaiting,
     CancelRequested,
     Event,
     OutcomeUnknown,
+    OutputStreamed,
     ReplanRequested,
     RetryScheduled,
     RunStarted,
@@ -80,6 +83,16 @@ def test_a_step_that_fails_for_good_is_told_once() -> None:
     assert told(failed(1, NOON), ended) == ["a timed out: 30 s passed"]
 
 
+def test_a_wait_for_a_rate_is_told_when_it_begins_and_pieces_of_an_answer_are_not() -> None:
+    begun = AttemptWaiting("a", 1, 1, NOON, "rate", NOON + 61)
+    over = AttemptWaiting("a", 1, 1, NOON + 61)
+    until = f"{datetime.fromtimestamp(NOON + 61).astimezone():%H:%M:%S}"
+
+    assert told(begun, over, OutputStreamed("a", 1, 1, "\x1b[31mpiece", NOON + 62)) == [
+        f"a waiting: rate until {until}"
+    ]
+
+
 def test_items_are_summed_up_every_five_seconds_and_when_the_map_ends() -> None:
     items = [
         AttemptSucceeded(f"each[{number}]", 1, 1, None, started_at=NOON, at=NOON + number * 2) for number in range(4)
@@ -131,3 +144,16 @@ def test_the_table_shows_every_step_its_items_and_its_last_trouble() -> None:
     assert lines[1].endswith(" 1 of 2")
     assert lines[2].startswith("○ later pending")
     assert lines[3] == "3 steps: 1 pending, 1 ready, 1 running"
+
+
+def test_the_table_notes_what_an_attempt_waits_for_until_it_goes_on() -> None:
+    live = pytest.importorskip("planloom.cli.live", reason="not installed: rich")
+    table = live.LiveTable(io.StringIO(), ascii_only=False)
+    begun = AttemptWaiting("a", 2, 1, NOON, "rate")
+
+    table.take(StepDispatched("a", 2, 1, NOON))
+    table.take(begun)
+    during = table._lines["a"].note
+    table.take(AttemptWaiting("a", 2, 1, NOON + 1))
+
+    assert (during, table._lines["a"].note) == ("waiting: rate", "attempt 2")

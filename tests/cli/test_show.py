@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
+from datetime import datetime
 
 from cli.conftest import Folder
+from planloom import Effects, SqliteJournal, parse_plan
+from planloom.core.events import AttemptWaiting, RunStarted, StepDispatched, ToolFacts
 
 STEPS = (
     {"id": "a", "tool": "t.echo", "with": {"value": "one two"}},
@@ -125,3 +129,26 @@ def test_no_run_of_that_name_exits_with_6(folder: Folder) -> None:
         ended = folder.call(command, "r9")
         assert ended.code == 6, command
         assert ended.err.startswith("error[journal.no_run]"), command
+
+
+def test_show_tells_until_when_a_step_waits_for_a_rate(folder: Folder) -> None:
+    noon = 1_760_000_000.0
+    step = {"id": "a", "tool": "t.echo", "with": {"value": "x"}}
+    plan = parse_plan(json.dumps({"planloom": 1, "name": "p", "steps": [step]}))
+
+    async def record() -> None:
+        journal = SqliteJournal(folder.path / ".planloom/runs.db")
+        events = (
+            RunStarted(plan, {}, noon, tools={"t.echo": ToolFacts("d", Effects.NONE)}),
+            StepDispatched("a", 1, 1, noon),
+            AttemptWaiting("a", 1, 1, noon, "rate", noon + 61),
+        )
+        writer = await journal.create("r1", lambda seq, error: None)
+        writer.append(events, (0, 1, 2))
+        await writer.close()
+        await journal.close()
+
+    asyncio.run(record())
+
+    until = f"{datetime.fromtimestamp(noon + 61).astimezone():%H:%M:%S}"
+    assert f"a waiting: rate until {until}" in folder.call("show", "r1").out.splitlines()

@@ -16,6 +16,7 @@ from planloom.core.events import (
     ApprovalRequested,
     AttemptFailed,
     AttemptSucceeded,
+    AttemptWaiting,
     OutcomeUnknown,
     RetryScheduled,
     RunStarted,
@@ -29,7 +30,7 @@ from planloom.core.events import (
     WaitStarted,
 )
 from planloom.core.result import StepStatus
-from planloom.observe.looks import BLOCKED, LOOKS, counted, duration_text, printable, shortened
+from planloom.observe.looks import BLOCKED, LOOKS, counted, duration_text, printable, shortened, wait_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -116,6 +117,9 @@ class LiveTable:
                 line.status = StepStatus.COMPLETED.value
                 line.took = event.at - line.began if line.began is not None else None
                 line.note = "reused" if event.reused else ""
+            case AttemptWaiting():
+                again = f"attempt {event.attempt}" if event.attempt > 1 else ""
+                line.note = again if event.reason is None else wait_text(event.reason, event.until)
             case AttemptFailed():
                 line.note = event.error
             case RetryScheduled():

@@ -13,6 +13,7 @@ from planloom.core.events import (
     ApprovalRequested,
     AttemptFailed,
     AttemptSucceeded,
+    AttemptWaiting,
     CancelRequested,
     OutcomeUnknown,
     ReplanRequested,
@@ -28,7 +29,7 @@ from planloom.core.events import (
     WaitStarted,
 )
 from planloom.core.result import RunStatus
-from planloom.observe.looks import counted, duration_text, money_text, printable, shortened
+from planloom.observe.looks import counted, duration_text, money_text, printable, shortened, wait_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,6 +146,8 @@ class Lines:
             case StepSkipped():
                 because = f" ({printable(event.because)})" if event.because else ""
                 return f"{printable(event.step)} skipped: {event.reason.value.replace('_', ' ')}{because}"
+            case AttemptWaiting(reason=str(reason)):
+                return f"{printable(event.step)} {wait_text(reason, event.until)}"
             case ApprovalRequested():
                 return f"{printable(event.step)} waits for approval: {_error(event.message)}"
             case OutcomeUnknown():

@@ -18,7 +18,7 @@ from planloom.cli.reading import is_driven, read_run
 from planloom.core.events import RunStarted
 from planloom.core.result import RUN_ENDED, RunStatus
 from planloom.journal.codec import encode
-from planloom.observe.looks import printable, run_word, shortened
+from planloom.observe.looks import printable, run_word, shortened, wait_text
 from planloom.observe.table import table_text
 from planloom.observe.text import NUMBER_COLUMNS, TABLE_COLUMNS, steps_table, summary_lines
 from planloom.observe.timeline import attempts_of, timeline_text
@@ -116,6 +116,8 @@ def _shown(run: RunOnRecord, place: Workplace, screen: Screen, *, parts: bool) -
     lines = [f"run {result.run_id} of plan {printable(result.plan)}{started}", *summary_lines(result), ""]
     rows = steps_table(result, parts=parts, ascii_only=screen.ascii_only)
     lines.append(table_text(rows, TABLE_COLUMNS, width=screen.width, right=NUMBER_COLUMNS))
+    held = [node for node in run.state.nodes.values() if node.waiting == "rate"]
+    lines += [f"{printable(node.key)} {wait_text('rate', node.due_at)}" for node in held]
     if result.output is not None:
         lines += ["", f"output: {shortened(_text_of(result.output), OUTPUT_COLUMNS)}"]
     lines += [f"to go on: {blocker['command']}{place.hints()}" for blocker in run.blocked]

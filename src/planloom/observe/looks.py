@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from planloom.core.result import FOR_A_PERSON, StepStatus
@@ -65,6 +66,7 @@ _WAITS = {
     "unknown": "nobody knows whether it was done",
     "retry": "waits to try again",
     "timer": "waits for its time",
+    "rate": "waiting: rate",
 }
 
 
@@ -77,6 +79,13 @@ def note_of(step: StepResult) -> str:
     if step.skip_reason is not None:
         return step.skip_reason.value.replace("_", " ")
     return ""
+
+
+def wait_text(reason: str, until: float | None) -> str:
+    """Return what an attempt waits for and, local time, until about when: "waiting: rate until 12:03:04"."""
+    if until is None:
+        return f"waiting: {reason}"
+    return f"waiting: {reason} until {datetime.fromtimestamp(until).astimezone():%H:%M:%S}"
 
 
 def run_word(status: str) -> str:
