@@ -1,8 +1,9 @@
 """Runs on record as text, one event a line: what today's planloom wrote, kept so that every later one must read it.
 
 `python -m tests.journals.recording FOLDER` records anew every shape of the crash tests, undisturbed and with a power
-cut in the middle, a run that is cancelled, and one so wide that its first turn is cut. Never record into a folder of a
-released version: its recordings stay as they were.
+cut in the middle, runs that ask models, a run that is cancelled, and one so wide that its first turn is cut; with names
+after the folder, only the runs of those names. Never record into a folder of a released version: its recordings stay as
+they were.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from planloom import Engine, MemoryJournal
+from planloom.core.chat import ModelCall, ToolCall
 from planloom.journal.codec import decode, encode
 from planloom.ports import Recorded
 from planloom.testing.clock import ManualClock
 from planloom.testing.crash import CrashingJournal, Spoil
+from planloom.testing.models import FunctionModel, ScriptedModel
 from tests.crash.shapes import SHAPES, World, driven, plan_of
 
 CUT_AT = 4
@@ -83,14 +87,73 @@ async def wide() -> list[Recorded]:
     return await disk.read("r")
 
 
-def main(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    keep(folder / "cancelled.jsonl", asyncio.run(cancelled()))
-    keep(folder / "wide.jsonl", asyncio.run(wide()))
+OTHER_WAY = {"name": "other", "steps": [{"id": "x", "tool": "pure", "with": {"n": "${{ inputs.n }}"}}]}
+ASKING: dict[str, list[dict[str, Any]]] = {
+    "streamed": [{"id": "say", "model": "scripted://echo", "prompt": "one word and another " * 3, "stream": True}],
+    "rate-wait": [{"id": name, "model": "limited", "prompt": name} for name in ("a", "b", "c")],
+    "tools-of-a-model": [
+        {"id": "ask", "model": "calling", "prompt": "What comes after 1 and 2?", "tools": ["pure"]},
+        {"id": "end", "tool": "pay", "with": {"n": "${{ len(steps.ask.output) }}"}},
+    ],
+    "drafts-confirmed": [
+        {"id": "first", "model": "strong", "prompt": "a", "speculate": {"draft": "cheap", "policy": "compare"}},
+        {"id": "next", "tool": "pure", "with": {"n": "${{ len(steps.first.output) }}"}},
+        {"id": "end", "tool": "pay", "with": {"n": "${{ steps.next.output }}"}},
+    ],
+    "drafts-rolled-back": [
+        {"id": "first", "model": "strong", "prompt": "b", "speculate": {"draft": "wrong", "policy": "compare"}},
+        {"id": "next", "tool": "pure", "with": {"n": "${{ len(steps.first.output) }}"}},
+    ],
+    "replanned": [
+        {"id": "get", "tool": "picky", "with": {"n": 2}, "replan": {"max_steps": 3}},
+        {"id": "end", "tool": "pay", "with": {"n": 1}, "needs": ["get"]},
+    ],
+}
+"""Runs that ask models, by the name of their recording."""
+
+
+async def asking(name: str) -> list[Recorded]:
+    """Run a plan that asks models, with answers from lists; return its record."""
+    clock, world, disk = ManualClock(), World(), MemoryJournal()
+
+    async def before(call: ModelCall) -> None:
+        over = asyncio.Event()
+        clock.call_at(clock.now() + 5.0, over.set)
+        await over.wait()
+
+    calls = [ToolCall("1", "pure", {"n": 1}), ToolCall("2", "pure", {"n": 2})]
+    models: dict[str, Any] = {
+        "limited": "scripted://echo?rpm=60",
+        "default": ScriptedModel([OTHER_WAY]),
+        "calling": ScriptedModel([calls, "two and three"]),
+        "strong": FunctionModel(lambda call: "a long answer", before=before),
+        "cheap": FunctionModel(lambda call: "a long answer"),
+        "wrong": FunctionModel(lambda call: "an answer"),
+    }
+    plan = {"planloom": 1, "name": name, "allow": ["pay", "picky", "pure"], "steps": ASKING[name]}
+    async with Engine(disk, tools=world.tools(), models=models, clock=clock) as engine:
+        await driven(engine.start(plan, run_id="r"), clock, world)
+    return await disk.read("r")
+
+
+Recording = Callable[[], Coroutine[Any, Any, list[Recorded]]]
+
+
+def recordings() -> dict[str, Recording]:
+    """Return what is to be recorded, by the name of its file."""
+    found: dict[str, Recording] = {"cancelled": cancelled, "wide": wide}
     for shape in SHAPES:
         for cut in (False, True):
-            name = f"{shape.replace(' ', '-').replace(',', '')}{'-cut' if cut else ''}.jsonl"
-            keep(folder / name, asyncio.run(recorded(shape, cut=cut)))
+            name = f"{shape.replace(' ', '-').replace(',', '')}{'-cut' if cut else ''}"
+            found[name] = partial(recorded, shape, cut=cut)
+    return found | {name: partial(asking, name) for name in ASKING}
+
+
+def main(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, recording in recordings().items():
+        if not names or name in names:
+            keep(folder / f"{name}.jsonl", asyncio.run(recording()))
 
 
 def keep(path: Path, record: list[Recorded]) -> None:
@@ -98,4 +161,4 @@ def keep(path: Path, record: list[Recorded]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
