@@ -119,6 +119,8 @@ class Speculation:
         self.adopted: dict[str, str] = {}
         self.waiting: list[AttemptSucceeded | AttemptFailed] = []
         """Ends of adopted attempts that came before their step; facts of the turns to come."""
+        self._freed = False
+        """Whether settling gave back what was set aside for an attempt that had ended."""
         self._touched: list[Node] = []
         self._later: dict[str, Node] = {}
 
@@ -236,6 +238,7 @@ class Speculation:
         """See what is over, what may run ahead now, and what has to make way; return whether that made room at once."""
         if self.told is not None:
             return self._as_told(StepSpeculated, SpeculationSettled)
+        self._freed = False
         self._sweep()
         while self._touched or self._later:
             if not self._touched:
@@ -253,7 +256,9 @@ class Speculation:
                 self._draft_of_running(node)
             for place in node.entry.downstream:
                 self._consider(node.scope.nodes[place])
-        return bool(self.state.ready.starved()) and self._make_way()
+        if not self._freed and self.state.ready.starved():
+            self._make_way()
+        return self._freed
 
     def _as_told(self, *kinds: type) -> bool:
         assert self.told is not None
@@ -455,26 +460,26 @@ class Speculation:
         self.values.pop(entry.key, None)
         if running:
             self.machine.stop(entry.key)
+        else:
+            self._freed = True
 
-    def _make_way(self) -> bool:
-        """Drop the youngest that ran ahead, if a step that is ready would fit without it; return whether it fits now.
+    def _make_way(self) -> None:
+        """Drop the youngest that ran ahead, if a step that is ready would fit without it.
 
         One that is under way has to answer first.
         """
         state = self.state
         entries = list(state.ahead.values())
         if not entries or any(entry.dying for entry in entries):
-            return False
+            return
         for node in state.ready.starved():
             claim = node.claim
             if claim is None or state.budget.fits(claim):
                 continue
             if set(state.budget.in_the_way(claim)) != set(state.budget.in_the_way(claim, names=False)):
                 continue  # a name is held by real work
-            youngest = max(entries, key=lambda entry: entry.seq)
-            self._roll_back(youngest.node)
-            return not any(entry.dying for entry in state.ahead.values())
-        return False
+            self._roll_back(max(entries, key=lambda entry: entry.seq).node)
+            return
 
 
 def _may_run_ahead(state: RunState, node: Node) -> bool:
