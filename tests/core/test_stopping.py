@@ -15,8 +15,8 @@ from planloom.core.events import (
     StepFailed,
     TimerFired,
 )
-from planloom.core.result import RunStatus, StepStatus
-from planloom.plan.policy import FailureKind
+from planloom.core.result import RunStatus, SkipReason, StepStatus
+from planloom.plan.policy import FailureKind, ResourceLimits
 from tests.core.driving import Drive, kinds, plan, tool
 
 S = StepStatus
@@ -363,3 +363,29 @@ def test_clean_up_over_items_stops_at_its_first_failed_item() -> None:
 
     assert drive.order() == ["a", "tidy[0]"]
     assert drive.machine.ended
+
+
+def test_a_step_that_one_success_is_enough_for_does_not_start_once_its_run_is_to_stop() -> None:
+    slow, broken = tool("slow"), tool("broken", "a", when="inputs.nothing")
+    early = tool("early", "a", "slow", join="one_success")
+    drive = Drive(plan(tool("a"), slow, broken, early))
+
+    drive.ok("a", 1)
+
+    assert drive.machine.state.nodes["early"].status is StepStatus.PENDING
+    assert set(drive.under_way) == {"slow"}
+    drive.fail("slow", FailureKind.CANCELLED)
+    assert drive.machine.state.nodes["early"].reason is SkipReason.NOT_STARTED
+
+
+def test_a_step_that_waits_for_a_slot_on_one_success_does_not_start_once_its_run_is_to_stop() -> None:
+    early = tool("early", "a", "slow", join="one_success")
+    drive = Drive(plan(tool("a"), tool("slow"), tool("bad"), early), limits=ResourceLimits(max_concurrent=2))
+
+    drive.ok("a", 1)
+    drive.fail("bad")
+
+    assert set(drive.under_way) == {"slow"}
+    drive.fail("slow", FailureKind.CANCELLED)
+    assert drive.machine.ended
+    assert drive.machine.state.nodes["early"].reason is SkipReason.NOT_STARTED

@@ -78,6 +78,12 @@ PARAMS = st.booleans() | st.integers(-(10**17), 10**17) | st.floats(allow_nan=Fa
 NOT_PARAMS = ("version", "base_url", "key_env")
 
 
+def test_a61_a_name_that_ends_in_a_slash_keeps_its_version() -> None:
+    uri = ModelUri("openai", "org/", "1")
+
+    assert parse_uri(str(uri)) == uri
+
+
 @given(
     scheme=st.sampled_from(["openai", "a+b", "x-1.0"]),
     name=WORDS,

@@ -612,6 +612,8 @@ class RunState:
             self._ended(node)
         elif node.parent is not None or node.met == len(node.entry.upstream):
             self._skip(node, SkipReason.NOT_STARTED, "")
+        else:
+            node.queued = False  # one success was enough for it; it ends with its last upstream step
 
 
 def _fails_too_often(node: Node) -> bool:

@@ -456,6 +456,8 @@ class RunMachine:
         """Look at a step whose upstream steps have ended: run it, skip it, or fail it."""
         if node.status is not StepStatus.PENDING or node.queued:
             return
+        if node.scope.stopping and self._stopping(node):
+            return  # one success was enough for it, and came before the stop; it ends with its last upstream step
         entry = node.entry
         if node.parent is None:
             if node.ok != len(entry.upstream) or node.broken is not None:

@@ -37,6 +37,7 @@ class ModelUri:
         name = re.sub(r"/(?=latest\Z)", "%2F", name)
         name = re.sub(r"(?<=[^/])@(?=[^@/]+\Z)", "%40", name)
         if self.version:
+            name = re.sub(r"/\Z", "%2F", name)  # an `@` at the head of a part is no sign of a version
             name += f"/{LATEST}" if self.version == LATEST else f"@{quote(self.version, safe=':')}"
         pairs = ((quote(key, safe=""), quote(text_of(value), safe="/:")) for key, value in self.params.items())
         query = "&".join(f"{key}={value}" for key, value in pairs)
