@@ -63,7 +63,10 @@ def test_a_run_that_runs_ahead_never_costs_more_than_its_limit(dollars: float, r
 
     assert result.cost_usd is not None
     assert result.cost_usd <= dollars + 1e-9
-    assert result.status is (RunStatus.SUCCESS if dollars >= 5 else result.status)
+    if dollars >= 5:
+        assert result.status is RunStatus.SUCCESS
+    elif result.status is not RunStatus.SUCCESS:
+        assert result.exceeded_limits == ("max_total_cost_usd",)
     assert divergence is None
 
 

@@ -27,20 +27,15 @@ from planloom.plan.graph import compile_plan
 from planloom.plan.load import load_plan
 from planloom.plan.model import Plan, Step
 from planloom.plan.policy import Effects, ResourceLimits
+from planloom.plan.rules import PLANNED_FIELDS, STRICTNESS
 from planloom.tools.catalogue import ToolCatalog
 from planloom.tools.definition import ToolDefinition
 
 KINDS = frozenset({"tool", "model", "approve", "wait"})
 """Kinds of step that a plan of a model may have."""
 DEFAULT_MODELS = frozenset({"default"})
-FIELDS = frozenset(
-    {"id", "description", "args", "prompt", "system", "tools", "max_tokens", "temperature", "output"}
-    | {"for_each", "on_item_error", "max_parallel", "needs", "when", "join", "mode", "on_error"}
-    | {"retry", "timeout_seconds", "attempt_timeout", "effects", *KINDS}
-)
+FIELDS = PLANNED_FIELDS | KINDS
 """Fields of a step that a model may set."""
-
-_STRICTNESS = {Effects.NONE: 0, Effects.IDEMPOTENT: 1, Effects.ONCE: 2}
 
 
 class Offered:
@@ -239,7 +234,7 @@ class Authority:
         if step.effects is None or canonical not in self.offered.expanded(None):
             return
         declared = self.offered.effects(canonical)
-        if declared is None and _STRICTNESS[step.effects] < _STRICTNESS[Effects.ONCE]:
+        if declared is None and STRICTNESS[step.effects] < STRICTNESS[Effects.ONCE]:
             message = f"step {step.id!r} says its effects are '{step.effects}', and tool {canonical!r} does not say so"
             yield FieldError(message, remedy="take `effects` out", path=(*path, "effects"))
 

@@ -27,7 +27,6 @@ from planloom.agents.planning_prompt import (
     type_of,
 )
 from planloom.core.chat import LLMResponse, ModelCall
-from planloom.core.model_uri import ModelUri
 from planloom.core.result import Usage
 from planloom.errors import ConfigError, ModelError, PlanError, PlanningError, plan_error
 from planloom.models.llm import LLM, Asker, ask_plainly
@@ -177,13 +176,7 @@ class LargePlanner:
             ConfigError: An extra is not installed.
         """
         if self._llm is None:
-            if isinstance(self._named, LLM):
-                self._llm = self._named
-            elif isinstance(self._named, str):
-                self._llm = LLM.create(self._provider, self._named)
-            else:
-                known = self._named.metadata
-                self._llm = LLM(self._named, ModelUri(known.provider, known.name, known.version))
+            self._llm = LLM.of(self._named, self._provider)
         return self._llm
 
     async def close(self) -> None:

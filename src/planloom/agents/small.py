@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from planloom.core.asking import prompt_ceiling, text_of
 from planloom.core.chat import LLMResponse, Message, ModelCall
-from planloom.core.model_uri import ModelUri
 from planloom.core.result import Usage
 from planloom.errors import (
     ArgumentsError,
@@ -117,13 +116,7 @@ class SmallModelWorker:
             ConfigError: An extra is not installed.
         """
         if self._llm is None:
-            if isinstance(self._named, LLM):
-                self._llm = self._named
-            elif isinstance(self._named, str):
-                self._llm = LLM.create(self._provider, self._named)
-            else:
-                known = self._named.metadata
-                self._llm = LLM(self._named, ModelUri(known.provider, known.name, known.version))
+            self._llm = LLM.of(self._named, self._provider)
         return self._llm
 
     @property

@@ -23,6 +23,7 @@ from planloom.plan.graph import compile_plan
 from planloom.plan.inputs import check_inputs
 from planloom.plan.model import Plan, Step
 from planloom.plan.policy import Effects, FailureKind
+from planloom.plan.rules import PLANNED_FIELDS, STRICTNESS
 from planloom.plan.schemas import value_problems
 
 if TYPE_CHECKING:
@@ -34,11 +35,7 @@ NEVER = frozenset({FailureKind.NOT_ALLOWED, FailureKind.CANCELLED, FailureKind.L
 """Kinds of failure that no other plan is asked for."""
 KINDS = frozenset({"tool", "model"})
 """Kinds of step that a plan in place of one may have."""
-FIELDS = frozenset(
-    {"id", "description", "args", "prompt", "system", "tools", "max_tokens", "temperature", "output", *KINDS}
-    | {"for_each", "on_item_error", "max_parallel", "needs", "when", "join", "mode", "on_error"}
-    | {"retry", "timeout_seconds", "attempt_timeout", "effects"}
-)
+FIELDS = PLANNED_FIELDS | KINDS
 """Fields that its steps may set."""
 MAX_ERROR = 2_000
 """Characters of the error that a model is told."""
@@ -48,7 +45,6 @@ MAX_TOLD_VALUE = 2_000
 """Tokens that telling a model of one input takes, at most."""
 FORMAT_TOKENS = 8_000
 """Most tokens of what a model is told of plans as such."""
-_STRICTNESS = {Effects.NONE: 0, Effects.IDEMPOTENT: 1, Effects.ONCE: 2}
 
 
 # --- whether and what to ask --------------------------------------------------------------------
@@ -190,8 +186,8 @@ def _step_beyond(step: Step, path: tuple[str | int, ...], tools: list[str], star
         remedy = suggestion(step.model, started.models)
         yield UnknownModelError(message, remedy=remedy, path=(*path, "model"), model=step.model)
     named = [name for name in (step.tool, *(step.tools or ())) if name in started.tools]
-    strictest = max((_STRICTNESS[started.tools[name].effects or Effects.ONCE] for name in named), default=0)
-    if step.effects is not None and _STRICTNESS[step.effects] < strictest:
+    strictest = max((STRICTNESS[started.tools[name].effects or Effects.ONCE] for name in named), default=0)
+    if step.effects is not None and STRICTNESS[step.effects] < strictest:
         message = f"step {step.id!r} says its effects are '{step.effects}', and its tool does not say so"
         yield FieldError(message, remedy="take `effects` out", path=(*path, "effects"))
 

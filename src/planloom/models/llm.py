@@ -83,6 +83,21 @@ class LLM:
         return cls(open_model(address), address, rates=rates, limit=limit, timeout_s=timeout_s)
 
     @classmethod
+    def of(cls, model: LLM | str | Model, provider: str | None = None) -> LLM:
+        """Return the face of a model that is given by name, by URI, as an LLM (itself) or as a `ports.Model`.
+
+        Raises:
+            UnknownModelError: Nothing says whose model it is, or no adapter knows it.
+            ConfigError: An extra is not installed.
+        """
+        if isinstance(model, LLM):
+            return model
+        if isinstance(model, str):
+            return cls.create(provider, model)
+        known = model.metadata
+        return cls(model, ModelUri(known.provider, known.name, known.version))
+
+    @classmethod
     def create(cls, provider: str | None, model_name: str, **params: Param) -> LLM:
         """Return a provider's model; without a provider, that of a well known name such as ``"gpt-4o"``."""
         address = parse_uri(uri_for(model_name, provider))

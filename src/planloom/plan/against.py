@@ -24,10 +24,9 @@ from planloom.plan.document import Path
 from planloom.plan.model import KINDS, Plan, Step
 from planloom.plan.policy import Effects
 from planloom.plan.refs import compile_template
-from planloom.plan.rules import again_problems, not_pure, own_effects, verify_problem
+from planloom.plan.rules import STRICTNESS, again_problems, not_pure, own_effects, verify_problem
 from planloom.plan.schemas import value_problems
 
-_STRICTNESS = {Effects.NONE: 0, Effects.IDEMPOTENT: 1, Effects.ONCE: 2}
 EXTRAS = ("verify", "speculate", "replan")
 """Fields that need something installed, whatever the step's kind."""
 _EVERY_KIND = frozenset((*KINDS, *EXTRAS))
@@ -149,7 +148,7 @@ class _Against:
             self.schemas[canonical] = self.catalogue.schema(canonical)
         yield from _argument_problems(step, canonical, self.schemas[canonical], (*path, "with"))
         declared = self.catalogue.effects(canonical)
-        if step.effects is not None and declared is not None and _STRICTNESS[step.effects] < _STRICTNESS[declared]:
+        if step.effects is not None and declared is not None and STRICTNESS[step.effects] < STRICTNESS[declared]:
             yield FieldError(
                 f"step {step.id!r} says its effects are '{step.effects}', but tool {canonical!r} declares '{declared}'",
                 remedy=f"write `effects: {declared}`, or leave it out: a step may only be stricter than its tool",
@@ -169,7 +168,7 @@ class _Against:
         known = [canonical for name in names if (canonical := self.catalogue.resolve(name)) in allowed and canonical]
         if step.kind in ("tool", "model") and known:  # of the others, `names` has said all there is to say
             declared = [self.catalogue.effects(name) or Effects.ONCE for name in known]
-            yield from again_problems(step, path, max(declared, key=_STRICTNESS.__getitem__))
+            yield from again_problems(step, path, max(declared, key=STRICTNESS.__getitem__))
 
 
 def _tools_named(step: Step) -> Iterator[tuple[str, Path]]:

@@ -46,6 +46,13 @@ _FITS: dict[str, frozenset[str]] = {
 _EMPTY: tuple[Any, ...] = (None, {}, (), False)
 STREAMED_DRAFTS = frozenset({"compare", "predicted"})
 """Policies of speculation whose answer is always the step's own model's."""
+PLANNED_FIELDS = frozenset(
+    {"id", "description", "args", "prompt", "system", "tools", "max_tokens", "temperature", "output"}
+    | {"for_each", "on_item_error", "max_parallel", "needs", "when", "join", "mode", "on_error"}
+    | {"retry", "timeout_seconds", "attempt_timeout", "effects"}
+)
+"""Fields, besides its kind, that a step may have where a model wrote it; every other one is refused."""
+STRICTNESS = {Effects.NONE: 0, Effects.IDEMPOTENT: 1, Effects.ONCE: 2}
 _PURE = frozenset({"model", "code"})
 """Kinds that change nothing outside unless they say so."""
 
