@@ -23,6 +23,8 @@ from planloom.testing.fakes import CallLog, fake_tool
 T = TypeVar("T")
 SPINS = 40
 """Turns of the loop after which nothing more happens by itself."""
+WRITE_S = 0.001
+"""Real seconds between looks at whether a disk has written."""
 DRAFT_S, QUICK_S, SLOW_S = 1.0, 2.0, 10.0
 USAGE = Usage(100, 10, 1)
 PRICES = {"small": ModelPrice(1.0, 1.0), "quick": ModelPrice(20.0, 20.0), "slow": ModelPrice(100.0, 100.0)}
@@ -89,21 +91,37 @@ class Tools:
         self.tools = [tool("look", "none"), tool("save", "once")]
 
 
-async def driven(work: Awaitable[T], clock: ManualClock, *, until: asyncio.Event | None = None) -> T | None:
+async def driven(
+    work: Awaitable[T], clock: ManualClock, engine: Engine, *, until: asyncio.Event | None = None
+) -> T | None:
     """Let time pass whenever nothing else happens; return what the work comes to, None if it was cut short."""
     task = asyncio.ensure_future(work)
     for _ in range(1_000):
-        for _ in range(SPINS):
-            await asyncio.sleep(0)
+        await nothing_happens(task, engine, until)
         if task.done():
             return task.result()
         if until is not None and until.is_set():
             break
-        clock.advance_to_next()
+        if not clock.advance_to_next():
+            await asyncio.sleep(WRITE_S)  # nobody waits for the clock: a thread is at work, e.g. taking the run
     task.cancel()
     await asyncio.wait([task])
     assert until is not None, "the run does not end"
     return None
+
+
+async def nothing_happens(task: asyncio.Future[Any], engine: Engine, until: asyncio.Event | None) -> None:
+    """Return once the loop has turned SPINS times and all the while everything was durable.
+
+    A disk takes real time to write. Were the test's time to go on meanwhile, a run would hear of answers that are
+    seconds apart before anything of the first is on record.
+    """
+    quiet = 0
+    while quiet < SPINS:
+        is_cut = task.done() or (until is not None and until.is_set())  # then what is not durable never will be
+        writing = not is_cut and any(driver.behind for driver in engine._drivers.values())
+        quiet = 0 if writing else quiet + 1
+        await asyncio.sleep(WRITE_S if writing else 0)
 
 
 class Came:
@@ -126,7 +144,7 @@ def ran(steps: list[dict[str, Any]], *, right: bool, journal: Any = None, **opti
         came, begin = Came(clock, right=right), clock.now()
         async with Engine(journal, models=came.models.by_name, tools=came.tools.tools, clock=clock) as engine:
             plan = {"planloom": 1, "steps": steps}
-            result = await driven(engine.run(plan, run_id="r", track_cost=True, **options), clock)
+            result = await driven(engine.run(plan, run_id="r", track_cost=True, **options), clock, engine)
             assert result is not None
             came.result = result
             came.took_s = clock.now() - begin
@@ -231,7 +249,7 @@ def test_a_draft_that_fails_changes_nothing() -> None:
         models = Models(clock, right=True).by_name
         models["small"] = FunctionModel(lambda call: RuntimeError("no such thing"), price=PRICES["small"])
         async with Engine(models=models, clock=clock) as engine:
-            return await driven(engine.run({"planloom": 1, "steps": CHAIN}, run_id="r"), clock)
+            return await driven(engine.run({"planloom": 1, "steps": CHAIN}, run_id="r"), clock, engine)
 
     result = asyncio.run(main())
 
@@ -256,7 +274,7 @@ def test_a_cancelled_run_leaves_nothing_under_way_that_ran_ahead() -> None:
             run = await engine.start({"planloom": 1, "steps": CHAIN}, run_id="r")
             tasks = []
             clock.call_at(begin + 2.5, lambda: tasks.append(asyncio.ensure_future(run.cancel())))
-            result = await driven(engine.finish(run), clock)
+            result = await driven(engine.finish(run), clock, engine)
             await asyncio.gather(*tasks)
             record = await engine.journal.read("r")
         assert diverges("r", record) is None
@@ -316,7 +334,7 @@ def test_a_power_cut_at_any_write_leads_to_the_same_result(
         clock = ManualClock()
         came = Came(clock, right=right)
         async with Engine(journal, models=came.models.by_name, tools=came.tools.tools, clock=clock) as engine:
-            return await driven(what(engine), clock, until=until), came.tools
+            return await driven(what(engine), clock, engine, until=until), came.tools
 
     def outcome(result: RunResult) -> Any:
         return result.status.value, result.output, [(part.status.value, part.output) for part in result.steps]
