@@ -9,6 +9,7 @@
     │   ├── DuplicateStepError          two steps share one id
     │   ├── ExpressionError             an expression or reference cannot be read
     │   ├── UnknownToolError            a tool nobody registered
+    │   ├── AgentNotFoundError          an agent nobody registered
     │   ├── ArgumentsError              a tool is given the wrong parameters
     │   ├── NotInstalledError           a step kind whose executor is not here
     │   ├── NotAllowedError             a tool outside the allowlist
@@ -42,6 +43,8 @@
     │   └── RunNotFoundError            no such run here
     └── ConfigError                     whoever installed or called it
         ├── MissingKeyError             no key for a model's provider
+        ├── ValidationError (ValueError)  a request that is too large, or not of its form
+        ├── SecurityError               a request that looks like an attack
         └── UnknownFieldError (TypeError)
 
 Rule 1: a message says what is wrong and where; `remedy` says what to do.
@@ -197,6 +200,12 @@ class UnknownToolError(PlanError):
     """A step names a tool that nobody registered."""
 
     code = "plan.unknown_tool"
+
+
+class AgentNotFoundError(PlanError):
+    """A step or a call names an agent that nobody registered. `.facts["suggestions"]` lists names like it."""
+
+    code = "plan.unknown_agent"
 
 
 class ArgumentsError(PlanError):
@@ -500,6 +509,18 @@ class MissingKeyError(ConfigError):
     """There is no key for the provider of a model. Nothing was sent."""
 
     code = "config.missing_key"
+
+
+class ValidationError(ConfigError, ValueError):
+    """A request is too large, no JSON, or not of the form it must have. Nothing was done about it."""
+
+    code = "request.invalid"
+
+
+class SecurityError(ConfigError):
+    """A request looks like an attack, and whoever set up the executor wants such refused. Nothing was done about it."""
+
+    code = "request.refused"
 
 
 class UnknownFieldError(ConfigError, TypeError):
