@@ -22,7 +22,10 @@
     │   ├── EvaluationError             an operator or function cannot take what it is given
     │   ├── OutputError                 a result that is not JSON, or not of its schema
     │   ├── NotDoneError                raised by a tool: nothing happened yet, safe to try again
+    │   │   └── CircuitOpenError        the tool failed too often just now, and was not called
+    │   ├── NoAnswerError               a call was sent and no answer came: nobody knows what it did
     │   ├── HttpStatusError             a server answered with 400 or more
+    │   ├── McpToolError                an MCP server, or a tool of it, answered with an error
     │   ├── ModelError                  a model gave no answer, or none that can be used
     │   │   ├── ModelRefusedError       it, or its provider's filter, would not answer
     │   │   ├── ModelTruncatedError     the answer was cut off at `max_tokens`
@@ -30,11 +33,16 @@
     │   │   └── ModelTimeoutError (TimeoutError)
     │   ├── VerificationError           the answer was judged not good enough, or could not be judged
     │   ├── GrantError                  the next call would pass what the step was granted of a limit
+    │   ├── InnerCallError              a tool that an agent or a program called failed
+    │   ├── IncompleteError             an agent could not complete its task
     │   ├── PlanningError               a model wrote no plan that holds
     │   └── ToolExecutionError          a step failed, and with it the run
     ├── ResourceLimitError              whoever set the limit
     │   └── PlanTimeoutError (TimeoutError)
     ├── RunBlockedError                 a person: an approval or an unknown outcome waits
+    ├── OverloadedError                 whoever submits: too much waits already
+    ├── EventGapError                   whoever reads events more slowly than they come
+    ├── NoReplyError (TimeoutError)     nobody answered a request in time
     ├── JournalError                    the operator
     │   ├── JournalConflictError        a second engine wrote to the same run
     │   ├── JournalFormatError          not a journal, damaged, or of a newer version
@@ -43,6 +51,7 @@
     │   └── RunNotFoundError            no such run here
     └── ConfigError                     whoever installed or called it
         ├── MissingKeyError             no key for a model's provider
+        ├── McpTrustError               an MCP server offers what nobody approved
         ├── ValidationError (ValueError)  a request that is too large, or not of its form
         ├── SecurityError               a request that looks like an attack
         └── UnknownFieldError (TypeError)
@@ -207,6 +216,23 @@ class AgentNotFoundError(PlanError):
 
     code = "plan.unknown_agent"
 
+    @property
+    def suggestions(self) -> tuple[str, ...]:
+        """Return the names of agents that are here and most like it, the likeliest first."""
+        return tuple(self.facts.get("suggestions", ()))
+
+
+def unknown_agent(name: str, known: Iterable[str], **place: Any) -> AgentNotFoundError:
+    """Return the error of an agent that is not among those known; `place` as for any `PlanError`."""
+    names = sorted(known)
+    return AgentNotFoundError(
+        f"there is no agent {name!r}",
+        remedy=suggestion(name, names, otherwise="register it: AgentRegistry.register(agent, name)"),
+        agent=name,
+        suggestions=get_close_matches(name, names, n=3, cutoff=0.5),
+        **place,
+    )
+
 
 class ArgumentsError(PlanError):
     """A tool is given wrong, unknown or too few parameters."""
@@ -293,6 +319,36 @@ class NotDoneError(StepError):
     """Raised by a tool to say: nothing has happened yet, so trying again is safe, even for a `once` tool."""
 
     code = "step.not_done"
+
+
+class CircuitOpenError(NotDoneError):
+    """The circuit breaker of a tool is open: the tool failed too often just now, and was not called.
+
+    Attributes:
+        until: Seconds since the epoch at which one call will be let through; None while one is under way.
+        retry_after_s: Seconds until then, or None.
+    """
+
+    code = "step.circuit_open"
+
+    def __init__(
+        self, message: str, *, remedy: str = "", until: float | None, retry_after_s: float | None, **facts: Any
+    ) -> None:
+        super().__init__(message, remedy=remedy, until=until, retry_after_s=retry_after_s, **facts)
+        self.until = until
+        self.retry_after_s = retry_after_s
+
+
+class NoAnswerError(StepError):
+    """A call was sent and no answer came, nor will one: what it did nobody knows."""
+
+    code = "step.no_answer"
+
+
+class McpToolError(StepError):
+    """An MCP server, or one of its tools, answered with an error, or with what is no answer."""
+
+    code = "step.mcp"
 
 
 class HttpStatusError(StepError):
@@ -386,6 +442,26 @@ class GrantError(StepError):
         self.limits = limits
 
 
+class InnerCallError(StepError):
+    """A call that an agent or a program made inside its step failed.
+
+    Attributes:
+        is_unknown: Whether it may all the same have had an effect that it may have only once.
+    """
+
+    code = "step.call"
+
+    def __init__(self, message: str, *, is_unknown: bool = False, remedy: str = "", **facts: Any) -> None:
+        super().__init__(message, remedy=remedy, **facts)
+        self.is_unknown = is_unknown
+
+
+class IncompleteError(StepError):
+    """An agent did what it could and has not completed its task, or has not enough to go on."""
+
+    code = "step.incomplete"
+
+
 class PlanningError(StepError):
     """A model was asked for a plan, and none of its answers holds.
 
@@ -449,6 +525,42 @@ class RunBlockedError(PlanloomError):
     """The run waits for a person. `.facts["blocked"]` lists the steps, why, and the command that goes on."""
 
     code = "run.blocked"
+
+
+# --- whoever submits programs and reads events ------------------------------------------------
+
+
+class OverloadedError(PlanloomError):
+    """As much waits as may wait. Nothing was taken on: submit it again later."""
+
+    code = "overloaded"
+
+
+class EventGapError(PlanloomError):
+    """A subscriber's buffer was full, so events are missing here. The record has them all; the subscription goes on.
+
+    Attributes:
+        missed: How many events are missing.
+        after: For each run with missing events, the number after which to read it again from the journal.
+    """
+
+    code = "events.gap"
+
+    def __init__(self, missed: int, after: dict[str, int]) -> None:
+        super().__init__(
+            f"{missed} events came faster than they were read, and are missing here",
+            remedy="read them from the journal: journal.read(run_id, after=error.after[run_id]); or read faster",
+            missed=missed,
+            after=after,
+        )
+        self.missed = missed
+        self.after = after
+
+
+class NoReplyError(PlanloomError, TimeoutError):
+    """Nobody answered a request in time."""
+
+    code = "events.no_reply"
 
 
 # --- the operator -----------------------------------------------------------------------------
@@ -521,6 +633,12 @@ class SecurityError(ConfigError):
     """A request looks like an attack, and whoever set up the executor wants such refused. Nothing was done about it."""
 
     code = "request.refused"
+
+
+class McpTrustError(ConfigError):
+    """An MCP server offers tools, or says of them, what nobody approved. `.facts["changes"]` lists what."""
+
+    code = "config.mcp_trust"
 
 
 class UnknownFieldError(ConfigError, TypeError):
