@@ -43,6 +43,12 @@
     ├── OverloadedError                 whoever submits: too much waits already
     ├── EventGapError                   whoever reads events more slowly than they come
     ├── NoReplyError (TimeoutError)     nobody answered a request in time
+    ├── WorkerError                     whoever runs the workers
+    │   ├── WorkerStartError            a worker process cannot be started
+    │   ├── WorkerLostError             a worker died or fell silent
+    │   ├── NoWorkerError               no worker there is, or can be, does what is asked
+    │   ├── OverloadedError             too much waits already; nothing was taken
+    │   └── ProtocolError               what came over a connection is not what was agreed
     ├── JournalError                    the operator
     │   ├── JournalConflictError        a second engine wrote to the same run
     │   ├── JournalFormatError          not a journal, damaged, or of a newer version
@@ -561,6 +567,45 @@ class NoReplyError(PlanloomError, TimeoutError):
     """Nobody answered a request in time."""
 
     code = "events.no_reply"
+
+
+# --- whoever runs the workers -----------------------------------------------------------------
+
+
+class WorkerError(PlanloomError):
+    """Something about the processes that do steps is wrong."""
+
+    code = "worker"
+
+
+class WorkerStartError(WorkerError):
+    """A worker process cannot be started; the message ends in its last words."""
+
+    code = "worker.start"
+
+
+class WorkerLostError(WorkerError):
+    """A worker died or fell silent; what it was at is done elsewhere, or waits for a person."""
+
+    code = "worker.lost"
+
+
+class NoWorkerError(WorkerError):
+    """No worker there is, or that can be started, does what is asked; the message says why the nearest does not."""
+
+    code = "worker.none"
+
+
+class OverloadedError(WorkerError):
+    """Too much waits already. What was asked was not taken: nothing is lost, ask again later."""
+
+    code = "worker.overloaded"
+
+
+class ProtocolError(WorkerError):
+    """What came over a connection is not what was agreed; the connection is closed."""
+
+    code = "worker.protocol"
 
 
 # --- the operator -----------------------------------------------------------------------------
