@@ -209,6 +209,46 @@ def test_six_equal_cached_steps_at_once_make_one_call_and_each_gets_a_copy_of_it
     assert [result.step(f"t{n}").output for n in range(6)] == [[1, 0]] * 6
 
 
+def test_a23_where_the_first_of_equal_cached_steps_fails_the_others_are_done_all_the_same() -> None:
+    log, go_on = CallLog(), asyncio.Event()
+
+    async def once_down() -> str:
+        if len(log) == 1:
+            await go_on.wait()
+            raise ConnectionError("a bad moment")
+        return "fine"
+
+    async def main() -> RunResult:
+        steps = [{"id": f"s{n}", "tool": "t", "cache": True} for n in range(6)]
+        async with asyncio.timeout(5), Engine(tools=[fake_tool("t", once_down, log=log)]) as engine:
+            run = await engine.start({"planloom": 1, "fail_fast": False, "steps": steps})
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert len(log) == 1
+            go_on.set()
+            return await engine.finish(run)
+
+    result = asyncio.run(main())
+
+    assert [step.output for step in result.steps] == [None, *["fine"] * 5]
+    assert result.steps[0].error_kind == "error"
+    assert len(log) == 2
+
+
+def test_a_time_limit_of_the_first_of_equal_cached_steps_is_no_limit_of_the_others() -> None:
+    log = CallLog()
+
+    async def slow() -> str:
+        await asyncio.sleep(0.05)
+        return "done"
+
+    steps = [{"id": "a", "tool": "t", "cache": True, "attempt_timeout": 0.01}, {"id": "b", "tool": "t", "cache": True}]
+    result = run({"planloom": 1, "fail_fast": False, "steps": steps}, [fake_tool("t", slow, log=log)])
+
+    assert [step.status.value for step in result.steps] == ["timed_out", "completed"]
+    assert len(log) == 2
+
+
 def test_a_cached_result_ends_with_its_time() -> None:
     log = CallLog()
 

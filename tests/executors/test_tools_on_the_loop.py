@@ -181,3 +181,29 @@ def test_equal_cached_steps_that_are_stopped_together_are_not_called_again() -> 
 
     assert result.status.value == "cancelled"
     assert calls == [1]
+
+
+def test_a23_where_the_first_of_equal_cached_steps_is_stopped_another_takes_its_place() -> None:
+    calls: list[int] = []
+    go_on = asyncio.Event()
+
+    async def slow() -> str:
+        calls.append(1)
+        await go_on.wait()
+        return "done"
+
+    async def main() -> list[RunResult]:
+        plan = {"planloom": 1, "steps": [{"id": "a", "tool": "slow", "cache": True}]}
+        async with asyncio.timeout(PATIENCE_S), Engine(tools=[Tool.from_function(slow, effects="none")]) as engine:
+            runs = [await engine.start(plan) for _ in range(6)]
+            await asyncio.sleep(0.02)
+            await runs[0].cancel()
+            await runs[0].result()
+            await asyncio.sleep(0.02)
+            go_on.set()
+            return [await engine.finish(run) for run in runs]
+
+    results = asyncio.run(main())
+
+    assert [result.status.value for result in results] == ["cancelled", *["success"] * 5]
+    assert len(calls) == 2

@@ -3,21 +3,23 @@
 Rule 1: the allowlist is checked here again, where the call is made: whatever asked for it.
 Rule 2: async tools run on the event loop, sync tools in the thread pool, both with the attempt's context variables.
 Rule 3: what comes back is JSON or an error; a result that is neither awaited nor JSON never passes.
-Rule 4: `find` and `output_of` are what every tool step pays for: neither awaits, nor looks at more than it must.
+Rule 4: what stands around a tool, its breaker and its rate, stands around every call of it, whoever makes it.
+Rule 5: `find` and `output_of` are what every tool step pays for: neither awaits, nor looks at more than it must.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.asking import PER_MESSAGE, prompt_ceiling
 from planloom.core.chat import ModelCall, ToolSpec
-from planloom.errors import GrantError, NotAllowedError, OutputError
+from planloom.errors import GrantError, NotAllowedError, NotDoneError, OutputError, StepError
 from planloom.executors.in_time import in_time
+from planloom.plan.policy import Effects
 from planloom.plan.values import as_json
 from planloom.tools.context import ToolContext
 from planloom.tools.json_schema import JsonSchema
@@ -26,6 +28,7 @@ from planloom.tools.registry import llm_name
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
     from planloom.executors.threads import Caller, ThreadPool
+    from planloom.executors.wrap.guarded import GuardedTool
     from planloom.ports import AttemptContext
     from planloom.tools.registry import ToolRegistry
     from planloom.tools.tool import Tool
@@ -35,10 +38,15 @@ NO_CONTEXT = ToolContext()
 
 @dataclass(frozen=True, slots=True)
 class ToolCalls:
-    """Calls the tools of one registry."""
+    """Calls the tools of one registry.
+
+    Attributes:
+        guards: What stands around the calls of some tools, by canonical name.
+    """
 
     registry: ToolRegistry
     threads: ThreadPool
+    guards: Mapping[str, GuardedTool] = field(default_factory=dict)
 
     def find(self, name: str, request: RunStep) -> Tool:
         """Return the tool of any of its names.
@@ -53,22 +61,45 @@ class ToolCalls:
                 raise not_allowed(tool, request)
         return tool
 
-    def begin(self, tool: Tool, kwargs: dict[str, Any], context: AttemptContext) -> Awaitable[Any]:
+    def begin(self, tool: Tool, kwargs: dict[str, Any], request: RunStep, context: AttemptContext) -> Awaitable[Any]:
         """Return what the call of a tool step comes to; `kwargs` as `Tool.bind` gives them."""
-        doing = self._called(tool, kwargs, context)
-        if tool.timeout_seconds is None:
-            return doing
-        return in_time(doing, allowed_s=tool.timeout_seconds, who=_who(tool), context=context)
+        guard = self.guards.get(tool.name)
+        if guard is None:
+            return self._in_time(tool, kwargs, context, context)
+        doing = partial(self._in_time, tool, kwargs, context, context)
+        return guard.call(doing, request, context, is_whole=True)
 
-    async def call_inside(self, tool: Tool, kwargs: dict[str, Any], cost: CallCost, context: AttemptContext) -> Any:
+    async def call_inside(
+        self, tool: Tool, kwargs: dict[str, Any], cost: CallCost, request: RunStep, context: AttemptContext
+    ) -> Any:
         """Call a tool as one of several of an attempt; return its output, and book what it cost whatever it came to."""
+        guard = self.guards.get(tool.name)
+        doing = partial(self._in_time, tool, kwargs, _Inside(context), None)
         try:
-            doing = self._called(tool, kwargs, _Inside(context))
-            if tool.timeout_seconds is not None:
-                doing = in_time(doing, allowed_s=tool.timeout_seconds, who=_who(tool))
-            return output_of(tool, await doing)
+            if guard is None:
+                result = await doing()
+            else:
+                result = await guard.call(doing, request, context, is_whole=False)
+            return output_of(tool, result)
+        except NotDoneError as error:
+            if request.effects is Effects.ONCE and context.reported_calls > 1:
+                # It speaks for itself; taken for the whole attempt, the others would be made again.
+                raise StepError(
+                    f"tool {tool.name!r} was not done, and other calls of step {request.key!r} were: {error.message}",
+                    remedy=error.remedy,
+                    tool=tool.name,
+                ) from error
+            raise
         finally:
             cost.settle()
+
+    def _in_time(
+        self, tool: Tool, kwargs: dict[str, Any], caller: Caller, whole: AttemptContext | None
+    ) -> Awaitable[Any]:
+        doing = self._called(tool, kwargs, caller)
+        if tool.timeout_seconds is None:
+            return doing
+        return in_time(doing, allowed_s=tool.timeout_seconds, who=_who(tool), context=whole)
 
     def _called(self, tool: Tool, kwargs: dict[str, Any], caller: Caller) -> Awaitable[Any]:
         called: Awaitable[Any]

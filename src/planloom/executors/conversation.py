@@ -100,7 +100,8 @@ class Conversation:
         check_grant([one.tool for one in ready], self._request, self._context)
         for _ in ready:
             self._context.report_call()
-        doing = [self._calls.call_inside(one.tool, one.kwargs, one.cost, self._context) for one in ready]
+        request, context = self._request, self._context
+        doing = [self._calls.call_inside(one.tool, one.kwargs, one.cost, request, context) for one in ready]
         found = iter(await _all(doing))
         return [next(found) if isinstance(one, _Ready) else one for one in prepared]
 

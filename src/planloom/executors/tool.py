@@ -24,10 +24,10 @@ class ToolExecutor:
         tool = self.calls.find(request.step.tool or "", request)
         told = NO_CONTEXT if tool.context_parameter is None else context_for(tool, request, context)
         kwargs = tool.bind(request.args, told)
-        if tool.is_async and tool.timeout_seconds is None:
+        if tool.is_async and tool.timeout_seconds is None and tool.name not in self.calls.guards:
             result = await tool.function(**kwargs)
         else:
-            result = await self.calls.begin(tool, kwargs, context)
+            result = await self.calls.begin(tool, kwargs, request, context)
         output = output_of(tool, result)
         if request.step.output is not None:
             fits(output, request.step.output, request.key)

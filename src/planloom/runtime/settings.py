@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from planloom.errors import ConfigError
+from planloom.tools.sparing import BreakerPolicy
 
 FILE_NAME = "planloom.toml"
 DEFAULT_JOURNAL = ".planloom/runs.db"
@@ -51,6 +52,10 @@ class Settings(BaseModel):
     """SQLite file of the record, relative to the folder the command runs in."""
     max_threads: Annotated[int, Field(ge=1, le=1000)] = 32
     """Sync tools that may run at the same time."""
+    breakers: dict[str, BreakerPolicy] = {}
+    """By a tool's name, or `family.*`: when it is left alone because it keeps failing; else what the tool says."""
+    tool_rates: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """By a tool's name, or `family.*`: calls that may begin in a second; else what the tool says."""
     cache_size: Annotated[int, Field(ge=0)] = 1_000
     """Results of steps with `cache` that are kept for reuse."""
     default_model: str | None = None

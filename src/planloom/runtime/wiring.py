@@ -17,6 +17,7 @@ from planloom.executors.speculative import DraftThenCheck
 from planloom.executors.threads import ThreadPool
 from planloom.executors.tool import ToolExecutor
 from planloom.executors.wrap.cached import CachedExecutor, LruCache
+from planloom.executors.wrap.guarded import guards_for
 from planloom.executors.wrap.verified import VerifiedExecutor
 from planloom.models.catalogue import Models
 from planloom.transport.local import LocalTransport
@@ -73,7 +74,8 @@ def wire(
 ) -> Wired:
     """Return Cached(Verified(ByKind(tool, DraftThenCheck(model), replan))) behind the local transport."""
     threads = ThreadPool(settings.max_threads)
-    calls = ToolCalls(registry, threads)
+    guards = guards_for(registry, clock, breakers=settings.breakers, rates=settings.tool_rates)
+    calls = ToolCalls(registry, threads, guards)
     executors: dict[str, AttemptExecutor] = {
         "tool": ToolExecutor(calls),
         "model": DraftThenCheck(LlmExecutor(models, calls), models, gate or AcceptanceGate()),

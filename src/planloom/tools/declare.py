@@ -16,6 +16,7 @@ from planloom.tools.tool import Tool, declare
 if TYPE_CHECKING:
     from planloom.plan.policy import Effects
     from planloom.tools.definition import ToolType
+    from planloom.tools.sparing import BreakerPolicy
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -37,6 +38,8 @@ def tool(
     memory_mb: float | None = None,
     cpu_percent: float | None = None,
     timeout_seconds: float | None = None,
+    rate_per_second: float | None = None,
+    breaker: BreakerPolicy | Mapping[str, float] | bool | None = None,
     output_schema: dict[str, Any] | None = None,
     type: ToolType | None = None,
     domain: str | None = None,
@@ -61,6 +64,9 @@ def tool(name: Any = None, *, register: bool = True, **declared: Any) -> Any:
         memory_mb: MB (10^6 bytes) a call needs.
         cpu_percent: Percent of one core a call needs.
         timeout_seconds: Seconds after which a call is given up, unless the step says otherwise.
+        rate_per_second: Most calls that may begin in a second, of all runs of an engine together; more wait.
+        breaker: True: after 3 failures in a row it is not called for 30 seconds, then tried once; or a
+            `BreakerPolicy`, or a dict with `failures` and `open_seconds`.
         output_schema: JSON Schema of the result.
         type: What is behind it, for those who choose tools: "function", "mcp", "code_exec", "agent" or "tool".
         domain: What it is about; by default all of its name before the last dot.

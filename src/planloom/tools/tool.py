@@ -26,9 +26,12 @@ from planloom.tools.docstring import read_docstring
 from planloom.tools.json_schema import JsonSchema
 from planloom.tools.names import check_name
 from planloom.tools.signature import Check, Function, name_of, read_signature
+from planloom.tools.sparing import breaker_of, check_rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from planloom.tools.sparing import BreakerPolicy
 
 DECLARED = "__planloom_tool__"
 """Attribute of a decorated function: what its decorator declared, a dict for `Tool.from_function`."""
@@ -59,6 +62,8 @@ class Tool:
         memory_mb: MB (10^6 bytes) a call needs, or None.
         cpu_percent: Percent of one core a call needs, or None.
         timeout_seconds: Seconds after which a call is given up unless the step says otherwise, or None.
+        rate_per_second: Most calls that may begin in a second, of all runs of an engine together, or None.
+        breaker: When it is left alone because it keeps failing, or None.
         output_schema: JSON Schema of the result, or None.
         type: What is behind it, for those who choose tools: "function", "mcp", "code_exec", "agent" or "tool".
         domain: What it is about; "" for what its name says.
@@ -83,6 +88,8 @@ class Tool:
     memory_mb: float | None = None
     cpu_percent: float | None = None
     timeout_seconds: float | None = None
+    rate_per_second: float | None = None
+    breaker: BreakerPolicy | None = None
     output_schema: dict[str, Any] | None = None
     type: ToolType = "function"
     domain: str = ""
@@ -96,6 +103,7 @@ class Tool:
         for name in (self.name, *self.aliases):
             check_name(name)
         _check_numbers(self)
+        check_rate(self.rate_per_second, self.name)
         _check_described(self)
         if self.output_schema is not None:
             JsonSchema(self.output_schema, where=f"the output schema of tool {self.name!r}")
@@ -109,8 +117,9 @@ class Tool:
         Args:
             function: Its signature becomes the schema, its docstring the description.
             declared: Any of name, effects, version, aliases, cost_per_call, expected_latency_ms, memory_mb,
-                cpu_percent, timeout_seconds, description, output_schema, type, domain, examples (each a dict with
-                `input`, `output`, `description`), success_rate; what `@tool` declared holds for the others.
+                cpu_percent, timeout_seconds, rate_per_second, breaker, description, output_schema, type, domain,
+                examples (each a dict with `input`, `output`, `description`), success_rate; what `@tool` declared
+                holds for the others.
 
         Raises:
             ConfigError: A signature that a plan cannot call, or a keyword that does not exist.
@@ -200,6 +209,8 @@ _OPTIONS = (
     "memory_mb",
     "cpu_percent",
     "timeout_seconds",
+    "rate_per_second",
+    "breaker",
     "description",
     "output_schema",
     "type",
@@ -250,6 +261,8 @@ def _checked_options(declared: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError:
             known = ", ".join(map(repr, map(str, Effects)))
             raise ConfigError(f"effects={options['effects']!r} is not known", remedy=f"use one of: {known}") from None
+    if "breaker" in options:
+        options["breaker"] = breaker_of(options["breaker"])
     if "aliases" in options:
         aliases = options["aliases"]
         options["aliases"] = (aliases,) if isinstance(aliases, str) else tuple(aliases)

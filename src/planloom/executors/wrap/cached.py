@@ -2,7 +2,8 @@
 
 Rule 1: the key is everything that matters: tool, digest, arguments and the step's own key; so no tool ever gets
 another tool's value.
-Rule 2: single flight: equal attempts under way at the same time are made once.
+Rule 2: single flight: equal attempts under way at the same time are made once. Where the first is stopped, or fails of
+what need not befall the others (its time, its limits, a server's bad moment), one of them takes its place.
 Rule 3: errors are never kept, and every hit is a copy.
 Rule 4: what was used is booked once: with the attempt that used it, whether it came to a result or an error.
 """
@@ -18,13 +19,16 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from planloom.core.result import StepOutcome, Usage
-from planloom.executors.classify import usage_of
-from planloom.plan.policy import CachePolicy, Effects
+from planloom.executors.classify import kind_of, usage_of
+from planloom.plan.policy import CachePolicy, Effects, FailureKind
 from planloom.plan.terms import fresh
 
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
     from planloom.ports import AttemptContext, AttemptExecutor, Cache, Clock
+
+_ALIKE = frozenset({FailureKind.REFUSED, FailureKind.INPUT})
+"""Kinds of failure that an equal attempt cannot escape."""
 
 
 class LruCache:
@@ -73,30 +77,22 @@ class CachedExecutor:
 
     async def _reused(self, request: RunStep, context: AttemptContext, policy: CachePolicy) -> StepOutcome:
         key = self._key(request)
-        kept = self.store.get(key)
-        if kept is not None:
-            return _hit(kept)
-        first = self._under_way.get(key)
-        if first is not None:
-            try:
-                return _hit(await asyncio.shield(first))
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if not first.cancelled() or context.stopping or (task is not None and task.cancelling()):
-                    raise
-                return await self.execute(request, context)  # the one that was first was stopped; try ourselves
-            except Exception as error:
-                # What it used is booked with the first one; this attempt asked nobody, which is known to cost nothing.
-                if usage_of(error) is not None:
-                    context.report_usage(Usage())
-                context.report_usd(0.0)
-                raise
+        while True:
+            kept = self.store.get(key)
+            if kept is not None:
+                return _hit(kept)
+            first = self._under_way.get(key)
+            if first is None:
+                break
+            found = await _of(first, context)
+            if found is not None:
+                return _hit(found)
         future: asyncio.Future[StepOutcome] = asyncio.get_running_loop().create_future()
         self._under_way[key] = future
         try:
             outcome = await self.inner.execute(request, context)
         except BaseException as error:
-            if isinstance(error, Exception):
+            if isinstance(error, Exception) and kind_of(error) in _ALIKE:
                 future.set_exception(error)
                 future.exception()  # seen: nobody else may be waiting
             else:
@@ -113,6 +109,23 @@ class CachedExecutor:
         own_key = request.idempotency_key if request.step.idempotency_key is not None else ""
         parts = [request.step.kind, request.step.doer, self.digest_of(request), request.args, own_key]
         return sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+async def _of(first: asyncio.Future[StepOutcome], context: AttemptContext) -> StepOutcome | None:
+    """Return what the one that was first came to; None if that was its own trouble, so that somebody else is to try."""
+    try:
+        return await asyncio.shield(first)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if not first.cancelled() or context.stopping or (task is not None and task.cancelling()):
+            raise
+        return None
+    except Exception as error:
+        # What it used is booked with the first one; this attempt asked nobody, which is known to cost nothing.
+        if usage_of(error) is not None:
+            context.report_usage(Usage())
+        context.report_usd(0.0)
+        raise
 
 
 def _hit(kept: StepOutcome) -> StepOutcome:
