@@ -15,7 +15,7 @@ from planloom.plan.frozen import frozen
 if TYPE_CHECKING:
     from planloom.core.chat import LLMResponse, ModelCall
     from planloom.core.commands import RunStep
-    from planloom.core.events import Event, Fact
+    from planloom.core.events import Event, Fact, Note
     from planloom.core.prices import ModelPrice
     from planloom.core.result import StepOutcome, Usage
 
@@ -276,6 +276,21 @@ class AttemptContext(Protocol):
         """Put on record that the attempt waits for something that is no work of its own, or (None) goes on."""
         ...
 
+    def note(self, fact: Note) -> None:
+        """Put on record what the attempt says of itself; nothing waits for it."""
+        ...
+
+    async def record(self, fact: Note) -> bool:
+        """Put it on record and wait until it is durable, with all that came before.
+
+        Returns:
+            False: the run has no use for this attempt any more, which must not go on then.
+
+        Raises:
+            JournalError: It cannot be written.
+        """
+        ...
+
     @property
     def waited_s(self) -> float:
         """Return the seconds of the attempt that were spent waiting for a place, e.g. a thread."""
@@ -299,7 +314,10 @@ class AttemptExecutor(Protocol):
 
 
 Deliver = Callable[["Fact"], object]
-"""Takes the one fact an attempt ends in, on the event loop."""
+"""Takes what an attempt says of itself and the one fact it ends in, on the event loop."""
+
+Record = Callable[["Fact"], Awaitable[bool]]
+"""Does the same and waits until that is durable; False: the run has no use for the attempt any more."""
 
 MakeAttempt = Callable[["RunStep", AttemptContext], Awaitable["Fact"]]
 """Makes an attempt and returns its fact; raises CancelledError only when the engine itself is closing."""
@@ -308,8 +326,8 @@ MakeAttempt = Callable[["RunStep", AttemptContext], Awaitable["Fact"]]
 class Lane(Protocol):
     """Attempts of runs that share one set of context variables."""
 
-    def submit(self, request: RunStep, deliver: Deliver) -> None:
-        """Have the attempt made; `deliver` gets exactly one fact, later. Submitting an attempt twice is harmless."""
+    def submit(self, request: RunStep, deliver: Deliver, record: Record) -> None:
+        """Have the attempt made; `deliver` gets exactly one fact that ends it. Submitting it twice is harmless."""
         ...
 
     def stop(self, run_id: str, key: str) -> None:
@@ -319,6 +337,10 @@ class Lane(Protocol):
     def close(self) -> None:
         """Give the lane back; what it runs goes on until it is stopped."""
         ...
+
+
+MakeTransport = Callable[[MakeAttempt, Clock], "Transport"]
+"""Makes a transport of what makes attempts in this process, and the engine's clock."""
 
 
 class Transport(Protocol):

@@ -96,7 +96,12 @@ def made(
         transport = LocalTransport(Attempts(executor), clock)
         facts: asyncio.Queue[Any] = asyncio.Queue()
         lane = transport.lane()
-        lane.submit(request(known), facts.put_nowait)
+
+        async def record(fact: Any) -> bool:
+            facts.put_nowait(fact)
+            return True
+
+        lane.submit(request(known), facts.put_nowait, record)
         if during is not None:
             for _ in range(20):
                 await asyncio.sleep(0)

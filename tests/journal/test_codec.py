@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from planloom.core.events import (
     EVENT_TYPES,
+    AgentFacts,
     ApprovalAnswered,
     AttemptFailed,
     AttemptSucceeded,
@@ -67,6 +68,9 @@ tools = st.builds(
     st.none() | numbers,
     st.none() | numbers,
 )
+agents = st.builds(
+    AgentFacts, st.text(max_size=8), st.none() | st.sampled_from(Effects), st.none() | st.text(max_size=8)
+)
 limits = st.builds(
     lambda given: ResourceLimits(**given),
     st.dictionaries(st.sampled_from(["max_tool_calls", "max_concurrent", "timeout_seconds"]), st.integers(1, 9)),
@@ -93,6 +97,8 @@ BY_ANNOTATION: dict[str, st.SearchStrategy[Any]] = {
     "Usage | None": st.none() | usages,
     "dict[str, ToolFacts]": st.dictionaries(st.text(max_size=8), tools, max_size=3),
     "dict[str, ModelFacts]": st.dictionaries(st.text(max_size=8), models, max_size=3),
+    "dict[str, AgentFacts]": st.dictionaries(st.text(max_size=8), agents, max_size=3),
+    "Effects": st.sampled_from(Effects),
     "ResourceLimits | None": st.none() | limits,
     "Plan": plans,
     "FailureKind": st.sampled_from(FailureKind),

@@ -56,6 +56,10 @@ class Place:
     def deliver(self, fact: Any) -> None:
         self.answers.append(fact)
 
+    async def record(self, fact: Any) -> bool:
+        self.answers.append(fact)
+        return True
+
     async def answered(self, count: int) -> list[AttemptSucceeded | AttemptFailed]:
         async with asyncio.timeout(10):
             while len(self.answers) < count:
@@ -78,7 +82,7 @@ def test_attempts_that_do_not_wait_are_made_in_the_order_they_came(count: int) -
         place = Place(work)
         lane = place.lane()
         for n in range(count):
-            lane.submit(request(str(n)), place.deliver)
+            lane.submit(request(str(n)), place.deliver, place.record)
         await place.answered(count)
         await place.transport.close()
 
@@ -100,7 +104,7 @@ def test_attempts_that_wait_are_begun_in_the_order_they_came_and_side_by_side() 
         place = Place(work)
         lane = place.lane()
         for n in range(200):
-            lane.submit(request(str(n)), place.deliver)
+            lane.submit(request(str(n)), place.deliver, place.record)
         for _ in range(200):
             await asyncio.sleep(0)
         assert begun == [str(n) for n in range(200)]
@@ -125,7 +129,7 @@ def test_a_wide_plan_is_under_way_within_a_few_turns_of_the_loop() -> None:
         place = Place(work)
         lane = place.lane()
         for n in range(256):
-            lane.submit(request(str(n)), place.deliver)
+            lane.submit(request(str(n)), place.deliver, place.record)
         turns = 0
         while begun < 256:
             turns += 1
@@ -148,15 +152,15 @@ def test_submitting_an_attempt_twice_makes_it_once() -> None:
     async def main() -> None:
         place = Place(work)
         lane = place.lane()
-        lane.submit(request("a"), place.deliver)
-        lane.submit(request("a"), place.deliver)
+        lane.submit(request("a"), place.deliver, place.record)
+        lane.submit(request("a"), place.deliver, place.record)
         await asyncio.sleep(0)
-        lane.submit(request("a"), place.deliver)
+        lane.submit(request("a"), place.deliver, place.record)
         await place.answered(1)
         for _ in range(10):
             await asyncio.sleep(0)
         assert len(place.answers) == 1
-        lane.submit(request("a", attempt=2), place.deliver)
+        lane.submit(request("a", attempt=2), place.deliver, place.record)
         await place.answered(2)
         await place.transport.close()
 
@@ -223,7 +227,7 @@ def test_whatever_attempts_do_and_whenever_they_are_stopped_each_is_answered_onc
         for turn in range(27):
             for n, plan in enumerate(given_plans):
                 if plan.submit_at == turn:
-                    lane.submit(request(str(n)), place.deliver)
+                    lane.submit(request(str(n)), place.deliver, place.record)
                 if plan.stop_at == turn:
                     lane.stop("r", str(n))
                     if plan.again:
@@ -275,14 +279,14 @@ def test_a_stopped_attempt_answers_once_that_it_was_cancelled(_name: str, turns:
     async def main() -> None:
         place = Place(work, ManualClock())
         lane = place.lane()
-        lane.submit(request("a"), place.deliver)
+        lane.submit(request("a"), place.deliver, place.record)
         for _ in range(turns):
             await asyncio.sleep(0)
         for _ in range(times):
             lane.stop("r", "a")
         await place.answered(1)
         lane.stop("r", "a")
-        lane.submit(request("b"), place.deliver)
+        lane.submit(request("b"), place.deliver, place.record)
         for _ in range(5):
             await asyncio.sleep(0)
         assert "b" in begun, "the worker of a stopped attempt is good for the next"
@@ -306,7 +310,7 @@ def test_an_attempt_stopped_in_the_turn_in_which_it_finishes_is_answered_once() 
         place = Place(work, ManualClock())
         lane = place.lane()
         for n in range(20):
-            lane.submit(request(str(n)), place.deliver)
+            lane.submit(request(str(n)), place.deliver, place.record)
         await place.answered(20)
         for _ in range(10):
             await asyncio.sleep(0)
@@ -329,7 +333,7 @@ def test_an_attempt_that_swallows_cancellation_is_given_up_after_its_grace_and_i
 
         place = Place(work, clock)
         lane = place.lane()
-        lane.submit(request("a"), place.deliver)
+        lane.submit(request("a"), place.deliver, place.record)
         await asyncio.sleep(0)
         lane.stop("r", "a")
         for _ in range(5):
@@ -338,8 +342,8 @@ def test_an_attempt_that_swallows_cancellation_is_given_up_after_its_grace_and_i
         assert place.answers == []
         clock.advance(GRACE_S * 0.2)
         assert [(type(fact), fact.abandoned) for fact in place.answers] == [(AttemptFailed, True)]  # type: ignore[union-attr]
-        lane.submit(request("a", attempt=2), place.deliver)
-        lane.submit(request("b"), place.deliver)
+        lane.submit(request("a", attempt=2), place.deliver, place.record)
+        lane.submit(request("b"), place.deliver, place.record)
         release.set()
         await place.answered(3)
         for _ in range(5):
@@ -367,7 +371,7 @@ def test_a_worker_whose_step_changed_the_context_makes_no_further_attempt() -> N
         place = Place(work)
         lane = place.lane()
         for n in range(50):
-            lane.submit(request(str(n)), place.deliver)
+            lane.submit(request(str(n)), place.deliver, place.record)
         await place.answered(50)
         assert VAR.get() == "clean"
         await place.transport.close()
@@ -388,8 +392,8 @@ def test_each_caller_s_context_has_a_lane_of_its_own_and_equal_ones_share() -> N
         other = place.lane()
         assert first is same
         assert first is not other
-        first.submit(request("a"), place.deliver)
-        other.submit(request("b"), place.deliver)
+        first.submit(request("a"), place.deliver, place.record)
+        other.submit(request("b"), place.deliver, place.record)
         await place.answered(2)
         assert {fact.step: fact.output for fact in place.answers if isinstance(fact, AttemptSucceeded)} == {
             "a": "clean",
@@ -415,7 +419,7 @@ def test_close_ends_everything_and_waits_for_it() -> None:
         place = Place(work)
         lane = place.lane()
         for n in range(30):
-            lane.submit(request(str(n)), place.deliver)
+            lane.submit(request(str(n)), place.deliver, place.record)
         for _ in range(40):
             await asyncio.sleep(0)
         await place.transport.close()

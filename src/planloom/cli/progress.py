@@ -15,7 +15,9 @@ from planloom.core.events import (
     AttemptSucceeded,
     AttemptWaiting,
     CancelRequested,
+    CircuitChanged,
     OutcomeUnknown,
+    PauseRequested,
     ReplanRequested,
     RetryScheduled,
     RunStopping,
@@ -148,6 +150,10 @@ class Lines:
                 return f"{printable(event.step)} skipped: {event.reason.value.replace('_', ' ')}{because}"
             case AttemptWaiting(reason=str(reason)):
                 return f"{printable(event.step)} {wait_text(reason, event.until)}"
+            case CircuitChanged():
+                return f"{printable(event.tool)} circuit {event.state.replace('_', ' ')}"
+            case PauseRequested():
+                return f"paused by {printable(event.by)}"
             case ApprovalRequested():
                 return f"{printable(event.step)} waits for approval: {_error(event.message)}"
             case OutcomeUnknown():

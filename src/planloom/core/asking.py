@@ -25,6 +25,14 @@ MAX_CALLS = 16
 """Tools a model step may call in one attempt."""
 RE_ASK_TOKENS = 2_000
 """Most tokens that telling a model what was wrong with its answer takes."""
+AGENT_BYTES = 6_000
+"""Most of what an agent's own loop says in a call, besides the task, its tools and what has happened so far."""
+HISTORY_BYTES = 32_000
+"""Most of what has happened so far, as an agent tells it to its model in a call."""
+ROUND_CALLS = 6
+"""Times an agent mostly asks its model in one iteration."""
+ROUND_TASKS = 8
+"""Tools an agent may call in one iteration."""
 JUDGE_TOKENS = 1_000
 """Most tokens of a verdict."""
 ANSWER_BYTES = 8

@@ -27,6 +27,7 @@ class Claim:
         slot: False for what no executor does: it is not counted as under way.
         metered: True for what is granted its share and told how much that is; then `spare_calls`, `spare_usd` and
             `spare_tokens` are what it could use beyond its needs, and it is granted what is left of that.
+        share: Of what is left of a limit, how much of it may be granted as spare.
         unknown_usd: What is booked where nobody says what it cost; None: `cost_usd`.
     """
 
@@ -42,6 +43,7 @@ class Claim:
     spare_usd: float = 0.0
     spare_tokens: int = 0
     unknown_usd: float | None = None
+    share: float = 1.0
 
     @property
     def estimate_usd(self) -> float:
@@ -142,18 +144,18 @@ class Budget:
         usd = tokens = calls = None
         if limits.max_total_cost_usd is not None:
             left_usd = limits.max_total_cost_usd - self.cost_usd - self._reserved_cost
-            more_usd = max(0.0, min(claim.spare_usd, left_usd))
+            more_usd = max(0.0, min(claim.spare_usd, left_usd * claim.share))
             self._reserved_cost += more_usd
             usd = claim.cost_usd + more_usd
         if limits.max_total_tokens is not None:
             left_tokens = limits.max_total_tokens - self.usage.total_tokens - self._reserved_tokens
-            more_tokens = max(0, min(claim.spare_tokens, left_tokens))
+            more_tokens = max(0, min(claim.spare_tokens, int(left_tokens * claim.share)))
             self._reserved_tokens += more_tokens
             tokens = claim.tokens + more_tokens
         if limits.max_tool_calls is not None:
             calls = max(0, min(claim.spare_calls, limits.max_tool_calls - self.calls - self._reserved_calls))
             self._reserved_calls += calls
-        return Grant(usd, tokens, calls)
+        return Grant(usd, tokens, calls, limits.max_memory_mb, limits.max_cpu_percent)
 
     def settle(
         self,

@@ -117,3 +117,21 @@ class LLMResponse:
             return None
         first = self.tool_calls[0]
         return {"name": first.name, "arguments": first.arguments}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as JSON; `from_dict` gives an equal one back."""
+        calls = [{"id": one.id, "name": one.name, "arguments": one.arguments} for one in self.tool_calls]
+        return {
+            "text": self.text,
+            "provider": self.provider,
+            "model_name": self.model_name,
+            "usage": {name: getattr(self.usage, name) for name in Usage.__slots__},
+            "metadata": self.metadata,
+            **({"tool_calls": calls} if calls else {}),
+        }
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> LLMResponse:
+        """Return the answer of `to_dict`."""
+        calls = tuple(ToolCall(**one) for one in told.get("tool_calls", ()))
+        return cls(**(told | {"usage": Usage(**told["usage"]), "tool_calls": calls}))

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.budget import FREE, NO_CLAIM, Claim, tool_claim
-from planloom.core.needs import JUDGED, model_claim, verified_claim
+from planloom.core.needs import JUDGED, agent_claim, agent_facts, code_claim, model_claim, verified_claim
 from planloom.core.outputs import CANNOT_RESOLVE
 from planloom.core.replanning import asked_with, plan_claim
 
@@ -51,8 +51,10 @@ class Claims:
         is_map = entry.for_each is not None and node.parent is None
         if is_map or not entry.is_leaf:
             claim = FREE
-        elif step.model is not None or step.agent is not None:
+        elif step.model is not None or step.agent is not None or step.task is not None:
             claim = self._of_asking(node)
+        elif step.code is not None:
+            claim = self._of_code(node)
         elif step.verify is not None:
             claim = self._of_verified(node)
         else:
@@ -80,6 +82,9 @@ class Claims:
 
     def _of_asking(self, node: Node) -> Claim:
         step = node.entry.step
+        facts = agent_facts(step, self._started.agents)
+        if facts is not None and facts.model in self._models:
+            return self._of_agent(node, facts.model)
         if step.model is None or step.model not in self._models:
             tokens = step.max_tokens or 1  # one at least: with none left, no model is asked
             return self._same(Claim(tokens=tokens))
@@ -93,6 +98,23 @@ class Claims:
         except CANNOT_RESOLVE:
             return NO_CLAIM  # it fails before it starts
         return self._same(model_claim(step, args, self._models, self._facts))
+
+    def _of_agent(self, node: Node, model: str) -> Claim:
+        """Return what an agent takes that asks this model of the run."""
+        if self._budget.limits is None:
+            return NO_CLAIM
+        try:
+            args = node.entry.args.resolve(node.view)
+        except CANNOT_RESOLVE:
+            return NO_CLAIM  # it fails before it starts
+        return self._same(agent_claim(node.entry.step, args, model, self._models, self._facts))
+
+    def _of_code(self, node: Node) -> Claim:
+        limits = self._budget.limits
+        plainly = NO_CLAIM if node.entry.step.verify is None else self._of_verified(node)
+        if limits is None:
+            return plainly
+        return self._same(code_claim(node.entry.step, plainly, self._facts))
 
     def of_ahead(self, node: Node, args: dict[str, Any], role: str) -> Claim:
         """Return what an attempt ahead of its time takes: all it could use, for there is no asking again.

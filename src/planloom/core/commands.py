@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.result import RunStatus
@@ -15,6 +16,7 @@ from planloom.plan.frozen import frozen
 from planloom.plan.policy import Effects
 
 if TYPE_CHECKING:
+    from planloom.core.events import CallEnded
     from planloom.core.prices import ModelFacts
     from planloom.plan.model import Step
 
@@ -27,9 +29,14 @@ class Grant:
     tokens: int | None = None
     calls: int | None = None
     """Tool calls inside the attempt."""
+    memory_mb: float | None = None
+    """MB (10^6 bytes) that a program it runs may use."""
+    cpu_percent: float | None = None
+    """Percent of one core that a program it runs may use."""
 
 
 NO_LIMIT = Grant()
+NOTHING_RECORDED: Mapping[str, CallEnded] = MappingProxyType({})
 
 
 @frozen
@@ -46,6 +53,7 @@ class RunStep:
         allow: Tools this step may use: a tool must be in every one of these sets; no set, no restriction.
         grant: What it may use of the run's limits.
         models: The run's pinned facts by the name or URI a plan uses; a price is None where no cost is to be kept.
+        recorded: What calls inside earlier attempts of this step came to, by their keys.
         role: "" for the step itself; "draft" for a cheaper model's guess at it; "replan" for a plan in place of it.
     """
 
@@ -62,6 +70,7 @@ class RunStep:
     allow: tuple[frozenset[str], ...] = ()
     grant: Grant = NO_LIMIT
     models: Mapping[str, ModelFacts] = field(default_factory=dict)
+    recorded: Mapping[str, CallEnded] = field(default_factory=lambda: NOTHING_RECORDED)
     role: str = ""
 
 

@@ -38,6 +38,18 @@ class ToolFacts:
     """Size of what a model is told of it."""
 
 
+@frozen
+class AgentFacts:
+    """What a run was told about an agent when it started."""
+
+    digest: str
+    """SHA-256 of what decides how it works; of an agent that is plain code, of its name."""
+    effects: Effects | None = None
+    """None: it declares nothing."""
+    model: str | None = None
+    """Name of its model among the run's models; None: it asks none that planloom knows of."""
+
+
 # --- facts: what the outside says --------------------------------------------------------------
 
 
@@ -63,6 +75,10 @@ class RunStarted:
     """By the name or URI the plan uses; with the prices that the run's costs are worked out with."""
     guesses: dict[str, Any] = field(default_factory=dict)
     """Of steps that speculate: how often earlier runs' drafts led to the right inputs, ``{step: [hits, misses]}``."""
+    agents: dict[str, AgentFacts] = field(default_factory=dict)
+    """By the name the plan uses."""
+    module: str = ""
+    """Whose program it is, where programs of several modules run side by side; `allow` is what that module may use."""
 
 
 @frozen
@@ -138,6 +154,60 @@ class AttemptWaiting:
 
 
 @frozen
+class CallStarted:
+    """An attempt is about to make a call that has an effect; durable before the call is made."""
+
+    step: str
+    attempt: int
+    epoch: int
+    key: str
+    """Names the call within its step, the same in every attempt."""
+    name: str
+    at: float
+    effects: Effects = Effects.ONCE
+
+
+@frozen
+class CallEnded:
+    """What a call inside an attempt came to. A later attempt of the step is given that instead of calling again."""
+
+    step: str
+    attempt: int
+    epoch: int
+    key: str
+    name: str
+    """The tool or model that was called."""
+    kind: str
+    """"model", "tool" or "other"."""
+    output: Any
+    started_at: float
+    at: float
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    tool_calls: int = 0
+    error: str | None = None
+    """What it failed with; then there is no output."""
+    error_types: tuple[str, ...] = ()
+    """Class names of the exception, most derived first."""
+
+
+@frozen
+class CircuitChanged:
+    """A tool's circuit breaker moved, because of this attempt."""
+
+    step: str
+    attempt: int
+    epoch: int
+    tool: str
+    state: str
+    """"open": calls are refused until `until`; "half_open": one call is let through; "closed"."""
+    at: float
+    failures: int = 0
+    """Failures in a row that opened it."""
+    until: float | None = None
+
+
+@frozen
 class SpeculationAnswered:
     """A draft, or an attempt that ran ahead, has ended; what it used counts whatever comes of it."""
 
@@ -196,6 +266,14 @@ class CancelRequested:
     by: str
     at: float
     reason: str = ""
+
+
+@frozen
+class PauseRequested:
+    """Somebody asks that nothing new start; what is under way ends, and then the run rests until it is resumed."""
+
+    by: str
+    at: float
 
 
 # --- decisions: what the heart made of them ----------------------------------------------------
@@ -378,6 +456,8 @@ class RunFinished:
     failed_step: str | None = None
 
 
+Note = OutputStreamed | AttemptWaiting | CallStarted | CallEnded | CircuitChanged
+"""What an attempt under way says of itself; nothing is decided because of it."""
 Fact = (
     RunStarted
     | RunResumed
@@ -385,11 +465,15 @@ Fact = (
     | AttemptFailed
     | OutputStreamed
     | AttemptWaiting
+    | CallStarted
+    | CallEnded
+    | CircuitChanged
     | SpeculationAnswered
     | TimerFired
     | ApprovalAnswered
     | StepResolved
     | CancelRequested
+    | PauseRequested
     | WentOn
 )
 Decision = (
@@ -412,4 +496,5 @@ Decision = (
     | RunFinished
 )
 Event = Fact | Decision
+FACT_TYPES: tuple[type[Any], ...] = Fact.__args__
 EVENT_TYPES: tuple[type[Any], ...] = (*Fact.__args__, *Decision.__args__)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from planloom.core import ahead
-from planloom.core.budget import NO_CLAIM, ONE_CALL, Budget
+from planloom.core.budget import NO_CLAIM, ONE_CALL, Budget, Claim
 from planloom.core.claims import Claims
 from planloom.core.events import (
     ApprovalAnswered,
@@ -19,10 +19,14 @@ from planloom.core.events import (
     AttemptFailed,
     AttemptSucceeded,
     AttemptWaiting,
+    CallEnded,
+    CallStarted,
     CancelRequested,
+    CircuitChanged,
     Event,
     OutcomeUnknown,
     OutputStreamed,
+    PauseRequested,
     ReplanRequested,
     ResultRefused,
     RetryScheduled,
@@ -45,6 +49,8 @@ from planloom.core.events import (
     WaitStarted,
     WentOn,
 )
+from planloom.core.inner import calls_of, lost_use
+from planloom.core.needs import agent_facts
 from planloom.core.prices import ModelFacts
 from planloom.core.ready import ReadySteps
 from planloom.core.result import FOR_A_PERSON, RunStatus, SkipReason, StepStatus, Usage
@@ -74,6 +80,7 @@ class RunState:
         timers: When each waiting step is due.
         blocked: Steps that wait for a person.
         to_stop: Attempts that the last events ask to stop.
+        paused: Nothing new starts until the run is resumed.
         stopping: What the run will end as, once it stops early; `limits` that made it stop.
         path_s: Seconds of the longest chain of dependent steps so far; `busy_s`: of all attempts.
         ahead: Attempts that run, or ran, ahead and are not settled, by lane key.
@@ -104,6 +111,7 @@ class RunState:
         self.blocked: dict[str, Node] = {}
         self.to_stop: list[str] = []
         self.stopping: RunStopping | None = None
+        self.paused = False
         self.imperfect = 0
         self.refused = 0
         self.ahead: dict[str, ahead.Ahead] = {}
@@ -136,6 +144,8 @@ class RunState:
         self.budget = Budget(event.limits, parallel=event.parallel)
         self.claims = Claims(event, self.budget)
         allow = () if event.allow is None else (frozenset(event.allow),)
+        if any(step.priority for step in plan.steps):
+            self.ready.age_from(event.at)
         self.root = ScopeState(self.run_id, compile_plan(plan), event.inputs, allow=allow)
         self._open(self.root, ())
         if event.limits is not None and event.limits.timeout_seconds is not None:
@@ -143,6 +153,7 @@ class RunState:
 
     def _run_resumed(self, event: RunResumed) -> None:
         self.epoch = event.epoch
+        self.paused = False
         limits = self.started.limits if self.started else None
         if limits is not None and limits.timeout_seconds is not None and self._time_runs():
             self.timers[""] = event.at + max(0.0, limits.timeout_seconds - self.active_s)
@@ -155,14 +166,11 @@ class RunState:
         self.segment_at = event.at
         ahead.lose_all(self)
         for node in list(self.running.values()):
-            # What the lost attempt used is unknown, so all that was set aside for it counts as used.
-            grant = node.grant
-            lost = None if not grant.tokens else Usage(input_tokens=grant.tokens, estimated_tokens=grant.tokens)
-            self._slot_back(node, grant.usd, lost, grant.calls or 0)
+            self._slot_back(node, *lost_use(node))
             node.waiting = node.due_at = None
             if self.effects(node) is not Effects.ONCE:
                 node.move(StepStatus.READY)
-                self.ready.push(node, node.claim or NO_CLAIM)
+                self._ready_again(node, node.claim or NO_CLAIM)
             else:
                 node.waiting = "lost"
 
@@ -205,11 +213,22 @@ class RunState:
         known = self._effects.get(step.tool)
         if known is not None:
             return known
-        if step.agent is not None or step.task is not None:
-            return Effects.ONCE
+        if step.tool is None and step.model is None:
+            return self._effects_inside(node)
         if step.tool is None:
             return strictest(self._effects_of(name) for name in step.tools or ())
         return self._effects_of(step.tool)
+
+    def _effects_inside(self, node: Node) -> Effects:
+        """Return what doing an agent or code step again would do: each of its calls is on record by itself."""
+        step = node.entry.step
+        if node.calls is not None and node.calls.open:
+            return Effects.ONCE
+        if step.code is not None:
+            return Effects.NONE
+        assert self.started is not None
+        facts = agent_facts(step, self.started.agents)
+        return facts.effects or Effects.ONCE if facts is not None else Effects.ONCE
 
     def _effects_of(self, tool: str) -> Effects:
         assert self.started is not None
@@ -231,6 +250,7 @@ class RunState:
             self.nodes[node.key] = node
         for node in scope.nodes:
             if not node.entry.upstream:
+                node.ready_at = self.last_at
                 self.joined.append(node)
 
     def _turns(self, graph: PlanGraph) -> Sequence[int]:
@@ -274,6 +294,7 @@ class RunState:
         node.output = event.output
         if event.metadata is not None:
             node.metadata = event.metadata
+        node.calls = None
         node.ended_at = event.at
         node.move(StepStatus.COMPLETED)
         self._ended(node)
@@ -282,13 +303,19 @@ class RunState:
         node = self._attempt_ended(event)
         if node.replan is Replan.ASKED:
             return  # what the step itself failed with stays
-        node.failures += 1
+        if event.kind is FailureKind.LOST:
+            node.lost += 1
+        else:
+            node.failures += 1
         node.error = event.error
         node.error_kind = event.kind
 
     def _attempt_ended(self, event: AttemptSucceeded | AttemptFailed) -> Node:
         node = self.nodes[event.step]
-        self._slot_back(node, event.cost_usd, event.usage, event.tool_calls)
+        if isinstance(event, AttemptFailed) and event.kind is FailureKind.LOST:
+            self._slot_back(node, *lost_use(node))
+        else:
+            self._slot_back(node, event.cost_usd, event.usage, event.tool_calls)
         if node.waiting is not None:
             node.waiting = node.due_at = None
         busy_s = event.at - event.started_at
@@ -327,8 +354,22 @@ class RunState:
         node = self.nodes[event.step]
         node.waiting, node.due_at = event.reason, event.until
 
+    def _call_started(self, event: CallStarted) -> None:
+        calls_of(self.nodes[event.step]).begin(event)
+
+    def _call_ended(self, event: CallEnded) -> None:
+        calls_of(self.nodes[event.step]).end(event)
+
+    def _circuit_changed(self, event: CircuitChanged) -> None:
+        pass  # for people: why calls were refused; whose breaker it is, decides by itself
+
+    def _pause_requested(self, event: PauseRequested) -> None:
+        self.paused = True
+
     def _slot_back(self, node: Node, cost_usd: float | None, usage: Usage | None, tool_calls: int) -> None:
         del self.running[node.key]
+        if node.calls is not None:
+            node.calls.forget_use()
         claim = node.claim or NO_CLAIM
         self.budget.settle(claim, cost_usd=cost_usd, usage=usage, grant=node.grant, tool_calls=tool_calls)
         if claim is ONE_CALL and cost_usd is None and usage is None:
@@ -380,7 +421,7 @@ class RunState:
                 node.because = TIME_OVER
             self._stop_container(node, keep_always=True)
         elif retry:
-            self.ready.push(node, node.claim or NO_CLAIM)
+            self._ready_again(node, node.claim or NO_CLAIM)
 
     def _approval_answered(self, event: ApprovalAnswered) -> None:
         self._wait_over(self.nodes[event.step])
@@ -389,8 +430,14 @@ class RunState:
         node = self.nodes[event.step]
         self._wait_over(node)
         if event.how == "retry":
+            if node.calls is not None:
+                node.calls.open.clear()
             node.move(StepStatus.READY)
-            self.ready.push(node, node.claim or NO_CLAIM)
+            self._ready_again(node, node.claim or NO_CLAIM)
+
+    def _ready_again(self, node: Node, claim: Claim) -> None:
+        node.ready_at = self.last_at
+        self.ready.push(node, claim)
 
     def _result_refused(self, event: ResultRefused) -> None:
         self.refused += 1
@@ -417,6 +464,7 @@ class RunState:
             child = Node.of_item(node, index, item)
             node.children.append(child)
             self.nodes[child.key] = child
+            child.ready_at = event.at
             self.joined.append(child)
         if not event.items:
             self.closing.append(node)
@@ -439,7 +487,7 @@ class RunState:
         node.move(StepStatus.READY)
         node.seq = self.seq
         node.replan = Replan.ASKED
-        self.ready.push(node, self.claims.of_replanning(node))
+        self._ready_again(node, self.claims.of_replanning(node))
 
     def _step_replanned(self, event: StepReplanned) -> None:
         node = self.nodes[event.step]
@@ -549,6 +597,7 @@ class RunState:
         """Queue a step whose upstream steps have ended to be looked at; in a stopping plan, end it instead."""
         if below.status is not StepStatus.PENDING or (below.met < len(below.entry.upstream) and below.ok != 1):
             return
+        below.ready_at = self.last_at
         self.joined.append(below)
         if below.scope.stopping and not _cleans_up(below):
             self._mark_skipped(below, SkipReason.NOT_STARTED, "")
@@ -659,6 +708,10 @@ APPLY: dict[type[Any], Callable[[RunState, Any], None]] = {
     AttemptFailed: RunState._attempt_failed,
     OutputStreamed: RunState._output_streamed,
     AttemptWaiting: RunState._attempt_waiting,
+    CallStarted: RunState._call_started,
+    CallEnded: RunState._call_ended,
+    CircuitChanged: RunState._circuit_changed,
+    PauseRequested: RunState._pause_requested,
     StepSpeculated: RunState._step_speculated,
     SpeculationAnswered: RunState._speculation_answered,
     SpeculationSettled: RunState._speculation_settled,

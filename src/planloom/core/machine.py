@@ -14,18 +14,23 @@ from datetime import datetime
 from typing import Any, assert_never
 
 from planloom.core.budget import NO_CLAIM
-from planloom.core.commands import Command, EndRun, GoOn, RunStep, SetTimer, StopStep
+from planloom.core.commands import NOTHING_RECORDED, Command, EndRun, GoOn, RunStep, SetTimer, StopStep
 from planloom.core.events import (
     ApprovalAnswered,
     ApprovalRequested,
     AttemptFailed,
     AttemptSucceeded,
     AttemptWaiting,
+    CallEnded,
+    CallStarted,
     CancelRequested,
+    CircuitChanged,
     Event,
     Fact,
+    Note,
     OutcomeUnknown,
     OutputStreamed,
+    PauseRequested,
     ReplanRequested,
     ResultRefused,
     RetryScheduled,
@@ -83,7 +88,12 @@ class Turn:
 
 
 NOTHING = Turn((), (), ())
-_OtherFact = RunStarted | RunResumed | TimerFired | ApprovalAnswered | StepResolved | CancelRequested | WentOn
+MAX_LOST = 3
+"""Workers that may die with one step before it is taken to be the step that kills them."""
+_NOTED = (OutputStreamed, AttemptWaiting, CallStarted, CallEnded, CircuitChanged)
+_OtherFact = (
+    RunStarted | RunResumed | TimerFired | ApprovalAnswered | StepResolved | CancelRequested | PauseRequested | WentOn
+)
 
 
 class RunMachine:
@@ -116,8 +126,10 @@ class RunMachine:
     def waits_for_person(self) -> bool:
         """Return True when nothing is under way and only a person can make the run go on."""
         state = self.state
-        if not state.blocked or state.running or state.ahead or self._undecided or state.finished is not None:
+        if state.running or state.ahead or self._undecided or state.finished is not None:
             return False
+        if state.paused or not state.blocked:
+            return state.paused
         return all(key == "" or key in state.blocked for key in state.timers)
 
     @property
@@ -147,7 +159,7 @@ class RunMachine:
         if self.speculation is not None:
             if isinstance(fact, SpeculationAnswered):
                 return self._ahead_answered(fact)
-            if isinstance(fact, (AttemptSucceeded, AttemptFailed, OutputStreamed, AttemptWaiting)):
+            if isinstance(fact, (AttemptSucceeded, AttemptFailed, *_NOTED)):
                 fact = self.speculation.own(fact)
                 if isinstance(fact, (AttemptSucceeded, AttemptFailed)) and fact.step in state.ahead:
                     answered = self.speculation.answered(fact)
@@ -155,7 +167,7 @@ class RunMachine:
         if isinstance(fact, SpeculationAnswered):
             return NOTHING
         if not isinstance(fact, (AttemptSucceeded, AttemptFailed)):
-            if isinstance(fact, (OutputStreamed, AttemptWaiting)):
+            if isinstance(fact, _NOTED):
                 return self._noted(fact)
             return self._handle_other(fact)
         if fact.step not in state.nodes:
@@ -204,7 +216,7 @@ class RunMachine:
         """Have an attempt ahead of its time stopped."""
         self._commands.append(StopStep(key))
 
-    def _noted(self, fact: OutputStreamed | AttemptWaiting) -> Turn:
+    def _noted(self, fact: Note) -> Turn:
         """Take note of what an attempt under way says of itself; nothing follows from it."""
         node = self.state.running.get(fact.step)
         if node is None or node.attempt != fact.attempt or node.epoch != fact.epoch:
@@ -283,6 +295,8 @@ class RunMachine:
             return node is not None and node.waiting == (
                 "approval" if isinstance(fact, ApprovalAnswered) else "unknown"
             )
+        if isinstance(fact, PauseRequested):
+            return not state.paused and state.stopping is None
         if isinstance(fact, CancelRequested):
             return state.stopping is None or state.stopping.status is not RunStatus.CANCELLED
         return not isinstance(fact, WentOn) or self._undecided
@@ -293,7 +307,7 @@ class RunMachine:
                 self._watch(fact)
             case RunResumed():
                 self._resumed()
-            case WentOn():
+            case WentOn() | PauseRequested():
                 pass
             case TimerFired():
                 self._timer_fired(fact)
@@ -348,6 +362,8 @@ class RunMachine:
             return
         policy = node.step.retry or NO_RETRY
         effects = self.state.effects(node)
+        if fact.kind is FailureKind.LOST and not self._stopping(node) and self._attempt_lost(node, effects):
+            return
         if not self._stopping(node) and worth_retrying(policy, fact, failures=node.failures, effects=effects):
             seed = f"{self.run_id}/{node.key}/{node.failures}"
             due_at = self._now + delay_s(policy, node.failures, seed, retry_after_s=fact.retry_after_s)
@@ -365,6 +381,17 @@ class RunMachine:
         elif fact.kind is FailureKind.CANCELLED and self._stopping(node):
             status = StepStatus.CANCELLED
         self._fail(node, status, fact.kind, fact.error, limits=fact.limits)
+
+    def _attempt_lost(self, node: Node, effects: Effects) -> bool:
+        """Have a step done elsewhere whose worker died; return False if nobody should try it again."""
+        if effects is Effects.ONCE:
+            self._record(OutcomeUnknown(node.key, node.attempt, self._now))
+            return True
+        if node.lost >= MAX_LOST or (node.deadline_at is not None and self._now >= node.deadline_at):
+            return False
+        self._record(RetryScheduled(node.key, node.attempt + 1, self._now, self._now))
+        self._commands.append(SetTimer(node.key, self._now))
+        return True
 
     def _plan_answered(self, node: Node, document: Any) -> None:
         """Put the plan that a model wrote in the place of a step, if it is sound and within what the step might do."""
@@ -416,7 +443,7 @@ class RunMachine:
         """Decide until nothing can start or end, or for DECISIONS_A_TURN: a wide plan must not hold up the others."""
         self._decide_what_is_due()
         if self.speculation is not None:
-            while self.state.finished is None and self.speculation.think():
+            while self.state.finished is None and not self.state.paused and self.speculation.think():
                 self._decide_what_is_due()
             if self.state.finished is None and self.state.root.left == 0 and not self.state.ahead:
                 self._decide_what_is_due()
@@ -431,14 +458,14 @@ class RunMachine:
             elif closing:
                 self._close(closing.pop(0))
             else:
-                next_up = state.ready.pop(state.budget)
+                next_up = None if state.paused else state.ready.pop(state.budget)
                 if next_up is not None:
                     self._start(next_up)
                 elif state.root.left == 0:
                     if self.speculation is None or self.speculation.over():
                         self._finish()
                     return
-                elif state.running or state.ahead or not self._starved():
+                elif state.running or state.ahead or state.paused or not self._starved():
                     return
         self._undecided = True
         self._commands.append(GoOn())
@@ -551,6 +578,7 @@ class RunMachine:
                 node.scope.allow,
                 node.grant,
                 state.models,
+                node.calls.ended if node.calls is not None else NOTHING_RECORDED,
             )
         )
 

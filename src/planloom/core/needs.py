@@ -14,12 +14,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.asking import (
+    AGENT_BYTES,
     ANSWER_BYTES,
+    HISTORY_BYTES,
     JUDGE_TOKENS,
     MAX_CALLS,
     MAX_ROUNDS,
     PER_MESSAGE,
     RE_ASK_TOKENS,
+    ROUND_CALLS,
+    ROUND_TASKS,
     VERDICT_PROMPT_BYTES,
     VERDICT_TOKENS,
     size_bytes,
@@ -29,7 +33,7 @@ from planloom.core.asking import (
 from planloom.core.budget import Claim, tool_claim
 
 if TYPE_CHECKING:
-    from planloom.core.events import ToolFacts
+    from planloom.core.events import AgentFacts, ToolFacts
     from planloom.core.prices import ModelFacts
     from planloom.plan.model import Step
     from planloom.plan.policy import VerifyPolicy
@@ -48,6 +52,17 @@ AGAIN_BYTES = 1_000
 """Size of what stands around an answer and its verdict where a model is told both of them."""
 DEFAULT = "default"
 """Name of the model that judges where nothing names one."""
+DEFAULT_AGENT = "default"
+"""Who carries out `task` steps."""
+DEFAULT_ITERATIONS = 10
+"""Times it may go round."""
+TOLD_TOOLS = 8
+"""Tools an agent's model is mostly told of."""
+AGENT_SHARE = 0.5
+"""Of what is left of a limit, how much one step may be granted beyond its needs whose use nobody can foresee: others
+that are ready at the same time shall have something too."""
+CODE_CALLS = 1_000
+"""Tools one program may call."""
 JUDGED = frozenset({"judge", "model", "full"})
 
 
@@ -112,6 +127,56 @@ def model_claim(step: Step, args: Mapping[str, Any], models: Models, tools: Mapp
         spare_calls=calls,
         spare_usd=whole.spare.usd,
         spare_tokens=whole.spare.tokens,
+    )
+
+
+def agent_facts(step: Step, agents: Mapping[str, AgentFacts]) -> AgentFacts | None:
+    """Return what the run was told of the agent that does this step, None if none does or nothing is known of it."""
+    if step.agent is None and step.task is None:
+        return None
+    return agents.get(step.agent.name if step.agent is not None else DEFAULT_AGENT)
+
+
+def agent_claim(
+    step: Step, args: Mapping[str, Any], model: str, models: Models, tools: Mapping[str, ToolFacts]
+) -> Claim:
+    """Return what one attempt of an agent's step needs, its first call, and could use.
+
+    Args:
+        model: Its model's name among the run's.
+    """
+    own, policy = models[model], step.verify
+    rounds = step.agent.max_iterations if step.agent is not None else DEFAULT_ITERATIONS
+    answer = step.max_tokens or own.max_tokens
+    prompt = rounded_up(AGENT_BYTES + SPEC_BYTES * TOLD_TOOLS + PER_MESSAGE + size_bytes(task_of(step, args)))
+    whole = _Both()
+    whole.need.ask(own, prompt, answer)
+    whole.spare.ask(own, prompt + HISTORY_BYTES, answer, times=rounds * ROUND_CALLS)
+    whole.add(_judging(policy, models, DEFAULT, prompt + _quoted(answer), times=1))
+    dearest = max((_cost_of(facts) for facts in tools.values()), default=0.0)
+    calls = rounds * ROUND_TASKS
+    return Claim(
+        cost_usd=whole.need.usd,
+        tokens=whole.need.tokens,
+        metered=True,
+        spare_calls=calls,
+        spare_usd=whole.spare.usd + calls * dearest,
+        spare_tokens=whole.spare.tokens,
+        share=AGENT_SHARE,
+    )
+
+
+def code_claim(step: Step, plainly: Claim, tools: Mapping[str, ToolFacts]) -> Claim:
+    """Return what running code may use: what `plainly` says, and calls of its tools."""
+    named = step.code.tools if step.code is not None else ()
+    calls = CODE_CALLS if named else 0
+    dearest = max((_cost_of(tools.get(name)) for name in named), default=0.0)
+    return replace(
+        plainly,
+        metered=True,
+        spare_calls=plainly.spare_calls + calls,
+        spare_usd=plainly.spare_usd + calls * dearest,
+        share=AGENT_SHARE if named else plainly.share,
     )
 
 

@@ -24,9 +24,8 @@ from planloom.core.commands import NO_LIMIT, Grant, RunStep
 from planloom.core.events import (
     AttemptFailed,
     AttemptSucceeded,
-    AttemptWaiting,
     Event,
-    OutputStreamed,
+    Note,
     SpeculationAnswered,
     SpeculationSettled,
     StepDispatched,
@@ -150,9 +149,7 @@ class Speculation:
             if node is not None and node.parent is None:
                 self._touched.append(node)
 
-    def own(
-        self, fact: AttemptSucceeded | AttemptFailed | OutputStreamed | AttemptWaiting
-    ) -> AttemptSucceeded | AttemptFailed | OutputStreamed | AttemptWaiting:
+    def own(self, fact: AttemptSucceeded | AttemptFailed | Note) -> AttemptSucceeded | AttemptFailed | Note:
         """Return the fact of an adopted attempt as one of its step."""
         if "!" not in fact.step:
             return fact
@@ -437,7 +434,7 @@ class Speculation:
                 node.scope.allow,
                 _grant(state, claim),
                 state.models,
-                "draft" if role == "draft" else "",
+                role="draft" if role == "draft" else "",
             )
         )
         return True

@@ -16,6 +16,7 @@ from planloom.plan.policy import FailureKind, OnError
 
 if TYPE_CHECKING:
     from planloom.core.budget import Claim
+    from planloom.core.inner import InnerCalls
     from planloom.plan.graph import GraphStep, PlanGraph
     from planloom.plan.model import Step
 
@@ -58,7 +59,10 @@ class Node:
         clean: True when everything upstream was reused from an earlier run, so that this may be too.
         children, inner, left: Items or sub-plan of a container, and how many of them have not ended; `bad_items`: how
             many items failed.
-        attempt: Number of the last attempt; `failures`: how many of them failed.
+        attempt: Number of the last attempt; `failures`: how many of them failed; `lost`: how many went with their
+            worker.
+        calls: What calls inside its attempts came to; None where there were none.
+        ready_at: When it could have started, had there been room for it.
         path_s: Seconds of the longest chain of steps that leads to this one, and from its end on with its own.
     """
 
@@ -71,6 +75,8 @@ class Node:
     claim: Claim | None = None
     grant: Grant = NO_LIMIT
     failures = 0
+    lost = 0
+    calls: InnerCalls | None = None
     error: str | None = None
     error_kind: FailureKind | None = None
     errors: tuple[dict[str, Any], ...] = ()
@@ -98,6 +104,7 @@ class Node:
     epoch = 0
     seq = 0
     busy_s = 0.0
+    ready_at = 0.0
     path_s = 0.0
     clean = True
     queued = False

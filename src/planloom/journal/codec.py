@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic_core import from_json
 
-from planloom.core.events import EVENT_TYPES, Event, ToolFacts
+from planloom.core.events import EVENT_TYPES, AgentFacts, Event, ToolFacts
 from planloom.core.prices import ModelFacts
 from planloom.core.result import RunStatus, SkipReason, StepStatus, Usage
 from planloom.errors import FieldError, JournalFormatError, OutputError
@@ -201,7 +201,7 @@ def _write_limits(limits: ResourceLimits) -> str:
     return _write_json(limits.model_dump(mode="json", exclude_unset=True))
 
 
-def _flat(value: Usage | ToolFacts) -> dict[str, Any]:
+def _flat(value: Usage | ToolFacts | AgentFacts) -> dict[str, Any]:
     """Return the fields of a nested value that differ from their defaults."""
     return {
         field.name: content
@@ -214,8 +214,8 @@ def _write_usage(usage: Usage) -> str:
     return _write_json(_flat(usage))
 
 
-def _write_tools(tools: dict[str, ToolFacts]) -> str:
-    return _write_json({name: _flat(facts) for name, facts in tools.items()})
+def _write_facts(known: dict[str, ToolFacts] | dict[str, AgentFacts]) -> str:
+    return _write_json({name: _flat(facts) for name, facts in known.items()})
 
 
 def _write_models(models: dict[str, ModelFacts]) -> str:
@@ -261,12 +261,15 @@ def _read_usage(value: Any) -> Usage:
     return Usage(**_read_object(value))
 
 
-def _read_tools(value: Any) -> dict[str, ToolFacts]:
-    found: dict[str, ToolFacts] = {}
-    for name, facts in _read_object(value).items():
-        effects = facts.pop("effects", None)
-        found[name] = ToolFacts(**facts, effects=None if effects is None else Effects(effects))
-    return found
+def _read_facts(of: type[Any]) -> Callable[[Any], dict[str, Any]]:
+    def read(value: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, facts in _read_object(value).items():
+            effects = facts.pop("effects", None)
+            found[name] = of(**facts, effects=None if effects is None else Effects(effects))
+        return found
+
+    return read
 
 
 def _read_models(value: Any) -> dict[str, ModelFacts]:
@@ -342,11 +345,13 @@ _FORMS: dict[str, _Form] = {
     "tuple[str, ...]": _NAMES,
     "tuple[str, ...] | None": _or_none(_NAMES),
     "Usage | None": _or_none(_Form(_write_usage, _read_usage)),
-    "dict[str, ToolFacts]": _Form(_write_tools, _read_tools, _PERHAPS),
+    "dict[str, ToolFacts]": _Form(_write_facts, _read_facts(ToolFacts), _PERHAPS),
+    "dict[str, AgentFacts]": _Form(_write_facts, _read_facts(AgentFacts), _PERHAPS),
     "dict[str, ModelFacts]": _Form(_write_models, _read_models, _PERHAPS),
     "ResourceLimits | None": _or_none(_Form(_write_limits, _read_limits)),
     "Plan": _Form(_write_plan, _read_plan, _ALWAYS),
     "FailureKind": _enum(FailureKind),
+    "Effects": _enum(Effects),
     "RunStatus": _enum(RunStatus),
     "StepStatus": _enum(StepStatus),
     "SkipReason": _enum(SkipReason),

@@ -122,6 +122,17 @@ class Driver:
         self._settle()
         return True
 
+    async def record(self, fact: Fact) -> bool:
+        """Hand in a fact and wait until it is durable; return False if it says nothing to this run any more.
+
+        Raises: as `settled`.
+        """
+        before = self.machine.state.seq
+        if not self.deliver(fact) or self.machine.state.seq == before:
+            return False
+        await self.flushed()
+        return not self.gone
+
     def on_durable(self, seq: int, error: BaseException | None) -> None:
         """Hear from the journal how far the record is durable."""
         if error is not None:
@@ -135,7 +146,7 @@ class Driver:
             request = self._parked.popleft()[1]
             if self._parked_by_key.get(request.key) is request:  # else it was stopped meanwhile
                 del self._parked_by_key[request.key]
-                self._lane.submit(request, self.deliver)
+                self._lane.submit(request, self.deliver, self.record)
         self._settle()
 
     def break_off(self, error: BaseException) -> None:
@@ -164,7 +175,7 @@ class Driver:
             self._parked.append((self._written, command))
             self._parked_by_key[command.key] = command
         else:
-            self._lane.submit(command, self.deliver)
+            self._lane.submit(command, self.deliver, self.record)
 
     def _do(self, command: SetTimer | StopStep | GoOn | EndRun) -> None:
         match command:
@@ -215,7 +226,7 @@ class Driver:
     def _settle(self) -> None:
         """Say that nothing more happens by itself, once that is durable."""
         state = self.machine.state
-        if state.finished is None and not (state.blocked and self.machine.waits_for_person):
+        if state.finished is None and not ((state.blocked or state.paused) and self.machine.waits_for_person):
             self._at_rest = False
         elif self._broken is None:
             self._at_rest = not self.behind

@@ -8,41 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planloom.core.events import (
-    ApprovalAnswered,
-    AttemptFailed,
-    AttemptSucceeded,
-    AttemptWaiting,
-    CancelRequested,
-    Event,
-    OutputStreamed,
-    ResultRefused,
-    RunResumed,
-    RunStarted,
-    SpeculationAnswered,
-    SpeculationSettled,
-    StepResolved,
-    StepSpeculated,
-    TimerFired,
-    WentOn,
-)
+from planloom.core.events import FACT_TYPES, Event, ResultRefused, SpeculationSettled, StepSpeculated
 from planloom.core.machine import RunMachine
 from planloom.ports import Recorded
-
-FACTS = (
-    RunStarted,
-    RunResumed,
-    AttemptSucceeded,
-    AttemptFailed,
-    OutputStreamed,
-    AttemptWaiting,
-    SpeculationAnswered,
-    TimerFired,
-    ApprovalAnswered,
-    StepResolved,
-    CancelRequested,
-    WentOn,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +45,7 @@ def diverges(run_id: str, record: Sequence[Recorded]) -> Divergence | None:
             machine.state.apply(event)
             place += 1
             continue
-        if not isinstance(event, FACTS):
+        if not isinstance(event, FACT_TYPES):
             return Divergence(place + 1, event, None)
         machine.told = _told(events, place + 1)
         for decided in machine.handle(event).events:
@@ -94,7 +62,7 @@ def _told(events: Sequence[Event], place: int) -> list[StepSpeculated | Speculat
     """Return the decisions about running ahead from here to the next fact: they rest on values not on record."""
     found: list[StepSpeculated | SpeculationSettled] = []
     for event in events[place:]:
-        if isinstance(event, FACTS):
+        if isinstance(event, FACT_TYPES):
             break
         if isinstance(event, (StepSpeculated, SpeculationSettled)):
             found.append(event)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from planloom.core.events import ApprovalAnswered, CancelRequested, StepResolved
+from planloom.core.events import ApprovalAnswered, CancelRequested, PauseRequested, StepResolved
 from planloom.core.report import run_result
 from planloom.core.result import RunResult, RunStatus
 from planloom.errors import ConfigError
@@ -71,6 +71,14 @@ class Run:
         if not self._machine.ended:
             await self._tell(CancelRequested(by, self._clock.now(), reason))
 
+    async def pause(self, *, by: str = "caller") -> None:
+        """Have nothing new start; it is on record on return. What is under way ends, and then the run rests.
+
+        `result` returns then, with status "waiting"; whoever resumes the run, here or in another process, goes on.
+        """
+        if not self._machine.ended:
+            await self._tell(PauseRequested(by, self._clock.now()))
+
     async def approve(self, step: str, *, by: str, approved: bool = True, output: Any = None) -> None:
         """Answer an approval that waits; the answer is durable on return.
 
@@ -89,7 +97,7 @@ class Run:
         state, now = self._machine.state, self._clock.now()
         await self._tell(resolution_fact(state, step, how, by=by, output=output, error=error, at=now))
 
-    async def _tell(self, fact: ApprovalAnswered | StepResolved | CancelRequested) -> None:
+    async def _tell(self, fact: ApprovalAnswered | StepResolved | CancelRequested | PauseRequested) -> None:
         if self._driver is None or not self._driver.deliver(fact):
             raise ConfigError(
                 f"run {self.run_id} is not driven here any more",

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from planloom.core.commands import RunStep
-    from planloom.core.events import Fact
+    from planloom.core.events import Fact, Note
     from planloom.core.result import Usage
-    from planloom.ports import Clock, Deliver, MakeAttempt
+    from planloom.ports import Clock, Deliver, MakeAttempt, Record
 
 GRACE_S = 1.0
 """Seconds a stopped attempt has to answer."""
@@ -50,9 +50,10 @@ class _Underway:
     answered = False
     _closing = False
 
-    def __init__(self, request: RunStep, deliver: Deliver, lane: LocalLane) -> None:
+    def __init__(self, request: RunStep, deliver: Deliver, record: Record, lane: LocalLane) -> None:
         self.request = request
         self.deliver = deliver
+        self._record = record
         self.clock = lane.clock
         self._lane = lane
 
@@ -76,16 +77,20 @@ class _Underway:
     def report_call(self) -> None:
         self.reported_calls += 1
 
+    def note(self, fact: Note) -> None:
+        if not self.answered:
+            self.deliver(fact)
+
+    async def record(self, fact: Note) -> bool:
+        return not (self.answered or self.stopping) and await self._record(fact)
+
     def stream(self, text: str) -> None:
         request = self.request
-        if not self.answered:
-            self.deliver(OutputStreamed(request.key, request.attempt, request.epoch, text, self.clock.now()))
+        self.note(OutputStreamed(request.key, request.attempt, request.epoch, text, self.clock.now()))
 
     def waiting(self, reason: str | None, until: float | None = None) -> None:
         request = self.request
-        if not self.answered:
-            now = self.clock.now()
-            self.deliver(AttemptWaiting(request.key, request.attempt, request.epoch, now, reason, until))
+        self.note(AttemptWaiting(request.key, request.attempt, request.epoch, self.clock.now(), reason, until))
 
     def wait(self, seconds: float) -> None:
         self.waited_s += seconds
@@ -177,12 +182,12 @@ class LocalLane:
         self._delivering = False
         self._closed = False
 
-    def submit(self, request: RunStep, deliver: Deliver) -> None:
+    def submit(self, request: RunStep, deliver: Deliver, record: Record) -> None:
         place = (request.run_id, request.key)
         known = self._at.get(place)
         if known is not None and known.request.attempt == request.attempt and known.request.epoch == request.epoch:
             return
-        underway = _Underway(request, deliver, self)
+        underway = _Underway(request, deliver, record, self)
         self._at[place] = underway
         self._queue.append(underway)
         if not self._delivering and self._waking == 0:
