@@ -44,6 +44,7 @@ _COMMANDS = {
         "Decide a run again from its record, and compare.",
     ),
     "schema": ("planloom.cli.plan", "schema", "Print the JSON Schema of plans."),
+    "mcp": ("planloom.cli.mcp", "mcp", "Offer plans as tools over MCP; show and approve tools of MCP servers."),
     "doctor": ("planloom.cli.doctor", "doctor", "Look at this installation and say what is missing."),
 }
 """Name → module, function, first line of its help."""

@@ -52,7 +52,8 @@ def check(call: Invocation, plan: Path) -> None:
 
 
 async def _against_tools(file: PlanFile, place: Workplace) -> tuple[Plan, list[str]]:
-    async with Engine(None, tools=place.tools(), allow=place.settings.allow, settings=place.settings) as engine:
+    tools = await place.all_tools()
+    async with Engine(None, tools=tools, allow=place.settings.allow, settings=place.settings) as engine:
         plan = file.read(also=engine.problems_here)
         return plan, notices(plan, engine.tools)
 

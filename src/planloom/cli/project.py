@@ -7,6 +7,7 @@ Rule 3: an option on the command line comes before the environment, that before 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import sys
@@ -17,6 +18,7 @@ from planloom.errors import ConfigError, PlanloomError, RunNotFoundError
 from planloom.journal.sqlite import SqliteJournal
 from planloom.runtime.settings import Settings, find_settings, read_settings
 from planloom.tools.load import load_tools
+from planloom.tools.mcp import McpServer
 from planloom.tools.registry import ToolRegistry
 
 if TYPE_CHECKING:
@@ -92,6 +94,37 @@ class Workplace:
         for source in self.tool_sources:
             for one in _loaded(source):
                 registry.add(one)
+        return registry
+
+    def mcp_servers(self) -> list[McpServer]:
+        """Return the MCP servers of the settings; none is started by that."""
+        folder = self.file.parent if self.file is not None else None
+        return [
+            McpServer(name, folder=folder, **terms.model_dump(exclude_unset=True))
+            for name, terms in self.settings.mcp.items()
+        ]
+
+    async def all_tools(self) -> ToolRegistry:
+        """Return `tools` and those of the MCP servers, which it starts; whoever runs the engine ends them with it.
+
+        Raises:
+            ConfigError: A server cannot be used, or offers what nobody approved.
+        """
+        registry, servers = self.tools(), self.mcp_servers()
+        found = await asyncio.gather(*(server.load() for server in servers), return_exceptions=True)
+        wrong = next((one for one in found if isinstance(one, BaseException)), None)
+        if wrong is not None:
+            await asyncio.gather(*(server.aclose() for server in servers))
+            raise wrong
+        for tools in found:
+            for one in tools if isinstance(tools, list) else ():
+                registry.add(one)
+        return registry
+
+    async def known_tools(self) -> ToolRegistry:
+        """Return `all_tools`, for whoever only looks at them: no server stays up."""
+        registry = await self.all_tools()
+        await registry.aclose()
         return registry
 
     def hints(self, *, tools: bool = False) -> str:

@@ -120,7 +120,8 @@ def _drive(
 
     async def driven() -> RunResult:
         settings = place.settings
-        async with Engine(place.journal_path, tools=place.tools(), allow=settings.allow, settings=settings) as engine:
+        tools = await place.all_tools()
+        async with Engine(place.journal_path, tools=tools, allow=settings.allow, settings=settings) as engine:
             run, told = await begin(engine)
             with _ctrl_c_cancels(run, screen):
                 return await _told(run, engine, _progress(screen, quiet=quiet), after=told)

@@ -13,9 +13,11 @@ from planloom.errors import (
     ConfigError,
     EvaluationError,
     GrantError,
+    IncompleteError,
     MissingValueError,
     ModelRefusedError,
     ModelTruncatedError,
+    NoAnswerError,
     NotAllowedError,
     NotDoneError,
     OutputError,
@@ -33,11 +35,12 @@ RETRYABLE_STATUS = frozenset({408, 425, 429})
 
 _BY_TYPE: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], FailureKind], ...] = (
     (NotDoneError, FailureKind.NOT_DONE),
+    (NoAnswerError, FailureKind.LOST),
     (NotAllowedError, FailureKind.NOT_ALLOWED),
     ((ArgumentsError, MissingValueError, EvaluationError), FailureKind.INPUT),
     ((OutputError, VerificationError), FailureKind.OUTPUT),
     (GrantError, FailureKind.LIMIT),
-    ((ModelRefusedError, ModelTruncatedError, ConfigError, PlanningError), FailureKind.REFUSED),
+    ((ModelRefusedError, ModelTruncatedError, ConfigError, PlanningError, IncompleteError), FailureKind.REFUSED),
     (TimeoutError, FailureKind.TIMEOUT),
     (
         (

@@ -10,9 +10,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from planloom.errors import ConfigError
+from planloom.tools.mcp_terms import McpTerms, check_server_name
 from planloom.tools.sparing import BreakerPolicy
 
 FILE_NAME = "planloom.toml"
@@ -70,6 +71,18 @@ class Settings(BaseModel):
     """Most tokens of a model's answer where the step says nothing."""
     model_timeout_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 300.0
     """Seconds to wait for one answer of a model."""
+    mcp: dict[str, McpTerms] = {}
+    """MCP servers whose tools plans may use, by the first part of their tools' names."""
+
+    @field_validator("mcp")
+    @classmethod
+    def _server_names(cls, value: dict[str, McpTerms]) -> dict[str, McpTerms]:
+        for name in value:
+            try:
+                check_server_name(name)
+            except ConfigError as error:
+                raise ValueError(f"{error.message}; {error.remedy}") from None
+        return value
 
 
 def find_settings(start: Path) -> Path | None:

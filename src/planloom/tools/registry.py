@@ -8,6 +8,7 @@ Rule 3: a restricted or frozen registry never changes, whatever happens to the o
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
@@ -220,6 +221,11 @@ class ToolRegistry:
     def frozen(self) -> ToolRegistry:
         """Return this registry as it is now, immutable: what a run uses from start to end."""
         return self if self._is_frozen else self.restricted(None)
+
+    async def aclose(self) -> None:
+        """Let go of what stands behind the tools; a later call of one of them begins it anew."""
+        sources = {id(one.source): one.source for one in self._tools.values() if one.source is not None}
+        await asyncio.gather(*(source.let_go() for source in sources.values()))
 
     def by_name(self) -> Mapping[str, Tool]:
         """Return the tools that may be used, by canonical name; read-only, and one lookup each."""

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
 
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
 
 DECLARED = "__planloom_tool__"
 """Attribute of a decorated function: what its decorator declared, a dict for `Tool.from_function`."""
+
+
+class ToolSource(Protocol):
+    """What stands behind tools: a connection, a process."""
+
+    async def let_go(self) -> None:
+        """End it if nobody else uses it; the next call of one of its tools begins it anew."""
+        ...
 
 
 class _InvalidArguments(Exception):  # noqa: N818 - never leaves this file
@@ -71,6 +79,7 @@ class Tool:
         success_rate: Share of calls that is expected to succeed, 0 to 1, or None.
         is_async: True when calling `function` gives an awaitable; else it belongs in a thread.
         context_parameter: Name of the parameter that takes the `ToolContext`, or None.
+        source: What stands behind it and is let go of when nobody uses it any more, e.g. an MCP server; or None.
         check: Checks arguments; use `validate`, which says what is wrong.
         digest: SHA-256 over name, version and schema, 64 hex digits.
     """
@@ -97,6 +106,7 @@ class Tool:
     success_rate: float | None = None
     is_async: bool = False
     context_parameter: str | None = None
+    source: ToolSource | None = None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
