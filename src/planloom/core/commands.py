@@ -16,7 +16,7 @@ from planloom.plan.frozen import frozen
 from planloom.plan.policy import Effects
 
 if TYPE_CHECKING:
-    from planloom.core.events import CallEnded
+    from planloom.core.events import CallEnded, ToolFacts
     from planloom.core.prices import ModelFacts
     from planloom.plan.model import Step
 
@@ -55,6 +55,7 @@ class RunStep:
         models: The run's pinned facts by the name or URI a plan uses; a price is None where no cost is to be kept.
         recorded: What calls inside earlier attempts of this step came to, by their keys.
         role: "" for the step itself; "draft" for a cheaper model's guess at it; "replan" for a plan in place of it.
+        tools: The run's pinned facts about tools: whoever makes the attempt elsewhere must have the same ones.
     """
 
     run_id: str
@@ -72,6 +73,7 @@ class RunStep:
     models: Mapping[str, ModelFacts] = field(default_factory=dict)
     recorded: Mapping[str, CallEnded] = field(default_factory=lambda: NOTHING_RECORDED)
     role: str = ""
+    tools: Mapping[str, ToolFacts] = field(default_factory=dict)
 
 
 @frozen

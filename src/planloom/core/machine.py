@@ -548,6 +548,7 @@ class RunMachine:
             self._ask_for_plan(node)
             return
         state, entry = self.state, node.entry
+        assert state.started is not None
         view = node.view
         args = entry.args.resolve(view)
         key = f"{self.run_id}/{node.key}" if entry.key is None else str(entry.key.resolve(view))
@@ -579,6 +580,7 @@ class RunMachine:
                 node.grant,
                 state.models,
                 node.calls.ended if node.calls is not None else NOTHING_RECORDED,
+                tools=state.started.tools,
             )
         )
 
@@ -604,6 +606,7 @@ class RunMachine:
                 grant=node.grant,
                 models=state.models,
                 role="replan",
+                tools=state.started.tools,
             )
         )
 

@@ -435,6 +435,7 @@ class Speculation:
                 _grant(state, claim),
                 state.models,
                 role="draft" if role == "draft" else "",
+                tools=state.started.tools if state.started is not None else {},
             )
         )
         return True
