@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from planloom.core.commands import Grant, RunStep
+from planloom.core.events import Note
 from planloom.core.prices import ModelFacts, ModelPrice
 from planloom.core.result import Usage
 from planloom.plan.model import Step
@@ -29,6 +30,9 @@ class Books:
         self.clock: Clock = clock or ManualClock()
         self.streamed: list[str] = []
         self.waits: list[str | None] = []
+        self.noted: list[Note] = []
+        self.is_useless = False
+        """Whether the run has no use for the attempt any more."""
 
     def abandon(self) -> None:
         self.abandoned = True
@@ -47,6 +51,14 @@ class Books:
 
     def waiting(self, reason: str | None, until: float | None = None) -> None:
         self.waits.append(reason)
+
+    def note(self, fact: Note) -> None:
+        self.noted.append(fact)
+
+    async def record(self, fact: Note) -> bool:
+        if not self.is_useless:
+            self.noted.append(fact)
+        return not self.is_useless
 
     def wait(self, seconds: float) -> None:
         self.waited_s += seconds

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from planloom.core.result import Usage
 
 if TYPE_CHECKING:
+    from planloom.core.events import Note
     from planloom.ports import AttemptContext, Clock
 
 
@@ -24,6 +25,7 @@ class Part:
         usage: Tokens that this part used.
         last: Tokens of its last call, the one its answer came from.
         usd: What it cost, or None where nobody knows.
+        calls: Tools that it called.
     """
 
     def __init__(self, whole: AttemptContext, *, is_held: bool = False) -> None:
@@ -32,6 +34,7 @@ class Part:
         self.root: AttemptContext = whole.root if isinstance(whole, Part) else whole
         self.usage = Usage()
         self.last = Usage()
+        self.calls = 0
         self._usd: float | None = None
         self._is_held = is_held
 
@@ -65,6 +68,7 @@ class Part:
         return self.whole.reported_usd
 
     def report_call(self) -> None:
+        self.calls += 1
         self.whole.report_call()
 
     @property
@@ -74,6 +78,12 @@ class Part:
     def waiting(self, reason: str | None, until: float | None = None) -> None:
         if not self._is_held:
             self.whole.waiting(reason, until)
+
+    def note(self, fact: Note) -> None:
+        self.whole.note(fact)
+
+    async def record(self, fact: Note) -> bool:
+        return await self.whole.record(fact)
 
     @property
     def clock(self) -> Clock:

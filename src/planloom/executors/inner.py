@@ -1,0 +1,149 @@
+"""Calls inside an attempt, each on record by itself: what an earlier attempt has paid for is not paid for again.
+
+Rule 1: a call is known by what is asked, and by how often that was asked before: never by when, nor by which task got
+there first. A changed question is another call; two equal ones are two calls, and either's answer will do for both.
+Rule 2: a call with an effect is on record, durably, before it is made. One that may be made only once and failed is
+never made again; what it failed with is told again.
+Rule 3: any other failure that the attempt went on after is part of what happened, and is told again; one that it ended
+in is tried again. A model is always asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from planloom.core.events import CallEnded, CallStarted
+from planloom.core.result import Usage
+from planloom.errors import InnerCallError, OutputError
+from planloom.executors.classify import text_of, type_names
+from planloom.executors.part import Part
+from planloom.plan.policy import Effects
+from planloom.plan.values import as_json
+
+if TYPE_CHECKING:
+    from planloom.core.commands import RunStep
+    from planloom.ports import AttemptContext
+
+MODEL, TOOL, OTHER = "model", "tool", "other"
+"""Kinds of call."""
+_DIGITS = 16
+"""Hex digits of a key that stand for what was asked."""
+
+
+class Inner:
+    """The calls of one attempt."""
+
+    def __init__(self, request: RunStep, context: AttemptContext) -> None:
+        self._request = request
+        self._context = context
+        self._asked: Counter[str] = Counter()
+        self._last = list(request.recorded)[-1] if request.recorded else None
+        """Key of the call that ended last on record."""
+
+    def key(self, kind: str, name: str, asked: Any) -> str:
+        """Return the key of the next call that asks this, e.g. ``"tool/search/9f2c…/1"``; it counts how often.
+
+        Args:
+            asked: All that decides what the call comes to, in any form that `as_json` takes.
+        """
+        text = json.dumps(as_json(asked, where="call"), sort_keys=True, separators=(",", ":"))
+        bare = f"{kind}/{name}/{sha256(text.encode()).hexdigest()[:_DIGITS]}"
+        self._asked[bare] += 1
+        return f"{bare}/{self._asked[bare]}"
+
+    async def once(
+        self,
+        key: str,
+        call: Callable[[AttemptContext], Awaitable[Any]],
+        *,
+        name: str,
+        kind: str,
+        effects: Effects = Effects.NONE,
+    ) -> Any:
+        """Return what the call came to in an earlier attempt, else make it and put on record what it comes to.
+
+        Args:
+            key: The same for the same call in every attempt; see `key`.
+            call: Makes it, and says what it uses to the context it is given; its result must be JSON.
+            name: The tool or model that is called.
+            kind: MODEL, TOOL or OTHER.
+            effects: What making it again would do.
+
+        Raises:
+            InnerCallError: It failed in an earlier attempt, and is not made again.
+            CancelledError: The run has no use for this attempt any more. The call was not made.
+            Exception: Whatever the call raises.
+        """
+        known = self._request.recorded.get(key)
+        if known is not None and known.error is None:
+            return as_json(known.output)
+        if known is not None and self._stays_failed(known, effects):
+            raise self._told_again(known, effects)
+        context, step = self._context, self._request
+        started_at = context.clock.now()
+        if effects is not Effects.NONE:
+            started = CallStarted(step.key, step.attempt, step.epoch, key, name, started_at, effects)
+            if not await context.record(started):
+                raise asyncio.CancelledError
+        counted = Part(context)
+        try:
+            output = as_json(await call(counted), where=name)
+        except Exception as error:
+            self._note(counted, key, name, kind, started_at, None, error)
+            raise
+        self._note(counted, key, name, kind, started_at, output, None)
+        return output
+
+    def void(self, key: str, name: str, why: str) -> None:
+        """Put on record that a model's answer is of no use, so that a later attempt asks again."""
+        self._note(Part(self._context), key, name, MODEL, self._context.clock.now(), None, OutputError(why))
+
+    def _stays_failed(self, known: CallEnded, effects: Effects) -> bool:
+        if known.kind == MODEL:
+            return False
+        return known.key != self._last or is_unknown(known.error_types, effects)
+
+    def _told_again(self, known: CallEnded, effects: Effects) -> InnerCallError:
+        return InnerCallError(
+            known.error or "it failed", is_unknown=is_unknown(known.error_types, effects), call=known.name
+        )
+
+    def _note(
+        self,
+        counted: Part,
+        key: str,
+        name: str,
+        kind: str,
+        started_at: float,
+        output: Any,
+        error: Exception | None,
+    ) -> None:
+        step = self._request
+        self._context.note(
+            CallEnded(
+                step.key,
+                step.attempt,
+                step.epoch,
+                key,
+                name,
+                kind,
+                output,
+                started_at,
+                self._context.clock.now(),
+                None if counted.usage == Usage() else counted.usage,
+                counted.usd if counted.usage != Usage() or counted.usd else None,
+                counted.calls,
+                None if error is None else text_of(error),
+                () if error is None else type_names(error),
+            )
+        )
+
+
+def is_unknown(error_types: tuple[str, ...], effects: Effects) -> bool:
+    """Return whether a call that failed so may all the same have had an effect that it may have only once."""
+    return effects is Effects.ONCE and "NotDoneError" not in error_types
