@@ -73,7 +73,7 @@ class RunStep:
     models: Mapping[str, ModelFacts] = field(default_factory=dict)
     recorded: Mapping[str, CallEnded] = field(default_factory=lambda: NOTHING_RECORDED)
     role: str = ""
-    tools: Mapping[str, ToolFacts] = field(default_factory=dict)
+    tools: Mapping[str, ToolFacts] = field(default_factory=dict, compare=False)  # the same in every command of a run
 
 
 @frozen
