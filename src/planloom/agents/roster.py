@@ -123,7 +123,8 @@ class AgentRegistry:
         if definition is not None:
             # By itself it only thinks: its tools' effects are on record call by call.
             return AgentFacts(definition.digest, Effects.NONE, model_ref(name, definition))
-        told = ["agent", name, *map(str, (type(agent).__module__, type(agent).__qualname__))]
+        kind = type(getattr(agent, "__wrapped__", agent))  # what is only dressed otherwise is the same agent
+        told = ["agent", name, kind.__module__, kind.__qualname__]
         return AgentFacts(sha256("\0".join(told).encode()).hexdigest(), _effects_of(agent, name))
 
     def model_of(self, name: str) -> LLM | Model | str | None:

@@ -42,7 +42,10 @@ async def ask_foreign(
     value = value_of(request)
     way = way_of(agent)
     if way == "run_step":
-        result = await _called(partial(agent.run_step, value, context_of(request)), agent.run_step, threads, context)
+        told = context_of(request)
+        if step.stream:
+            told["stream"] = context.stream
+        result = await _called(partial(agent.run_step, value, told), agent.run_step, threads, context)
     else:
         asked: Callable[..., Any] = agent if way is None else getattr(agent, way)
         result = await _called(partial(asked, value), asked, threads, context)
@@ -60,7 +63,10 @@ def value_of(request: RunStep) -> Any:
 
 
 def context_of(request: RunStep) -> dict[str, Any]:
-    """Return what the agent is told besides: `memory`, `metadata`, and whose attempt this is."""
+    """Return what the agent is told besides: `memory`, `metadata`, and whose attempt this is.
+
+    Where its step streams, it also gets `stream`: to be called with each next piece of its answer.
+    """
     return {
         "memory": memory_of(request),
         "metadata": dict(request.args.get("metadata") or {}),
