@@ -189,6 +189,12 @@ class MemoryJournal:
         run = self._found(run_id)
         run.posted = [entry for entry in run.posted if entry[0] > number]
 
+    def forget(self, run_id: str) -> None:
+        """Let go of the record of a run that nobody drives; one that is not here is forgotten already."""
+        run = self._runs.get(run_id)
+        if run is not None and run.writer is None:
+            del self._runs[run_id]
+
     async def close(self) -> None:
         """End every writer and follower. A second call is harmless."""
         self._closed = True
