@@ -1,0 +1,52 @@
+"""The names that spans go by: OpenTelemetry's for generative AI, and planloom's own where there are none.
+
+Rule 1: every attribute name of a span stands here and nowhere else: the conventions still change.
+
+Source: opentelemetry-semantic-conventions 0.66b2 (`gen_ai`, `error`), read 2026-11.
+"""
+
+from __future__ import annotations
+
+# --- OpenTelemetry's -----------------------------------------------------------------------------
+
+OPERATION = "gen_ai.operation.name"
+CHAT = "chat"
+EXECUTE_TOOL = "execute_tool"
+INVOKE_AGENT = "invoke_agent"
+INVOKE_WORKFLOW = "invoke_workflow"
+
+WORKFLOW_NAME = "gen_ai.workflow.name"
+AGENT_NAME = "gen_ai.agent.name"
+TOOL_NAME = "gen_ai.tool.name"
+TOOL_RESULT = "gen_ai.tool.call.result"
+PROVIDER = "gen_ai.provider.name"
+REQUEST_MODEL = "gen_ai.request.model"
+OUTPUT_MESSAGES = "gen_ai.output.messages"
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+CACHE_WRITE_TOKENS = "gen_ai.usage.cache_creation.input_tokens"
+ERROR_TYPE = "error.type"
+
+CAPTURE_CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+"""Variable of the environment that asks for content; "true" does."""
+
+# --- planloom's own ------------------------------------------------------------------------------
+
+RUN_ID = "planloom.run.id"
+RUN_STATUS = "planloom.run.status"
+STEP = "planloom.step"
+STEP_KIND = "planloom.step.kind"
+STEP_STATUS = "planloom.step.status"
+STEPS_SKIPPED = "planloom.steps.skipped"
+ATTEMPT = "planloom.attempt"
+EPOCH = "planloom.epoch"
+ROLE = "planloom.role"
+CACHED = "planloom.cached"
+COST_USD = "planloom.cost_usd"
+REQUESTS = "planloom.requests"
+OUTPUT = "planloom.output"
+"""Of runs and steps, where content is asked for."""
+REASON = "planloom.reason"
+UNTIL = "planloom.until"
+FAILURES = "planloom.failures"

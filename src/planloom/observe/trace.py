@@ -1,0 +1,202 @@
+"""A run's spans to OpenTelemetry, while it goes on: read from its record, by nobody it would have to wait for.
+
+Rule 1: `opentelemetry` is imported here, and this file only where telemetry is switched on.
+Rule 2: what is told is durable; telemetry that breaks is logged, and changes nothing for the run.
+Rule 3: a resumed run goes on in the same trace, in the same span, where the tracer lets us name them (the SDK's does):
+only what was not told before is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Iterable
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from planloom.errors import ConfigError, JournalError
+from planloom.observe import genai
+from planloom.observe.spans import RUN, Began, Ended, Spans
+
+try:
+    from opentelemetry import trace as otel
+except ImportError as error:
+    raise ConfigError(
+        "telemetry needs the OpenTelemetry API, which is not installed", remedy="pip install 'planloom[otel]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, Tracer
+
+    from planloom.ports import Recorded
+
+_log = logging.getLogger("planloom.telemetry")
+CLOSE_S = 5.0
+"""Seconds that closing waits for the last spans of runs that have ended."""
+
+
+class Tracing:
+    """Tells runs as spans.
+
+    Args:
+        tracer: None: that of the provider that this process has set up.
+        content: Whether spans tell what was answered and what errors say; None: as the environment says.
+    """
+
+    def __init__(self, tracer: Tracer | None = None, *, content: bool | None = None) -> None:
+        from planloom import __version__
+
+        given = tracer or otel.get_tracer("planloom", __version__)
+        self._ids = _Ids()
+        self._tracer = _naming(given, self._ids)
+        asked = os.environ.get(genai.CAPTURE_CONTENT, "").lower() == "true"
+        self._content = asked if content is None else content
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    @classmethod
+    def of(cls, telemetry: bool | Tracer | Tracing | None) -> Tracing | None:
+        """Return what an engine's `telemetry` means; None: nothing is told.
+
+        Raises:
+            ConfigError: It is none of these.
+        """
+        if telemetry is None or telemetry is False:
+            return None
+        if isinstance(telemetry, Tracing):
+            return telemetry
+        if telemetry is True:
+            return cls()
+        if isinstance(telemetry, otel.Tracer):
+            return cls(telemetry)
+        raise ConfigError(f"telemetry={telemetry!r} is no tracer", remedy="give True, a Tracer or a Tracing")
+
+    def begin(self, run_id: str, records: AsyncIterator[Recorded], *, after: int = 0) -> None:
+        """Tell a run from here on, in a task of its own, whose spans are inside the caller's.
+
+        Args:
+            records: All of its record, from the start, as it comes.
+            after: Number of the last event that was told before, by whoever drove the run then.
+        """
+        task = asyncio.get_running_loop().create_task(self.trace(run_id, records, after=after))
+        self._tasks[run_id] = task
+        task.add_done_callback(lambda done: self._done(run_id, done))
+
+    def _done(self, run_id: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(run_id) is task:
+            del self._tasks[run_id]
+        if not task.cancelled() and task.exception() is not None:
+            _log.warning("run %s is told no further: %r", run_id, task.exception())
+
+    def let_go(self, run_id: str) -> None:
+        """Stop telling a run that has not ended: spans that are open are left to whoever resumes it."""
+        task = self._tasks.pop(run_id, None)
+        if task is not None:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Wait until everything that is durable was told, for CLOSE_S at most. The tracer's provider is not ours."""
+        tasks = list(self._tasks.values())
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=CLOSE_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def trace(self, run_id: str, records: AsyncIterator[Recorded], *, after: int = 0) -> None:
+        """Tell a run; returns when its record ends. Arguments as for `begin`."""
+        spans = Spans(run_id, content=self._content)
+        told_before: dict[str, Began] = {}
+        live: dict[str, Span] = {}
+        try:
+            async for recorded in records:
+                signals = spans.read(recorded.event)
+                if recorded.seq <= after:
+                    _remember(told_before, signals)
+                    continue
+                for began in told_before.values():  # their ends are still to come
+                    self._begin(run_id, began, live)
+                told_before.clear()
+                self._tell(run_id, signals, live)
+        except JournalError as error:
+            _log.warning("run %s is told no further: %s", run_id, error)
+
+    def _tell(self, run_id: str, signals: Iterable[Began | Ended], live: dict[str, Span]) -> None:
+        for signal in signals:
+            if isinstance(signal, Began):
+                self._begin(run_id, signal, live)
+            else:
+                _end(live.pop(signal.path), signal)
+
+    def _begin(self, run_id: str, began: Began, live: dict[str, Span]) -> None:
+        self._ids.set(run_id, began.path)
+        live[began.path] = self._tracer.start_span(
+            began.name,
+            context=None if began.parent is None else otel.set_span_in_context(live[began.parent]),
+            kind=otel.SpanKind.CLIENT if began.is_client else otel.SpanKind.INTERNAL,
+            attributes=began.attributes,
+            start_time=_ns(began.at),
+        )
+
+
+def _remember(open_then: dict[str, Began], signals: Iterable[Began | Ended]) -> None:
+    for signal in signals:
+        if isinstance(signal, Began):
+            open_then[signal.path] = signal
+        else:
+            open_then.pop(signal.path, None)
+
+
+def _end(span: Span, ended: Ended) -> None:
+    for happened in ended.happened:
+        span.add_event(happened.name, happened.attributes, _ns(happened.at))
+    span.set_attributes(ended.attributes)
+    if ended.error is not None:
+        span.set_attribute(genai.ERROR_TYPE, ended.error)
+        span.set_status(otel.Status(otel.StatusCode.ERROR, ended.told or ended.error))
+    span.end(_ns(ended.at))
+
+
+def _ns(at: float) -> int:
+    return round(at * 1_000_000_000)
+
+
+class _Ids:
+    """Names the next span as its run and its path say; what an SDK's tracer asks for names."""
+
+    def __init__(self) -> None:
+        self._run_id = ""
+        self._path = RUN
+
+    def set(self, run_id: str, path: str) -> None:
+        self._run_id, self._path = run_id, path
+
+    def generate_trace_id(self) -> int:
+        return trace_id_of(self._run_id)
+
+    def generate_span_id(self) -> int:
+        return span_id_of(self._run_id, self._path)
+
+    def is_trace_id_random(self) -> bool:
+        return False
+
+
+def trace_id_of(run_id: str) -> int:
+    """Return the number of a run's trace, 16 bytes."""
+    return int.from_bytes(sha256(f"planloom run {run_id}".encode()).digest()[:16], "big") or 1
+
+
+def span_id_of(run_id: str, path: str) -> int:
+    """Return the number of a span, 8 bytes."""
+    return int.from_bytes(sha256(json.dumps([run_id, path]).encode()).digest()[:8], "big") or 1
+
+
+def _naming(tracer: Any, ids: _Ids) -> Tracer:
+    """Return the tracer, which asks us for names where it asks anybody."""
+    if not hasattr(tracer, "id_generator"):
+        return tracer  # type: ignore[no-any-return]
+    mine = copy.copy(tracer)
+    mine.id_generator = ids
+    return mine  # type: ignore[no-any-return]
