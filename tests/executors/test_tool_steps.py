@@ -179,7 +179,7 @@ def test_a_tool_outside_the_allowlist_of_the_run_is_not_called_whoever_checked_t
 
     async def main() -> RunResult:
         async with Engine(tools=[fake_tool("t", log=log), fake_tool("other")], allow=["t"]) as engine:
-            checked = engine._check(plan)
+            checked = engine._checks.of(plan, None)
             started = RunStarted(checked.plan, {}, 0.0, tools=checked.tools, allow=("other",))
             return await engine.finish(await engine._begin("r", started))
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from planloom.models.llm import LLM
     from planloom.plan.model import Plan
     from planloom.ports import Model
-    from planloom.runtime.engine import PlanSource
+    from planloom.runtime.checks import PlanSource
     from planloom.verify.judge import Judgement
     from planloom.verify.rubric import Rubric
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from planloom.models.llm import LLM
     from planloom.plan.policy import ResourceLimits
     from planloom.ports import Journal, Model
-    from planloom.runtime.engine import PlanSource
+    from planloom.runtime.checks import PlanSource
     from planloom.runtime.run import Run
     from planloom.tools.registry import ToolRegistry
 

@@ -18,6 +18,7 @@ from planloom.agents.roster import AgentRegistry, definition_of, model_ref
 from planloom.agents.thinking import Thought, think
 from planloom.core.asking import messages_of, text_of
 from planloom.core.chat import LLMResponse, ModelCall
+from planloom.core.needs import DEFAULT_AGENT
 from planloom.core.result import StepOutcome
 from planloom.errors import ArgumentsError, IncompleteError, InnerCallError, NotAllowedError, OutputError
 from planloom.executors import classify
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from planloom.ports import AttemptContext
     from planloom.tools.tool import Tool
 
-DEFAULT_AGENT = "default"
-"""Who carries out `task` steps."""
 INPUT, MEMORY, METADATA = "input", "memory", "metadata"
 """Arguments of an agent step that mean something: the value it is given, what was said before, what its caller adds."""
 

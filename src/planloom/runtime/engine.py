@@ -10,28 +10,23 @@ import asyncio
 import logging
 import os
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import planloom
-from planloom.core.events import RunResumed, RunStarted, ToolFacts
+from planloom.core.events import RunResumed, RunStarted
 from planloom.core.machine import RunMachine
 from planloom.core.report import run_result
 from planloom.core.result import RunResult, RunStatus, StepStatus
-from planloom.errors import ConfigError, JournalError, JournalFormatError, PlanError, RunBusyError, plan_error
-from planloom.executors.calls import spec_bytes
+from planloom.errors import ConfigError, JournalError, JournalFormatError, PlanError, RunBusyError
 from planloom.journal.open import open_journal
-from planloom.plan.against import check_against
-from planloom.plan.check import check_plan, together
 from planloom.plan.inputs import check_inputs
-from planloom.plan.load import load_plan
 from planloom.plan.model import Plan
-from planloom.runtime.asked import asked_by, check_recorded, facts_for, model_problems, verify_problems
+from planloom.runtime.agents import roster_of
 from planloom.runtime.batch import run_batch
+from planloom.runtime.checks import Checks, PlanSource
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.driver import Driver
 from planloom.runtime.guesses import Guesses
@@ -43,31 +38,23 @@ from planloom.tools.registry import ToolRegistry
 from planloom.verify.checks import ValidatorRegistry
 
 if TYPE_CHECKING:
-    from planloom.core.prices import ModelFacts
+    from opentelemetry.trace import Tracer
+
+    from planloom.agents.roster import AgentRegistry
     from planloom.core.state import Node
     from planloom.executors.acceptance import AcceptanceGate
     from planloom.models.llm import LLM
+    from planloom.observe.trace import Tracing
     from planloom.plan.policy import ResourceLimits
-    from planloom.ports import Clock, Journal, Model, Recorded
-    from planloom.runtime.asked import NamedModel
+    from planloom.ports import Clock, Journal, MakeTransport, Model, Recorded
     from planloom.verify.judge import JudgeAgent
 
 _log = logging.getLogger("planloom.engine")
 
-PlanSource = Plan | Mapping[str, Any] | Path | str
 POLL_S = 0.5
 """Seconds between looks for what people left for a run from another process."""
 CANCEL_S = 2.0
 """Seconds a cancelled run has to end."""
-CHECKED_PLANS = 256
-"""Checked plans an engine remembers."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    plan: Plan
-    tools: dict[str, ToolFacts]
-    asked: list[NamedModel]
 
 
 class Engine:
@@ -81,8 +68,12 @@ class Engine:
         validators: Where the checks that plans name are looked up; None: the built-in ones.
         judges: Who judges where `verify.model` is that name, by a rubric and within a budget of its own.
         gate: What earlier drafts came to; None: nothing is known yet.
+        agents: Agents by the names that plans use, besides those of the settings.
+        transport: How attempts reach the place where they are made; None: they are made here.
         settings: See `Settings`.
         clock: Time; None: the real one.
+        telemetry: True: every run is told as spans of OpenTelemetry, with the provider that this process set up. Or a
+            tracer, or an `observe.trace.Tracing`, which may tell what was answered, too.
     """
 
     def __init__(
@@ -95,8 +86,11 @@ class Engine:
         validators: ValidatorRegistry | None = None,
         judges: Mapping[str, JudgeAgent] | None = None,
         gate: AcceptanceGate | None = None,
+        agents: AgentRegistry | Mapping[str, Any] | Iterable[Any] | None = None,
+        transport: MakeTransport | None = None,
         settings: Settings | None = None,
         clock: Clock | None = None,
+        telemetry: bool | Tracer | Tracing | None = None,
     ) -> None:
         self._settings = settings or Settings()
         self._clock = clock or LoopClock()
@@ -104,20 +98,26 @@ class Engine:
         self._allow = None if allow is None else tuple(sorted(self._registry.expanded(allow)))
         self._journal = open_journal(journal)
         self._owns_journal = self._journal is not journal
-        self._models = catalogue_of(self._settings, models, clock)
-        self._validators = ValidatorRegistry() if validators is None else validators
+        roster = roster_of(self._settings.agents, self._registry, agents)
+        self._models = catalogue_of(self._settings, roster.models() | dict(models or {}), clock)
+        validators = ValidatorRegistry() if validators is None else validators
         self._wired = wire(
             self._registry,
             self._settings,
             self._clock,
             self._models,
-            validators=self._validators,
+            validators=validators,
             judges=judges,
             gate=gate,
+            agents=roster,
+            transport=transport,
         )
+        self._checks = Checks(
+            self._registry, self._models, roster, validators, allow=self._allow, kinds=self._wired.kinds
+        )
+        self._tracing = _tracing_of(telemetry) if telemetry else None
         self._drivers: dict[str, Driver] = {}
         self._guesses = Guesses()
-        self._checked: OrderedDict[int, _Checked] = OrderedDict()
         self._poll: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -138,13 +138,18 @@ class Engine:
     async def close(self) -> None:
         """Let go of every run and stop what is under way; what was not recorded will be asked for again on resume."""
         self._closed = True
+        for run_id in list(self._drivers):
+            self._leave_untold(run_id)
         drivers = list(self._drivers.values())
         self._drivers.clear()
         async with AsyncExitStack() as ending:  # in turn, the last first, whatever one of them raises
             if self._owns_journal:
                 ending.push_async_callback(self._journal.close)
+            if self._tracing is not None:
+                ending.push_async_callback(self._tracing.close)
             ending.callback(self._wired.threads.close)
             ending.push_async_callback(self._models.close)
+            ending.push_async_callback(self._registry.aclose)
             ending.push_async_callback(self._wired.transport.close)
             for driver in drivers:
                 ending.push_async_callback(driver.close)
@@ -160,48 +165,11 @@ class Engine:
         Raises:
             PlanError: All that is wrong with it, in `.problems`.
         """
-        return self._check(plan).plan
+        return self._checks.of(plan, self._allow).plan
 
     def problems_here(self, plan: Plan) -> list[PlanError]:
         """Return why a plan, sound by itself, cannot run here: unknown tools, wrong arguments, what is not allowed."""
-        found = check_against(plan, self._registry, allow=self._allow, installed_kinds=self._wired.kinds)
-        return [*found, *model_problems(plan, self._models), *verify_problems(plan, self._validators)]
-
-    def _check(self, source: PlanSource) -> _Checked:
-        known = self._checked.get(id(source))
-        if known is not None and known.plan is source:
-            return known
-        plan = load_plan(source, also=self.problems_here)
-        if plan is source:  # built in Python: nobody has looked at it yet
-            problems = together(check_plan(plan), self.problems_here(plan))
-            if problems:
-                raise plan_error(problems)
-        checked = _Checked(plan, self._tool_facts(plan), asked_by(plan))
-        self._checked[id(plan)] = checked
-        while len(self._checked) > CHECKED_PLANS:
-            self._checked.popitem(last=False)
-        return checked
-
-    def _tool_facts(self, plan: Plan) -> dict[str, ToolFacts]:
-        facts: dict[str, ToolFacts] = {}
-        for name, is_told in (*_tools_of(plan), *self._tools_of_replacements(plan)):
-            tool = self._registry.get(name)
-            if name not in facts:
-                facts[name] = tool.facts
-            if is_told and facts[name].spec_bytes is None:
-                facts[name] = replace(facts[name], spec_bytes=spec_bytes(tool))
-        return facts
-
-    def _tools_of_replacements(self, plan: Plan) -> Iterator[tuple[str, bool]]:
-        """Yield the tools that a plan in place of a failed step may use: those that the plan names, or allows."""
-        plans = list(_plans_of(plan))
-        if not any(step.replan is not None for one in plans for step in one.steps):
-            return
-        here = self._registry.expanded(self._allow)
-        named = {self._registry.resolve(name) for one in plans for name, _ in _tools_of(one)}
-        allowed = {name for one in plans if one.allow is not None for name in self._registry.expanded(one.allow)}
-        for name in sorted(here & (allowed | named)):
-            yield name, True
+        return self._checks.problems_here(plan)
 
     # --- start ---
 
@@ -214,6 +182,7 @@ class Engine:
         run_id: str | None = None,
         parallel: bool = True,
         track_cost: bool = True,
+        allow: Iterable[str] | None = None,
     ) -> Run:
         """Start a run and return it in hand.
 
@@ -221,13 +190,15 @@ class Engine:
             limits: In place of the plan's own; None: the plan's.
             run_id: Its name in the journal; None: a new one that sorts by time.
             parallel: False: one step at a time, in stable topological order.
+            allow: Names of the tools that this run may use, of those the engine allows; None: all of these.
 
         Raises:
             PlanError: The plan or its inputs are wrong; nothing has happened.
             MissingKeyError: There is no key for one of its models; nothing has happened.
             JournalConflictError: A run of that name exists.
         """
-        checked = self._check(plan)
+        allow = self._checks.narrowed(allow)
+        checked = self._checks.of(plan, allow)
         limits = limits if limits is not None else checked.plan.limits
         started = RunStarted(
             checked.plan,
@@ -235,21 +206,15 @@ class Engine:
             self._clock.now(),
             limits,
             checked.tools,
-            self._allow,
+            allow,
             parallel,
             track_cost,
             planloom.__version__,
-            models=self._model_facts(checked, limits, track_cost=track_cost),
+            models=self._checks.model_facts(checked, limits, track_cost=track_cost),
             guesses=self._guesses.of(checked.plan),
+            agents=checked.agents,
         )
         return await self._begin(run_id or new_run_id(), started)
-
-    def _model_facts(
-        self, checked: _Checked, limits: ResourceLimits | None, *, track_cost: bool
-    ) -> dict[str, ModelFacts]:
-        if not checked.asked:
-            return {}
-        return facts_for(checked.asked, self._models, limits=limits, track_cost=track_cost)
 
     async def run(self, plan: PlanSource, inputs: Mapping[str, Any] | None = None, **options: Any) -> RunResult:
         """Start a run (see `start`), wait for it, let go of it, and return its result."""
@@ -305,7 +270,7 @@ class Engine:
         **options: Any,
     ) -> AsyncIterator[tuple[int, RunResult]]:
         """Do as `batch`, and yield each input's place and result as its run ends; nothing is kept."""
-        checked = self._check(plan).plan
+        checked = self.check(plan)
 
         async def run_one(inputs: Mapping[str, Any]) -> RunResult:
             return await self.run(checked, inputs, **options)
@@ -339,17 +304,31 @@ class Engine:
         if self._closed:
             raise ConfigError("this engine is closed", remedy="make another one; its runs can be resumed there")
 
-    def _keep(self, run_id: str, driver: Driver) -> None:
+    def _keep(self, run_id: str, driver: Driver, *, told: int = 0) -> None:
+        """Keep a run that goes on here.
+
+        Args:
+            told: Number of the last event on record before that.
+        """
         self._drivers[run_id] = driver
+        if self._tracing is not None:
+            self._tracing.begin(run_id, self._journal.follow(run_id), after=told)
         if self._poll is None:
             self._poll = asyncio.get_running_loop().create_task(self._hear_people())
 
     async def release(self, run_id: str) -> None:
         """Let go of a run: stop what is under way, give up the pen. An unended run can be resumed."""
+        self._leave_untold(run_id)
         driver = self._drivers.pop(run_id, None)
         if driver is not None:
             self._guesses.learn(driver.machine)
             await driver.close()
+
+    def _leave_untold(self, run_id: str) -> None:
+        """Have telemetry wait no longer for a run that does not end here."""
+        driver = self._drivers.get(run_id)
+        if self._tracing is not None and driver is not None and not driver.machine.ended:
+            self._tracing.let_go(run_id)
 
     # --- go on ---
 
@@ -367,7 +346,7 @@ class Engine:
         machine = replayed(run_id, record)
         if machine.ended:
             return Run(machine, None, self._journal, self._clock)
-        self._check_recorded(machine)
+        self._checks.recorded(machine)
         driver = Driver(machine, self._wired.transport.lane(), self._clock)
         try:
             record, writer = await self._journal.take(run_id, driver.on_durable)
@@ -381,19 +360,9 @@ class Engine:
         except BaseException:
             await driver.close()
             raise
-        self._keep(run_id, driver)
+        self._keep(run_id, driver, told=record[-1].seq)
         await self._take_posted(run_id, driver)
         return Run(machine, driver, self._journal, self._clock)
-
-    def _check_recorded(self, machine: RunMachine) -> None:
-        assert machine.state.started is not None
-        missing = sorted(name for name in machine.state.started.tools if self._registry.resolve(name) is None)
-        if missing:
-            raise ConfigError(
-                f"run {machine.run_id} uses tools that are not here: {', '.join(missing)}",
-                remedy="give the tools it was started with, e.g. with --tools",
-            )
-        check_recorded(machine.run_id, machine.state.started.models, self._models)
 
     async def recover(self) -> list[Run]:
         """Resume every unended run that nobody drives and that can be resumed here; return them.
@@ -424,7 +393,8 @@ class Engine:
             raise ConfigError(f"run {run_id} ended well; there is nothing to retry", remedy="start a new run")
         assert state.started is not None
         old = state.started
-        checked = self._check(old.plan)
+        allow = self._allow if old.allow is None else self._checks.narrowed(old.allow)
+        checked = self._checks.of(old.plan, allow)
         reused = {key: node.output for key, node in state.nodes.items() if _reusable(node)}
         started = RunStarted(
             checked.plan,
@@ -432,13 +402,14 @@ class Engine:
             self._clock.now(),
             old.limits,
             checked.tools,
-            self._allow,
+            allow,
             old.parallel,
             old.track_cost,
             planloom.__version__,
             run_id,
             reused,
-            self._model_facts(checked, old.limits, track_cost=old.track_cost),
+            self._checks.model_facts(checked, old.limits, track_cost=old.track_cost),
+            agents=checked.agents,
         )
         return await self._begin(new_id or new_run_id(), started)
 
@@ -476,27 +447,15 @@ class Engine:
             await self._journal.taken(run_id, posted[-1][0])
 
 
+def _tracing_of(telemetry: bool | Tracer | Tracing) -> Tracing | None:
+    from planloom.observe.trace import Tracing  # an extra, and only where it is asked for
+
+    return Tracing.of(telemetry)
+
+
 def new_run_id() -> str:
     """Return a name that sorts by time and does not come twice: 20261120-093015-4f1c09ab."""
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(4).hex()}"
-
-
-def _tools_of(plan: Plan) -> Iterable[tuple[str, bool]]:
-    """Yield each tool that a plan names, and whether a model is told of it."""
-    for step in plan.steps:
-        if step.tool is not None:
-            yield step.tool, False
-        for name in step.tools or ():
-            yield name, True
-        if isinstance(step.plan, Plan):
-            yield from _tools_of(step.plan)
-
-
-def _plans_of(plan: Plan) -> Iterator[Plan]:
-    yield plan
-    for step in plan.steps:
-        if isinstance(step.plan, Plan):
-            yield from _plans_of(step.plan)
 
 
 def _reusable(node: Node) -> bool:

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from planloom.agents.roster import AgentRegistry
+from planloom.core.needs import DEFAULT_AGENT
 from planloom.executors.acceptance import AcceptanceGate
+from planloom.executors.agent import AgentExecutor
 from planloom.executors.attempt import Attempts
 from planloom.executors.by_kind import ByKind
 from planloom.executors.calls import ToolCalls
@@ -26,7 +29,7 @@ from planloom.verify.checks import ValidatorRegistry
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
     from planloom.models.llm import LLM
-    from planloom.ports import AttemptExecutor, Clock, Model, Transport
+    from planloom.ports import AttemptExecutor, Clock, MakeTransport, Model, Transport
     from planloom.runtime.settings import Settings
     from planloom.tools.registry import ToolRegistry
     from planloom.verify.judge import JudgeAgent
@@ -40,10 +43,12 @@ class Wired:
     """What an engine stands on.
 
     Attributes:
+        attempts: What makes an attempt in this process, wherever the transport has it made.
         kinds: Kinds of step that can be done here, and what steps may ask for on top (`plan.against.EXTRAS`).
     """
 
     transport: Transport
+    attempts: Attempts
     threads: ThreadPool
     kinds: frozenset[str]
 
@@ -71,16 +76,12 @@ def wire(
     validators: ValidatorRegistry | None = None,
     judges: Mapping[str, JudgeAgent] | None = None,
     gate: AcceptanceGate | None = None,
+    agents: AgentRegistry | None = None,
+    transport: MakeTransport | None = None,
 ) -> Wired:
-    """Return Cached(Verified(ByKind(tool, DraftThenCheck(model), replan))) behind the local transport."""
+    """Return what makes attempts, behind a transport; None: the local one."""
     threads = ThreadPool(settings.max_threads)
-    guards = guards_for(registry, clock, breakers=settings.breakers, rates=settings.tool_rates)
-    calls = ToolCalls(registry, threads, guards)
-    executors: dict[str, AttemptExecutor] = {
-        "tool": ToolExecutor(calls),
-        "model": DraftThenCheck(LlmExecutor(models, calls), models, gate or AcceptanceGate()),
-        "replan": ReplanExecutor(models, registry),
-    }
+    executors = _by_kind(registry, settings, clock, models, threads, gate, agents)
 
     def digest_of(request: RunStep) -> str:
         return _digest(request, registry, models)
@@ -88,7 +89,31 @@ def wire(
     verified = VerifiedExecutor(ByKind(executors), models, validators or ValidatorRegistry(), judges or {})
     cached = CachedExecutor(verified, LruCache(clock, size=settings.cache_size), digest_of)
     kinds = HEART_KINDS | executors.keys() | {"verify", "speculate"}
-    return Wired(LocalTransport(Attempts(cached), clock), threads, kinds)
+    attempts = Attempts(cached)
+    return Wired((transport or LocalTransport)(attempts, clock), attempts, threads, kinds)
+
+
+def _by_kind(
+    registry: ToolRegistry,
+    settings: Settings,
+    clock: Clock,
+    models: Models,
+    threads: ThreadPool,
+    gate: AcceptanceGate | None,
+    agents: AgentRegistry | None,
+) -> dict[str, AttemptExecutor]:
+    guards = guards_for(registry, clock, breakers=settings.breakers, rates=settings.tool_rates)
+    calls = ToolCalls(registry, threads, guards)
+    roster = AgentRegistry() if agents is None else agents
+    doing = AgentExecutor(roster, models, calls)
+    tasks: dict[str, AttemptExecutor] = {"task": doing} if DEFAULT_AGENT in roster else {}
+    return {
+        **tasks,
+        "tool": ToolExecutor(calls),
+        "agent": doing,
+        "model": DraftThenCheck(LlmExecutor(models, calls), models, gate or AcceptanceGate()),
+        "replan": ReplanExecutor(models, registry),
+    }
 
 
 def _digest(request: RunStep, registry: ToolRegistry, models: Models) -> str:
