@@ -49,7 +49,7 @@ from planloom.core.events import (
     WaitStarted,
     WentOn,
 )
-from planloom.core.inner import calls_of, lost_use
+from planloom.core.inner import InnerCalls, lost_use
 from planloom.core.needs import agent_facts
 from planloom.core.prices import ModelFacts
 from planloom.core.ready import ReadySteps
@@ -166,7 +166,7 @@ class RunState:
         self.segment_at = event.at
         ahead.lose_all(self)
         for node in list(self.running.values()):
-            self._slot_back(node, *lost_use(node))
+            self._slot_back(node, *lost_use(node.calls, node.grant, node.claim))
             node.waiting = node.due_at = None
             if self.effects(node) is not Effects.ONCE:
                 node.move(StepStatus.READY)
@@ -313,7 +313,7 @@ class RunState:
     def _attempt_ended(self, event: AttemptSucceeded | AttemptFailed) -> Node:
         node = self.nodes[event.step]
         if isinstance(event, AttemptFailed) and event.kind is FailureKind.LOST:
-            self._slot_back(node, *lost_use(node))
+            self._slot_back(node, *lost_use(node.calls, node.grant, node.claim))
         else:
             self._slot_back(node, event.cost_usd, event.usage, event.tool_calls)
         if node.waiting is not None:
@@ -355,10 +355,16 @@ class RunState:
         node.waiting, node.due_at = event.reason, event.until
 
     def _call_started(self, event: CallStarted) -> None:
-        calls_of(self.nodes[event.step]).begin(event)
+        self._calls_of(event.step).begin(event)
 
     def _call_ended(self, event: CallEnded) -> None:
-        calls_of(self.nodes[event.step]).end(event)
+        self._calls_of(event.step).end(event)
+
+    def _calls_of(self, key: str) -> InnerCalls:
+        node = self.nodes[key]
+        if node.calls is None:
+            node.calls = InnerCalls()
+        return node.calls
 
     def _circuit_changed(self, event: CircuitChanged) -> None:
         pass  # for people: why calls were refused; whose breaker it is, decides by itself

@@ -13,8 +13,9 @@ from planloom.core.result import Usage
 from planloom.plan.policy import Effects
 
 if TYPE_CHECKING:
+    from planloom.core.budget import Claim
+    from planloom.core.commands import Grant
     from planloom.core.events import CallEnded, CallStarted
-    from planloom.core.state import Node
 
 
 class InnerCalls:
@@ -53,20 +54,12 @@ class InnerCalls:
             self.usage = event.usage if self.usage is None else self.usage + event.usage
 
 
-def calls_of(node: Node) -> InnerCalls:
-    """Return the step's calls, to be added to."""
-    if node.calls is None:
-        node.calls = InnerCalls()
-    return node.calls
-
-
-def lost_use(node: Node) -> tuple[float | None, Usage | None, int]:
+def lost_use(calls: InnerCalls | None, grant: Grant, claim: Claim | None) -> tuple[float | None, Usage | None, int]:
     """Return what an attempt is taken to have used that was lost with its machine: dollars, tokens, tool calls.
 
     Without calls on record nothing is known of it, so all that was set aside counts. With them, what they used counts,
     and what the step needed at least, for the call that was under way.
     """
-    grant, calls, claim = node.grant, node.calls, node.claim
     if calls is None or claim is None:
         usage = Usage(input_tokens=grant.tokens, estimated_tokens=grant.tokens) if grant.tokens else None
         return grant.usd, usage, grant.calls or 0
