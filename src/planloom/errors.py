@@ -34,13 +34,14 @@
     │   ├── VerificationError           the answer was judged not good enough, or could not be judged
     │   ├── GrantError                  the next call would pass what the step was granted of a limit
     │   ├── InnerCallError              a tool that an agent or a program called failed
+    │   ├── CodeError                   a program in a sandbox did not end well
+    │   │   └── CodeRefusedError        and running it again as it is will not help
     │   ├── IncompleteError             an agent could not complete its task
     │   ├── PlanningError               a model wrote no plan that holds
     │   └── ToolExecutionError          a step failed, and with it the run
     ├── ResourceLimitError              whoever set the limit
     │   └── PlanTimeoutError (TimeoutError)
     ├── RunBlockedError                 a person: an approval or an unknown outcome waits
-    ├── OverloadedError                 whoever submits: too much waits already
     ├── EventGapError                   whoever reads events more slowly than they come
     ├── NoReplyError (TimeoutError)     nobody answered a request in time
     ├── WorkerError                     whoever runs the workers
@@ -58,6 +59,7 @@
     └── ConfigError                     whoever installed or called it
         ├── MissingKeyError             no key for a model's provider
         ├── McpTrustError               an MCP server offers what nobody approved
+        ├── NoSandboxError              what a sandbox needs is not installed, or not allowed here
         ├── ValidationError (ValueError)  a request that is too large, or not of its form
         ├── SecurityError               a request that looks like an attack
         └── UnknownFieldError (TypeError)
@@ -448,6 +450,26 @@ class GrantError(StepError):
         self.limits = limits
 
 
+class CodeError(StepError):
+    """A program in a sandbox did not end well.
+
+    Attributes:
+        error_type: A `core.code.ErrorType`, e.g. ``"runtime"``.
+    """
+
+    code = "step.code"
+
+    def __init__(self, message: str, *, error_type: str, remedy: str = "", **facts: Any) -> None:
+        super().__init__(message, remedy=remedy, error_type=error_type, **facts)
+        self.error_type = error_type
+
+
+class CodeRefusedError(CodeError):
+    """The same, and it will end so again: it is no Python, asks for what it may not have, or for too much."""
+
+    code = "step.code_refused"
+
+
 class InnerCallError(StepError):
     """A call that an agent or a program made inside its step failed.
 
@@ -533,13 +555,7 @@ class RunBlockedError(PlanloomError):
     code = "run.blocked"
 
 
-# --- whoever submits programs and reads events ------------------------------------------------
-
-
-class OverloadedError(PlanloomError):
-    """As much waits as may wait. Nothing was taken on: submit it again later."""
-
-    code = "overloaded"
+# --- whoever reads events ----------------------------------------------------------------------
 
 
 class EventGapError(PlanloomError):
@@ -684,6 +700,12 @@ class McpTrustError(ConfigError):
     """An MCP server offers tools, or says of them, what nobody approved. `.facts["changes"]` lists what."""
 
     code = "config.mcp_trust"
+
+
+class NoSandboxError(ConfigError):
+    """A sandbox cannot be had here. Nothing was run; there is no weaker one in its place."""
+
+    code = "config.no_sandbox"
 
 
 class UnknownFieldError(ConfigError, TypeError):
