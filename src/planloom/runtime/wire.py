@@ -1,4 +1,4 @@
-"""Requests and facts as JSON and back, for workers in other processes (`transport.wire.Wire`).
+"""Requests and facts as JSON and back, for workers in other processes (`transport.wire.WireFormat`).
 
 Rule 1: a field of `RunStep` that is not written here is refused by a test, not forgotten.
 Rule 2: times travel as differences; a fact that comes in happened when it came in, and took as long as it says.

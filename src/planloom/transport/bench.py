@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from planloom.core.commands import RunStep
     from planloom.core.events import Fact
     from planloom.ports import Clock, Transport
-    from planloom.transport.wire import Wire
+    from planloom.transport.wire import WireFormat
 
 KEPT_OUTCOMES = 256
 """Ended attempts whose outcome is kept, in case they are asked for again."""
@@ -45,7 +45,7 @@ class Bench:
     def __init__(
         self,
         transport: Transport,
-        wire: Wire,
+        wire: WireFormat,
         clock: Clock,
         send: Callable[[dict[str, Any]], None],
         *,

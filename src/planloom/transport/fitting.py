@@ -17,7 +17,7 @@ REQUIRE, PREFER = "require.", "prefer."
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Placement:
     """Where an attempt is to be made."""
 
     require: Mapping[str, str] = field(default_factory=dict)
@@ -26,17 +26,17 @@ class Place:
     """Seconds to wait for a worker like this."""
 
 
-NOWHERE_ELSE = Place()
+NOWHERE_ELSE = Placement()
 
 
-def place_of(request: RunStep, patience_s: float) -> Place:
+def place_of(request: RunStep, patience_s: float) -> Placement:
     """Return the place that a step's labels ask for."""
     labels = request.step.labels
     if not labels:
         return NOWHERE_ELSE
     require = {name.removeprefix(REQUIRE): value for name, value in labels.items() if name.startswith(REQUIRE)}
     prefer = {name.removeprefix(PREFER): value for name, value in labels.items() if name.startswith(PREFER)}
-    return Place(require, prefer, patience_s) if require or prefer else NOWHERE_ELSE
+    return Placement(require, prefer, patience_s) if require or prefer else NOWHERE_ELSE
 
 
 def kind_of_work(request: RunStep) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from planloom.core.events import Fact
     from planloom.ports import Clock, Deliver, Lane, Record, Transport
     from planloom.transport.pool import WorkerPool
-    from planloom.transport.wire import Wire
+    from planloom.transport.wire import WireFormat
     from planloom.transport.worker import Worker
 
 GRACE_S = 1.4
@@ -396,7 +396,7 @@ class ProcessTransport:
     def __init__(
         self,
         pool: WorkerPool,
-        wire: Wire,
+        wire: WireFormat,
         clock: Clock,
         here: Transport,
         *,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from planloom.core.events import Fact
 
 
-class Wire(Protocol):
+class WireFormat(Protocol):
     """Writes and reads what travels between an engine and its workers."""
 
     def request_out(self, request: RunStep, now: float) -> dict[str, Any]:
