@@ -131,6 +131,11 @@ class AgentMemory:
             name = told["tool_name"]
         return self.add_message(Message("tool", text_of(told), tool_call_id=tool_call_id, name=name))
 
+    def add_exchange(self, asked: Any, answered: Any) -> None:
+        """Add what somebody asked and what was answered, one right after the other; values are added as JSON text."""
+        self.add_message("user", text_of(as_json(asked, where="question")))
+        self.add_message("assistant", text_of(as_json(answered, where="answer")))
+
     def clear(self) -> None:
         """Forget everything."""
         self._messages.clear()

@@ -110,10 +110,15 @@ def model_of(uri: ModelUri) -> HostedModel:
 
 
 class HostedModel:
-    """A model of one provider."""
+    """A model of one provider.
 
-    def __init__(self, uri: ModelUri) -> None:
+    Args:
+        key: Sent in place of what the environment says, and kept out of everything that goes on record.
+    """
+
+    def __init__(self, uri: ModelUri, *, key: str | None = None) -> None:
         self._uri = uri
+        self._given_key = key
         self._host = HOSTS[uri.scheme]
         self._base_url = str(uri.params.get("base_url") or self._host.base_url)
         self._is_own = "base_url" not in uri.params
@@ -197,6 +202,8 @@ class HostedModel:
 
     def _key(self) -> tuple[str, str]:
         """Return the key, "" if there is none, and the variable it came from or should have come from."""
+        if self._given_key:
+            return self._given_key, ""
         named = self._uri.params.get("key_env")
         names = (str(named),) if named is not None else self._host.key_envs if self._is_own else ()
         found = next((name for name in names if os.environ.get(name, "").strip()), names[0] if names else "")
