@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -38,6 +38,26 @@ class RateSetting(BaseModel):
 
     requests_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     tokens_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class AgentSetting(BaseModel):
+    """A reasoning agent that plans may name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "default"
+    """Name of a model of these settings, or an address."""
+    tools: tuple[str, ...] | None = None
+    """Names of tools, `family.*` for a family; None: those a step names."""
+    system: str | None = None
+    """Told to its model before everything else."""
+    description: str = ""
+    """For people, and for models that plan."""
+    max_iterations: Annotated[int, Field(ge=1)] = 10
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    output: dict[str, Any] | None = None
+    """JSON Schema of its result; None: text."""
 
 
 class Settings(BaseModel):
@@ -71,6 +91,8 @@ class Settings(BaseModel):
     """Most tokens of a model's answer where the step says nothing."""
     model_timeout_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 300.0
     """Seconds to wait for one answer of a model."""
+    agents: dict[str, AgentSetting] = {}
+    """Agents that plans may name; one called "default" does the `task` steps."""
     mcp: dict[str, McpTerms] = {}
     """MCP servers whose tools plans may use, by the first part of their tools' names."""
 
