@@ -60,7 +60,7 @@ class AgentRegistry:
         Raises:
             ConfigError: It is no agent, has no name, or the name is taken.
         """
-        if definition_of(agent) is None and not callable(agent) and way_of(agent) is None:
+        if definition_of(agent) is None and not (callable(agent) or way_of(agent) or streams(agent)):
             raise ConfigError(
                 f"a {type(agent).__name__} is no agent",
                 remedy=f"give something with one of {', '.join(WAYS)}, something to call, or a Reasoner",
@@ -163,6 +163,11 @@ def definition_of(agent: Any) -> Reasoner | None:
 def way_of(agent: Any) -> str | None:
     """Return the method by which an agent of another kind is asked; None: it is called."""
     return next((way for way in WAYS if callable(getattr(agent, way, None))), None)
+
+
+def streams(agent: Any) -> bool:
+    """Return whether an agent of another kind can be heard piece by piece: it has `stream_step(request, context)`."""
+    return callable(getattr(agent, "stream_step", None))
 
 
 def _name_of(agent: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, is_dataclass
 from dataclasses import fields as fields_of
@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from planloom.agents.roster import definition_of, way_of
+from planloom.agents.roster import definition_of, streams, way_of
 from planloom.core.chat import Message
 from planloom.plan.policy import Effects, FailureKind
 
@@ -86,16 +86,13 @@ class AnsweringAgent:
     def __init__(self, agent: Any, effects: Effects) -> None:
         self.__wrapped__ = agent
         self.effects = getattr(agent, "effects", None) or effects
-        ask: Callable[..., Any]
-        if callable(getattr(agent, "stream_step", None)):
-            way, ask = "run_step", _streaming(agent)
-        else:
-            found = way_of(agent)
-            call = agent if found is None else getattr(agent, found)
-            is_async = found in ("run_step", "arun") or _is_async(call)
-            way = found or ("arun" if is_async else "run")
-            ask = _awaited(call) if is_async else _called(call)
-        setattr(self, way, ask)
+        if streams(agent):
+            self.stream_step = _in_pieces(agent.stream_step)
+        way = way_of(agent)
+        if way is not None or callable(agent):
+            call = agent if way is None else getattr(agent, way)
+            is_async = way in ("run_step", "arun") or _is_async(call)
+            setattr(self, way or ("arun" if is_async else "run"), _awaited(call) if is_async else _called(call))
 
     @classmethod
     def of(cls, agent: Any, effects: Effects) -> Any:
@@ -122,24 +119,11 @@ def _called(call: Callable[..., Any]) -> Callable[..., Any]:
     return ask
 
 
-def _streaming(agent: Any) -> Callable[..., Any]:
-    """Return how an agent with `stream_step` is asked: in pieces where somebody listens, else whole where it can."""
-
-    async def ask(request: Any, context: dict[str, Any]) -> dict[str, Any]:
-        tell = context.get("stream")
-        if tell is None and callable(getattr(agent, "run_step", None)):
-            return answer_of(await agent.run_step(request, context))
-        pieces: list[str] = []
-        whole: Any = None
-        async with aclosing(agent.stream_step(request, context)) as streaming:
+def _in_pieces(stream: Callable[..., Any]) -> Callable[..., AsyncGenerator[Any]]:
+    async def ask(*given: Any) -> AsyncGenerator[Any]:
+        async with aclosing(stream(*given)) as streaming:
             async for piece in streaming:
-                if isinstance(piece, str):
-                    pieces.append(piece)
-                    if tell is not None:
-                        tell(piece)
-                else:
-                    whole = piece  # an agent may end with its answer in one piece
-        return answer_of("".join(pieces) if whole is None else whole)
+                yield piece if isinstance(piece, str) else answer_of(piece)
 
     return ask
 

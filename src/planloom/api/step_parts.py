@@ -91,7 +91,7 @@ class AgentPart:
         latency_s = (result.latency_ms or 0.0) / 1000
         if result.status is StepStatus.COMPLETED:
             return StepAnswer(answer_of(result.output), False, retries, latency_s)
-        if result.status is StepStatus.CANCELLED:
+        if result.status is StepStatus.CANCELLED or result.error_kind == FailureKind.CANCELLED.value:
             raise asyncio.CancelledError(f"the step of agent {self.name!r} was cancelled")
         error = self._error(result, outcomes.types.get(self._step, ()))
         if error["error_type"] == "internal_error":

@@ -1,5 +1,8 @@
 """Agents of another kind: whatever has `run_step(request, context)`, `arun(value)` or `run(value)`, or can be called.
 
+One that has an async generator `stream_step(request, context)` can be heard piece by piece; pieces that are no text are
+not heard, and the last of them is its answer in place of the text.
+
 Rule 1: what it does inside is its own business: it is one call, on record as its step, with the effects it declares.
 Rule 2: what is sync runs in the thread pool, what it returns is JSON or an error.
 """
@@ -7,12 +10,13 @@ Rule 2: what is sync runs in the thread pool, what it returns is JSON or an erro
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from planloom.agents.memory import AgentMemory
-from planloom.agents.roster import way_of
+from planloom.agents.roster import streams, way_of
 from planloom.core.result import StepOutcome
 from planloom.errors import ConfigError
 from planloom.executors.calls import fits
@@ -41,11 +45,10 @@ async def ask_foreign(
         )
     value = value_of(request)
     way = way_of(agent)
-    if way == "run_step":
-        told = context_of(request)
-        if step.stream:
-            told["stream"] = context.stream
-        result = await _called(partial(agent.run_step, value, told), agent.run_step, threads, context)
+    if streams(agent) and (step.stream or (way is None and not callable(agent))):
+        result = await _streamed(agent.stream_step(value, context_of(request)), context if step.stream else None)
+    elif way == "run_step":
+        result = await _called(partial(agent.run_step, value, context_of(request)), agent.run_step, threads, context)
     else:
         asked: Callable[..., Any] = agent if way is None else getattr(agent, way)
         result = await _called(partial(asked, value), asked, threads, context)
@@ -63,10 +66,7 @@ def value_of(request: RunStep) -> Any:
 
 
 def context_of(request: RunStep) -> dict[str, Any]:
-    """Return what the agent is told besides: `memory`, `metadata`, and whose attempt this is.
-
-    Where its step streams, it also gets `stream`: to be called with each next piece of its answer.
-    """
+    """Return what the agent is told besides: `memory`, `metadata`, and whose attempt this is."""
     return {
         "memory": memory_of(request),
         "metadata": dict(request.args.get("metadata") or {}),
@@ -90,3 +90,18 @@ async def _called(
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
     result = bound() if is_async else await threads.call(bound, {}, context)
     return await result if inspect.isawaitable(result) else result
+
+
+async def _streamed(streaming: AsyncGenerator[Any], heard_by: AttemptContext | None) -> Any:
+    """Return what it comes to; it is closed whatever becomes of the attempt."""
+    pieces: list[str] = []
+    whole: Any = None
+    async with aclosing(streaming):
+        async for piece in streaming:
+            if not isinstance(piece, str):
+                whole = piece
+                continue
+            pieces.append(piece)
+            if heard_by is not None:
+                heard_by.stream(piece)
+    return "".join(pieces) if whole is None else whole

@@ -39,7 +39,7 @@ _FITS: dict[str, frozenset[str]] = {
     "verify": _TRIED,
     "timeout_seconds": _DOING,
     "speculate": frozenset({"model"}),
-    "stream": frozenset({"model"}),
+    "stream": _ASKING,
     "replan": _TRIED,
 }
 """Field → the kinds of step it means something for; a field that is not listed fits every kind."""
