@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CATCHING = {
     "executors/attempt.py": "a step's bug fails that step and not the engine",
     "executors/classify.py": "reading an exception that a tool made must not break what classifies it",
+    "sandbox/inside.py": "a program may raise whatever it likes, and what it raised is its answer",
     "executors/threads.py": "carried out of the thread to attempt.py, which classifies it",
     "runtime/driver.py": "a bug in the heart ends that run and does not leave it hanging",
     "verify/closed.py": "whatever a validator or a judge raises is a reason against the answer, and no pass",

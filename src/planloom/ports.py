@@ -14,6 +14,7 @@ from planloom.plan.frozen import frozen
 
 if TYPE_CHECKING:
     from planloom.core.chat import LLMResponse, ModelCall
+    from planloom.core.code import Program, SandboxResult
     from planloom.core.commands import RunStep
     from planloom.core.events import Event, Fact, Note
     from planloom.core.prices import ModelPrice
@@ -205,6 +206,30 @@ class Model(Protocol):
 
     async def close(self) -> None:
         """Let go of connections; the model opens new ones if it is asked again."""
+        ...
+
+
+class SandboxBackend(Protocol):
+    """A place where programs run that nobody has read."""
+
+    @property
+    def name(self) -> str:
+        """Return what plans call it: the `runtime` of a code step."""
+        ...
+
+    async def run(self, program: Program) -> SandboxResult:
+        """Run a program and return what it came to; its own failure is a result.
+
+        Cancelling it ends the program and everything that it started, at once.
+
+        Raises:
+            NoSandboxError: It cannot be had here. There is no weaker one in its place.
+            Exception: What a tool of the host raised; the program was ended.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of whatever is kept for the next program."""
         ...
 
 

@@ -148,6 +148,7 @@ class SandboxResult:
         error_type: An `ErrorType`, or None if nothing went wrong.
         execution_time: Seconds, start of the sandbox included.
         backend: Name of what ran it.
+        denied_tool: The tool that it asked for and may not call, if that was it.
         enforced: How each limit was held.
         unenforced: Why each of the others was not.
     """
@@ -160,6 +161,7 @@ class SandboxResult:
     execution_time: float = 0.0
     backend: str = ""
     stderr: str = ""
+    denied_tool: str | None = None
     enforced: Mapping[str, str] = field(default_factory=dict)
     unenforced: Mapping[str, str] = field(default_factory=dict)
 

@@ -13,7 +13,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from planloom.core.asking import PER_MESSAGE, prompt_ceiling
 from planloom.core.chat import ModelCall, ToolSpec
@@ -150,7 +150,17 @@ def not_allowed(tool: Tool, request: RunStep) -> NotAllowedError:
     )
 
 
-def check_grant(tools: list[Tool], request: RunStep, context: AttemptContext) -> None:
+class Used(Protocol):
+    """What an attempt used so far."""
+
+    @property
+    def reported_usd(self) -> float | None: ...
+
+    @property
+    def reported_calls(self) -> int: ...
+
+
+def check_grant(tools: list[Tool], request: RunStep, context: Used) -> None:
     """Refuse calls inside an attempt that pass what it was granted: all of them, before the first is made.
 
     Raises:

@@ -1,0 +1,371 @@
+"""`runtime: cpython`: all of Python, in namespaces of its own, made by bubblewrap.
+
+Rule 1: the program runs as a user that owns nothing here, without rights, network, environment or any file but the
+standard library, read-only, and a small folder of its own that lives in memory.
+Rule 2: if that cannot be had, the program is refused. There is no weaker way to run it.
+Rule 3: nothing that comes from the program is believed: messages are bounded, and of a known form, or they end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from planloom.core.code import ErrorType
+from planloom.errors import NoSandboxError, OutputError
+from planloom.plan.values import as_json
+from planloom.sandbox.child import Child
+from planloom.sandbox.ending import Ending
+from planloom.sandbox.layout import DEVICES, WORK, Layout, layout
+from planloom.sandbox.program import NAMESPACES, checked_inputs, is_async
+from planloom.sandbox.runner_text import runner_text
+from planloom.sandbox.seccomp import seccomp_program
+from planloom.sandbox.watch import Watch, descendants
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from planloom.core.code import Program, SandboxLimits, SandboxResult
+
+NAME = "cpython"
+AT_ONCE = 16
+"""Programs of one backend at a time; more wait their turn."""
+LAST_WORDS_S = 0.5
+"""Seconds that a program which has answered may take to end by itself, so that all it printed arrives."""
+_NOBODY = 65_534
+_USERS = range(0x6000_0000, 0x6FFF_0000)
+"""Where a program's user is drawn from when we are root: no system gives these out, so what it runs is its alone."""
+_ADDRESS_SPACE_MORE = 512 * 10**6
+"""Bytes of addresses beyond the memory limit: libraries, stacks and reserves, which are no memory in use."""
+_OPEN_FILES = 64
+
+_NAMESPACE_RIGHTS = "bubblewrap may not make namespaces here"
+_REMEDY = (
+    "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
+    "kernel.apparmor_restrict_unprivileged_userns=0), give the container the right to make them, "
+    "or run the step with `runtime: monty`"
+)
+
+
+class CpythonSandbox:
+    """Runs programs in full CPython; satisfies `ports.SandboxBackend`."""
+
+    name = NAME
+
+    def __init__(self, *, at_once: int = AT_ONCE) -> None:
+        self._places = asyncio.Semaphore(at_once)
+
+    async def run(self, program: Program) -> SandboxResult:
+        """Run a program and return what it came to; cancelling it kills all of its processes at once.
+
+        Raises:
+            NoSandboxError: There is no bubblewrap, or it may not work here.
+            Exception: What a tool of the host raised.
+        """
+        found = await asyncio.to_thread(layout)
+        async with self._places:
+            return await _Running(program, found).result()
+
+    async def close(self) -> None:
+        """Nothing stays between programs."""
+
+
+class _Running:
+    """One program under way."""
+
+    def __init__(self, program: Program, found: Layout) -> None:
+        self._program = program
+        self._layout = found
+        self._over = asyncio.Event()
+        self._ending = Ending(program, self._over.set)
+        self._child = Child()
+        self._send_to = -1
+        self._heard = bytearray()
+        self._facts = b""
+        self._complaint = bytearray()
+        self._is_ready = False
+        self._calls: set[asyncio.Task[None]] = set()
+        self._filter = seccomp_program()
+
+    async def result(self) -> SandboxResult:
+        limits = self._program.limits
+        try:
+            first = self._first_message()
+        except OutputError as error:
+            self._ending.failed(ErrorType.DENIED, error.message)
+            return self._finished()
+        watch: Watch | None = None
+        try:
+            self._begin()
+            self._child.pipes.send(self._send_to, first)
+            watch = Watch(limits, self._processes, self._ending.failed)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limits.wall_s):
+                    await self._until_over()
+            self._ending.failed(ErrorType.TIMEOUT, f"it was not done within {limits.wall_s:g} s")
+            if self._ending.error_type is None and self._ending.raised is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LAST_WORDS_S):
+                        await self._child.ended()
+        finally:
+            if watch is not None:
+                watch.close()
+            self._child.kill()
+            await self._end_calls()
+            await self._child.end()
+        return self._finished()
+
+    def _first_message(self) -> bytes:
+        program = self._program
+        size = len(program.source.encode(errors="replace"))
+        if size > program.limits.source_bytes:
+            raise OutputError(f"the program is {size:,} bytes long, and {program.limits.source_bytes:,} is the most")
+        told = {
+            "source": program.source,
+            "inputs": checked_inputs(program.inputs),
+            "tools": sorted(program.tools),
+            "namespaces": NAMESPACES,
+            "is_async": is_async(program.source),
+            "imports": None if program.allowed_imports is None else sorted(program.allowed_imports),
+        }
+        return _line(told)
+
+    def _begin(self) -> None:
+        pipes = self._child.pipes
+        out = pipes.reader(lambda piece: self._printed("stdout", piece))
+        err = pipes.reader(lambda piece: self._printed("stderr", piece))
+        answers = pipes.reader(self._hear)
+        facts = pipes.reader(self._learn)
+        asks, self._send_to = pipes.writer()
+        keep = [asks, answers, facts]
+        options = ["--info-fd", str(facts)]
+        if self._filter is not None:
+            number = pipes.given(self._filter)
+            keep.append(number)
+            options += ["--seccomp", str(number)]
+        command = command_of(self._layout, self._program.limits, options, (asks, answers))
+        try:
+            self._child.begin(command, keep=keep, out=out, err=err)
+        except OSError as error:
+            raise NoSandboxError(f"bubblewrap cannot be started: {error}", remedy=_REMEDY, backend=NAME) from error
+
+    async def _until_over(self) -> None:
+        """Wait until something has ended the program, or its first process has gone without a word."""
+        over = asyncio.ensure_future(self._over.wait())
+        gone = asyncio.ensure_future(self._child.ended())
+        try:
+            await asyncio.wait((over, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not self._over.is_set():
+                with suppress(TimeoutError):  # what it said last may still be in the pipe
+                    await asyncio.wait_for(asyncio.shield(over), 0.05)
+            if not self._over.is_set():
+                self._died()
+        finally:
+            over.cancel()
+            gone.cancel()
+
+    def _died(self) -> None:
+        code = self._child.exit_code or 0
+        if not self._is_ready:
+            text = self._complaint.decode(errors="replace").strip()[:500]
+            self._ending.raises(NoSandboxError(f"{_NAMESPACE_RIGHTS}: {text}", remedy=_REMEDY, backend=NAME))
+            return
+        number = code - 128 if code > 128 else -code
+        if number == signal.SIGXCPU:
+            self._ending.failed(ErrorType.TIMEOUT, "it used all the processor time it may")
+            return
+        by = f", killed by {signal.Signals(number).name}" if number in set(signal.Signals) else ""
+        self._ending.failed(ErrorType.CRASHED, f"its process died{by or f' with exit code {code}'}")
+
+    def _processes(self) -> list[int]:
+        return list(descendants(self._child.process)) if self._child.process else []
+
+    # --- what comes from the sandbox -----------------------------------------------------------
+
+    def _learn(self, piece: bytes) -> None:
+        """Read bubblewrap's own word on which process all others are under."""
+        self._facts += piece
+        if piece:
+            return
+        with suppress(ValueError, KeyError, TypeError):
+            self._child.hold(int(json.loads(self._facts)["child-pid"]))
+            if self._ending.is_over:
+                self._child.kill()
+
+    def _printed(self, stream: str, piece: bytes) -> None:
+        if not self._is_ready and stream == "stderr":
+            self._complaint += piece[:1_000]
+        if piece and not self._ending.printed(stream, piece.decode(errors="replace")):
+            self._child.kill()
+
+    def _hear(self, piece: bytes) -> None:
+        self._heard += piece
+        # A message carries no more than one value, as JSON that may escape every character.
+        most = 6 * self._program.limits.result_bytes + 65_536
+        while not self._ending.is_over:
+            end = self._heard.find(b"\n")
+            if end < 0:
+                if len(self._heard) > most:
+                    self._ending.failed(ErrorType.RESULT, f"it sent more than {most:,} bytes at once")
+                return
+            line = bytes(self._heard[:end])
+            del self._heard[: end + 1]
+            self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            message = json.loads(line, parse_constant=_no_constant)
+            kind = message["t"]
+            if kind == "call":
+                self._called(message)
+            elif kind == "done":
+                self._done(message["result"])
+            elif kind == "error":
+                text, name = str(message["text"]), message.get("name")
+                self._ending.raised_in_program(
+                    ErrorType(message["kind"]), text, name if isinstance(name, str) else None
+                )
+            elif kind == "ready":
+                self._is_ready = True
+            else:
+                raise ValueError(kind)
+        except (ValueError, KeyError, TypeError, RecursionError, AttributeError, OutputError) as error:
+            self._ending.failed(ErrorType.PROTOCOL, f"it sent what is no message: {type(error).__name__}")
+
+    def _done(self, value: Any) -> None:
+        limits = self._program.limits
+        size = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace"))
+        if size > limits.result_bytes:
+            self._ending.failed(ErrorType.RESULT, f"it returned more than {limits.result_bytes:,} bytes of JSON")
+            return
+        try:
+            self._ending.done(as_json(value, where="result"))
+        except OutputError as error:
+            self._ending.failed(ErrorType.RESULT, error.message)
+
+    def _called(self, message: dict[str, Any]) -> None:
+        number, name = int(message["id"]), message["name"]
+        args, kwargs = as_json(message["args"]), as_json(message["kwargs"])
+        if not (isinstance(name, str) and isinstance(args, list) and isinstance(kwargs, dict)):
+            raise TypeError(name)
+        task = asyncio.create_task(self._call(number, name, tuple(args), kwargs))
+        self._calls.add(task)
+        task.add_done_callback(self._called_out)
+
+    async def _call(self, number: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            told = await self._ending.call(name, args, kwargs)
+        except (SystemExit, KeyboardInterrupt) as error:  # from a task of its own they would end the event loop
+            self._ending.raises(error)
+            return
+        if told is not None:
+            self._child.pipes.send(self._send_to, _line({"id": number} | told))
+
+    def _called_out(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._ending.raises(error)
+
+    async def _end_calls(self) -> None:
+        for task in self._calls:
+            task.cancel()
+        if self._calls:
+            await asyncio.gather(*self._calls, return_exceptions=True)
+
+    def _finished(self) -> SandboxResult:
+        return self._ending.finished(NAME, *held(self._program, has_filter=self._filter is not None))
+
+
+def held(program: Program, *, has_filter: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """Return how each limit of a program is held here, and why others are not."""
+    limits = program.limits
+    enforced = {
+        "memory_mb": f"{limits.memory_mb:g}: by the kernel for each process, by measuring for all together",
+        "wall_s": f"{limits.wall_s:g}: killed",
+        "output_bytes": f"{limits.output_bytes}",
+        "result_bytes": f"{limits.result_bytes}",
+        "processes": f"{limits.processes}: by the kernel",
+        "disk_mb": f"{limits.disk_mb:g}: by the size of its file system",
+        "tool_calls": f"{limits.tool_calls}",
+        "network": "none: a network namespace of its own",
+        "files": "none but the standard library, read-only",
+    }
+    unenforced: dict[str, str] = {}
+    if limits.cpu_percent is not None:
+        enforced["cpu_percent"] = f"{limits.cpu_percent:g}: stopped and let go on, as an average"
+    if has_filter:
+        enforced["system_calls"] = "filtered"
+    else:
+        unenforced["system_calls"] = "no filter is known for this machine; namespaces and limits hold"
+    if program.allowed_imports is not None:
+        unenforced["allowed_imports"] = "held for `import` as it is written; code can get round it within the sandbox"
+    return enforced, unenforced
+
+
+def command_of(found: Layout, limits: SandboxLimits, options: list[str], channel: tuple[int, int]) -> list[str]:
+    """Return the command that starts the interpreter in a sandbox.
+
+    Root lets bubblewrap use root's own rights and hands the interpreter the one to become somebody else, which it does
+    before anything else: files of root's home would be out of reach of a user namespace, and the kernel does not count
+    root's processes. Everybody else gets a user namespace.
+    """
+    is_root = os.geteuid() == 0
+    command = [found.bwrap, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    command += ["--die-with-parent", "--new-session", "--hostname", "sandbox", "--clearenv", *options]
+    if is_root:
+        command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    else:
+        command += ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY), "--cap-drop", "ALL"]
+    for folder in found.folders:
+        command += ["--perms", "0755", "--dir", folder]
+    for path in found.shown:
+        command += ["--ro-bind", path, path]
+    for path in found.hidden:
+        command += ["--perms", "0755", "--tmpfs", path, "--remount-ro", path]
+    for path in DEVICES:
+        command += ["--dev-bind-try", path, path]
+    size = str(max(4_096, limits.disk_bytes))
+    command += ["--perms", "0777", "--size", size, "--tmpfs", WORK, "--remount-ro", "/", "--chdir", WORK]
+    for name, value in {"HOME": WORK, "TMPDIR": WORK, "MALLOC_ARENA_MAX": "1"}.items():
+        command += ["--setenv", name, value]
+    user = str(_user()) if is_root else ""
+    python = [found.python, "-I", "-S", "-B", "-X", "utf8", "-c", runner_text(), *map(str, channel), user]
+    return [*command, "--", *python, *(f"{name}={value}" for name, value in _rlimits(limits).items())]
+
+
+def _rlimits(limits: SandboxLimits) -> Mapping[str, int]:
+    share = (limits.cpu_percent or 100.0 * limits.processes) / 100
+    return {
+        "RLIMIT_DATA": limits.memory_bytes,
+        "RLIMIT_AS": limits.memory_bytes + _ADDRESS_SPACE_MORE,
+        "RLIMIT_NPROC": limits.processes,
+        "RLIMIT_FSIZE": limits.disk_bytes,
+        "RLIMIT_NOFILE": _OPEN_FILES,
+        "RLIMIT_CPU": int(limits.wall_s * share) + 2,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_MEMLOCK": 0,
+        "RLIMIT_MSGQUEUE": 0,
+        "RLIMIT_SIGPENDING": 64,
+    }
+
+
+def _user() -> int:
+    """Return a user that nobody else is, where all numbers may be used; else nobody."""
+    with suppress(OSError, ValueError), open("/proc/self/uid_map", encoding="ascii") as file:
+        if int(file.read().split()[2]) > _USERS.stop:
+            return secrets.choice(_USERS)
+    return _NOBODY
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)

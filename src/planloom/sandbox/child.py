@@ -1,0 +1,192 @@
+"""A process, its pipes and its end, all on the event loop, without a thread.
+
+Rule 1: whatever ends the use of it, `end` leaves nothing: every process killed and gone, the first one reaped, every
+descriptor closed.
+Rule 2: a pipe is read as fast as it comes and given on in pieces; whoever gets them says when it is enough.
+Rule 3: killing goes by descriptors of processes, not by their numbers, which the kernel gives to others later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+_PIECE = 65_536
+GONE_S = 2.0
+"""Seconds that a killed process is waited for."""
+
+OnPiece = Callable[[bytes], None]
+"""Takes what came; nothing at the end of the pipe."""
+
+
+class Pipes:
+    """Descriptors of one program, each watched on the loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._open: set[int] = set()
+        self._unsent: dict[int, bytearray] = {}
+
+    def reader(self, on_piece: OnPiece) -> int:
+        """Make a pipe whose contents go to `on_piece`; return the end for the child."""
+        ours, theirs = os.pipe()
+        self._open |= {ours, theirs}
+        os.set_blocking(ours, False)
+        self._loop.add_reader(ours, self._read, ours, on_piece)
+        return theirs
+
+    def writer(self) -> tuple[int, int]:
+        """Make a pipe to write to; return the child's end and the number to `send` to."""
+        theirs, ours = os.pipe()
+        self._open |= {ours, theirs}
+        os.set_blocking(ours, False)
+        return theirs, ours
+
+    def given(self, text: bytes) -> int:
+        """Return the child's end of a pipe that holds this text; no more than a pipe takes at once."""
+        theirs, ours = os.pipe()
+        self._open |= {ours, theirs}
+        os.write(ours, text)
+        self.close(ours)
+        return theirs
+
+    def send(self, number: int, text: bytes) -> None:
+        """Write this, now or when there is room; a reader that is gone is nothing new."""
+        if number not in self._open:
+            return
+        waiting = self._unsent.setdefault(number, bytearray())
+        waiting += text
+        self._write(number)
+
+    def _write(self, number: int) -> None:
+        waiting = self._unsent[number]
+        try:
+            while waiting:
+                del waiting[: os.write(number, waiting[:_PIECE])]
+        except BlockingIOError:
+            self._loop.add_writer(number, self._write, number)
+            return
+        except BrokenPipeError:
+            waiting.clear()
+        self._loop.remove_writer(number)
+
+    def _read(self, number: int, on_piece: OnPiece) -> None:
+        try:
+            piece = os.read(number, _PIECE)
+        except BlockingIOError:
+            return
+        if not piece:
+            self.close(number)
+        on_piece(piece)
+
+    def close(self, number: int) -> None:
+        if number in self._open:
+            self._open.discard(number)
+            self._loop.remove_reader(number)
+            self._loop.remove_writer(number)
+            os.close(number)
+
+    def close_all(self) -> None:
+        for number in list(self._open):
+            self.close(number)
+
+
+class Handle:
+    """One process that must be gone in the end, known by a descriptor."""
+
+    def __init__(self, process: int) -> None:
+        self.process = process
+        self._loop = asyncio.get_running_loop()
+        self.gone = asyncio.Event()
+        try:
+            self._number = os.pidfd_open(process)
+        except ProcessLookupError:
+            self._number = -1
+            self.gone.set()
+            return
+        self._loop.add_reader(self._number, self._ended)
+
+    def _ended(self) -> None:
+        self.gone.set()
+        self._loop.remove_reader(self._number)
+
+    def kill(self) -> None:
+        if self._number >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._number, signal.SIGKILL)
+
+    def close(self) -> None:
+        if self._number >= 0:
+            self._loop.remove_reader(self._number)
+            os.close(self._number)
+            self._number = -1
+
+
+class Child:
+    """A process with others under it.
+
+    Attributes:
+        pipes: Its pipes; the child's ends are closed here once it has begun.
+    """
+
+    def __init__(self) -> None:
+        self.pipes = Pipes()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._handles: list[Handle] = []
+
+    def begin(self, command: Sequence[str], *, keep: Sequence[int], out: int, err: int) -> None:
+        """Start it, with these descriptors open and no environment.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - the command is ours; what is untrusted goes over a pipe
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=keep, env={}, close_fds=True
+            )
+        finally:
+            for number in (*keep, out, err):
+                self.pipes.close(number)
+        self.hold(self._process.pid)
+
+    @property
+    def process(self) -> int:
+        """Return the id of the first process; 0 before it has begun."""
+        return self._process.pid if self._process is not None else 0
+
+    def hold(self, process: int) -> None:
+        """Have this process, one of those under the first, killed and waited for too, before the first."""
+        self._handles.insert(0, Handle(process))
+
+    @property
+    def exit_code(self) -> int | None:
+        """Return what the first process ended with, as `Popen.returncode`; None while it runs."""
+        return self._process.poll() if self._process is not None else None
+
+    async def ended(self) -> None:
+        """Wait until the first process has ended."""
+        if self._handles:
+            await self._handles[-1].gone.wait()
+
+    def kill(self) -> None:
+        for handle in self._handles:
+            handle.kill()
+
+    async def end(self) -> None:
+        """Kill what runs, wait for it to be gone, and close everything."""
+        self.kill()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GONE_S):
+                    for handle in self._handles:
+                        await handle.gone.wait()
+        finally:
+            if self._process is not None:
+                self._process.poll()
+            for handle in self._handles:
+                handle.close()
+            self.pipes.close_all()
