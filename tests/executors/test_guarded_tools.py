@@ -14,9 +14,11 @@ from planloom.core.chat import ToolCall
 from planloom.core.events import AttemptWaiting, CircuitChanged
 from planloom.errors import ArgumentsError, CircuitOpenError, ConfigError, HttpStatusError
 from planloom.executors.wrap.breaker import CircuitBreaker, CircuitState
+from planloom.executors.wrap.guarded import Guards
 from planloom.testing.clock import ManualClock
 from planloom.testing.fakes import CallLog, fake_tool
 from planloom.testing.models import FunctionModel, ScriptedModel
+from planloom.tools.registry import ToolRegistry
 from planloom.tools.sparing import BreakerPolicy, breaker_of
 from tests.executors.attempts import Books, asking
 
@@ -365,6 +367,17 @@ def test_a_tool_that_was_not_done_after_others_were_is_no_reason_to_do_those_aga
 
     assert result.status.value == "failed"
     assert len(log.of("save")) == 1
+
+
+def test_a_tool_that_only_an_agent_has_is_spared_likewise() -> None:
+    guards = Guards(ToolRegistry(), ManualClock())
+    spared, plain = fake_tool("t", breaker=True), fake_tool("t")
+
+    again = fake_tool("t", breaker=True)
+
+    assert guards.of(plain) is None
+    assert guards.of(spared) is not None
+    assert guards.of(spared) is guards.of(again)
 
 
 # --- the rate -----------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ Rule 5: `find` and `output_of` are what every tool step pays for: neither awaits
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,7 +28,7 @@ from planloom.tools.registry import llm_name
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
     from planloom.executors.threads import Caller, ThreadPool
-    from planloom.executors.wrap.guarded import GuardedTool
+    from planloom.executors.wrap.guarded import Guards
     from planloom.ports import AttemptContext
     from planloom.tools.registry import ToolRegistry
     from planloom.tools.tool import Tool
@@ -41,12 +41,12 @@ class ToolCalls:
     """Calls the tools of one registry.
 
     Attributes:
-        guards: What stands around the calls of some tools, by canonical name.
+        guards: What stands around the calls of some tools; None: nothing.
     """
 
     registry: ToolRegistry
     threads: ThreadPool
-    guards: Mapping[str, GuardedTool] = field(default_factory=dict)
+    guards: Guards | None = None
 
     def find(self, name: str, request: RunStep) -> Tool:
         """Return the tool of any of its names.
@@ -61,9 +61,13 @@ class ToolCalls:
                 raise not_allowed(tool, request)
         return tool
 
+    def is_guarded(self, tool: Tool) -> bool:
+        """Return whether anything stands around the calls of one of the registry's tools."""
+        return self.guards is not None and tool.name in self.guards.by_name
+
     def begin(self, tool: Tool, kwargs: dict[str, Any], request: RunStep, context: AttemptContext) -> Awaitable[Any]:
         """Return what the call of a tool step comes to; `kwargs` as `Tool.bind` gives them."""
-        guard = self.guards.get(tool.name)
+        guard = self.guards.of(tool) if self.guards is not None else None
         if guard is None:
             return self._in_time(tool, kwargs, context, context)
         doing = partial(self._in_time, tool, kwargs, context, context)
@@ -73,7 +77,7 @@ class ToolCalls:
         self, tool: Tool, kwargs: dict[str, Any], cost: CallCost, request: RunStep, context: AttemptContext
     ) -> Any:
         """Call a tool as one of several of an attempt; return its output, and book what it cost whatever it came to."""
-        guard = self.guards.get(tool.name)
+        guard = self.guards.of(tool) if self.guards is not None else None
         doing = partial(self._in_time, tool, kwargs, _Inside(context), None)
         try:
             if guard is None:

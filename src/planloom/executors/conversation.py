@@ -8,8 +8,9 @@ Rule 3: a tool that raises fails the step, as it would fail a tool step.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.asking import MAX_CALLS, MAX_ROUNDS, text_of
@@ -101,8 +102,8 @@ class Conversation:
         for _ in ready:
             self._context.report_call()
         request, context = self._request, self._context
-        doing = [self._calls.call_inside(one.tool, one.kwargs, one.cost, request, context) for one in ready]
-        found = iter(await _all(doing))
+        makes = [partial(self._calls.call_inside, one.tool, one.kwargs, one.cost, request, context) for one in ready]
+        found = iter(await _all(makes))
         return [next(found) if isinstance(one, _Ready) else one for one in prepared]
 
     def _prepared(self, wish: ToolCall) -> _Ready | dict[str, str]:
@@ -131,11 +132,11 @@ class Conversation:
         return _Ready(tool, kwargs, cost)
 
 
-async def _all(doing: list[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Await all at once and return what they come to; the first that raises stops the others, and is raised."""
-    if len(doing) == 1:
-        return [await doing[0]]
-    tasks = [asyncio.create_task(_carried(one)) for one in doing]
+async def _all(makes: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:
+    """Make all at once and return what they come to; the first that raises stops the others, and is raised."""
+    if len(makes) == 1:
+        return [await makes[0]()]
+    tasks = [asyncio.create_task(_carried(make)) for make in makes]
     try:
         found = await asyncio.gather(*tasks)
     finally:
@@ -153,9 +154,13 @@ class _Exit:
     error: BaseException
 
 
-async def _carried(doing: Coroutine[Any, Any, Any]) -> Any:
-    """Return what it comes to; a tool that exits must not end the event loop, as it would from a task of its own."""
+async def _carried(make: Callable[[], Awaitable[Any]]) -> Any:
+    """Return what it comes to; a tool that exits must not end the event loop, as it would from a task of its own.
+
+    Args:
+        make: Begins it: not begun here, because a task that is cancelled before its first turn never comes here.
+    """
     try:
-        return await doing
+        return await make()
     except (SystemExit, KeyboardInterrupt) as error:
         return _Exit(error)

@@ -24,7 +24,7 @@ class ToolExecutor:
         tool = self.calls.find(request.step.tool or "", request)
         told = NO_CONTEXT if tool.context_parameter is None else context_for(tool, request, context)
         kwargs = tool.bind(request.args, told)
-        if tool.is_async and tool.timeout_seconds is None and tool.name not in self.calls.guards:
+        if tool.is_async and tool.timeout_seconds is None and not self.calls.is_guarded(tool):
             result = await tool.function(**kwargs)
         else:
             result = await self.calls.begin(tool, kwargs, request, context)

@@ -20,7 +20,7 @@ from planloom.executors.speculative import DraftThenCheck
 from planloom.executors.threads import ThreadPool
 from planloom.executors.tool import ToolExecutor
 from planloom.executors.wrap.cached import CachedExecutor, LruCache
-from planloom.executors.wrap.guarded import guards_for
+from planloom.executors.wrap.guarded import Guards
 from planloom.executors.wrap.verified import VerifiedExecutor
 from planloom.models.catalogue import Models
 from planloom.transport.local import LocalTransport
@@ -102,7 +102,7 @@ def _by_kind(
     gate: AcceptanceGate | None,
     agents: AgentRegistry | None,
 ) -> dict[str, AttemptExecutor]:
-    guards = guards_for(registry, clock, breakers=settings.breakers, rates=settings.tool_rates)
+    guards = Guards(registry, clock, breakers=settings.breakers, rates=settings.tool_rates)
     calls = ToolCalls(registry, threads, guards)
     roster = AgentRegistry() if agents is None else agents
     doing = AgentExecutor(roster, models, calls)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from planloom.ports import AttemptContext, Clock
     from planloom.tools.registry import ToolRegistry
     from planloom.tools.sparing import BreakerPolicy
+    from planloom.tools.tool import Tool
 
 T = TypeVar("T")
 
@@ -51,30 +52,61 @@ class GuardedTool:
         return await self.breaker.around(begin, request, context, is_whole=is_whole)
 
 
-def guards_for(
-    registry: ToolRegistry,
-    clock: Clock,
-    *,
-    breakers: Mapping[str, BreakerPolicy] | None = None,
-    rates: Mapping[str, float] | None = None,
-) -> dict[str, GuardedTool]:
-    """Return the guards of the tools that have any, by canonical name.
+class Guards:
+    """The guards of an engine's tools, and of tools that only an agent has.
 
     Args:
         breakers: By a tool's name or a family, ``"web.*"``; what stands here counts more than what the tool says.
         rates: Calls per second, likewise.
+
+    Attributes:
+        by_name: Those of the engine's tools that have one, by canonical name.
     """
-    buckets = RateLimits(clock)
-    guards: dict[str, GuardedTool] = {}
-    for tool in registry.tools():
-        policy = _said(registry, tool.name, breakers or {}, tool.breaker)
-        per_second = _said(registry, tool.name, rates or {}, tool.rate_per_second)
-        if policy is not None or per_second is not None:
-            guards[tool.name] = GuardedTool(
-                None if policy is None else CircuitBreaker(tool.name, policy, clock),
-                None if per_second is None else CallRate(tool.name, per_second, buckets),
-            )
-    return guards
+
+    def __init__(
+        self,
+        registry: ToolRegistry,
+        clock: Clock,
+        *,
+        breakers: Mapping[str, BreakerPolicy] | None = None,
+        rates: Mapping[str, float] | None = None,
+    ) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._buckets = RateLimits(clock)
+        self.by_name: dict[str, GuardedTool] = {}
+        self._of_others: dict[tuple[str, str], GuardedTool] = {}
+        """By name and digest: agents bring the same tools in ever new registries."""
+        for tool in registry.tools():
+            policy = _said(registry, tool.name, breakers or {}, tool.breaker)
+            per_second = _said(registry, tool.name, rates or {}, tool.rate_per_second)
+            guard = self._made(tool.name, tool.name, policy, per_second)
+            if guard is not None:
+                self.by_name[tool.name] = guard
+
+    def of(self, tool: Tool) -> GuardedTool | None:
+        """Return what stands around the calls of a tool, or None."""
+        if self._registry.by_name().get(tool.name) is tool:
+            return self.by_name.get(tool.name)
+        if tool.breaker is None and tool.rate_per_second is None:
+            return None
+        key = (tool.name, tool.digest)
+        guard = self._of_others.get(key)
+        if guard is None:
+            guard = self._made(tool.name, " ".join(key), tool.breaker, tool.rate_per_second)
+            assert guard is not None
+            self._of_others[key] = guard
+        return guard
+
+    def _made(
+        self, name: str, bucket: str, policy: BreakerPolicy | None, per_second: float | None
+    ) -> GuardedTool | None:
+        if policy is None and per_second is None:
+            return None
+        return GuardedTool(
+            None if policy is None else CircuitBreaker(name, policy, self._clock),
+            None if per_second is None else CallRate(bucket, per_second, self._buckets),
+        )
 
 
 def _said(registry: ToolRegistry, name: str, settings: Mapping[str, T], declared: T | None) -> T | None:

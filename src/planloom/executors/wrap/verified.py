@@ -9,8 +9,9 @@ Rule 4: a guess at the step (`role`) is not judged: what it is checked against i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.asking import task_of, text_of
@@ -141,7 +142,7 @@ class _Doing:
         parts = [Part(self._context, is_held=True) for _ in range(total)]
         # A failed sample is an answer that agrees with nobody, so none of them stops the others.
         made = await asyncio.gather(
-            *(_carried(self._run(self._request, part)) for part in parts), return_exceptions=True
+            *(_carried(partial(self._run, self._request, part)) for part in parts), return_exceptions=True
         )
         for one in made:
             if isinstance(one, _Exit):
@@ -235,10 +236,10 @@ class _Exit:
     error: BaseException
 
 
-async def _carried(doing: Awaitable[StepOutcome]) -> StepOutcome | _Exit:
+async def _carried(make: Callable[[], Awaitable[StepOutcome]]) -> StepOutcome | _Exit:
     """Return what it comes to; a tool that exits must not end the event loop, as it would from a task of its own."""
     try:
-        return await doing
+        return await make()
     except (SystemExit, KeyboardInterrupt) as error:
         return _Exit(error)
 
