@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from planloom.agents.roster import definition_of, streams, way_of
 from planloom.core.chat import Message
+from planloom.errors import ConfigError
 from planloom.plan.policy import Effects, FailureKind
 
 MB = 1_000_000
@@ -76,6 +77,22 @@ def _fields_of(result: Any) -> dict[str, Any] | None:
     return fields if isinstance(fields, dict) else None
 
 
+def effects_of(agent: Any, otherwise: Effects) -> Effects:
+    """Return what asking an agent again would do: what it says itself; one that reasons has no effects of its own.
+
+    Raises:
+        ConfigError: What it says is none of the effects there are.
+    """
+    if definition_of(agent) is not None:
+        return Effects.NONE
+    told = getattr(agent, "effects", None)
+    try:
+        return otherwise if told is None else Effects(told)
+    except ValueError:
+        known = ", ".join(map(repr, map(str, Effects)))
+        raise ConfigError(f"an agent's effects={told!r} are not known", remedy=f"use one of: {known}") from None
+
+
 class AnsweringAgent:
     """An agent as the engine asks it: the same one, in the same way, but what it returns is a dict.
 
@@ -85,7 +102,7 @@ class AnsweringAgent:
 
     def __init__(self, agent: Any, effects: Effects) -> None:
         self.__wrapped__ = agent
-        self.effects = getattr(agent, "effects", None) or effects
+        self.effects = effects_of(agent, effects)
         if streams(agent):
             self.stream_step = _in_pieces(agent.stream_step)
         way = way_of(agent)

@@ -25,7 +25,7 @@ from planloom.api.step_forms import WantedCall
 from planloom.core.events import AttemptFailed
 from planloom.core.result import StepResult, StepStatus
 from planloom.errors import OutputError, PlanError, ValidationError
-from planloom.plan.policy import FailureKind
+from planloom.plan.policy import Effects, FailureKind
 from planloom.plan.values import as_json
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class AgentPart:
 
     name: str
     given: dict[str, Any] | None
+    effects: Effects = Effects.ONCE
     known: Sequence[str] = ()
     timeout_s: float
     priority: int = 0
@@ -76,7 +77,9 @@ class AgentPart:
 
     def put(self, plan: StepPlan) -> None:
         if self.given is not None:
-            self._step = plan.add_agent(self.name, self.given, timeout_s=self.timeout_s, priority=self.priority)
+            self._step = plan.add_agent(
+                self.name, self.given, effects=self.effects, timeout_s=self.timeout_s, priority=self.priority
+            )
 
     def answer(self, outcomes: Outcomes) -> StepAnswer:
         """Return its answer.

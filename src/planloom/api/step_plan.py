@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from planloom.plan.model import Plan, Step
-from planloom.plan.policy import AgentPolicy, CachePolicy, OnError, ResourceLimits, RetryPolicy
+from planloom.plan.policy import AgentPolicy, CachePolicy, Effects, OnError, ResourceLimits, RetryPolicy
 
 ANYTHING: dict[str, Any] = {}
 
@@ -34,7 +34,9 @@ class StepPlan:
     def __bool__(self) -> bool:
         return bool(self._steps)
 
-    def add_agent(self, name: str, given: dict[str, Any], *, timeout_s: float, priority: int = 0) -> str:
+    def add_agent(
+        self, name: str, given: dict[str, Any], *, effects: Effects, timeout_s: float, priority: int = 0
+    ) -> str:
         """Add a step that asks an agent; return the step's id."""
         step = self._next("agent")
         self._add(
@@ -44,7 +46,8 @@ class StepPlan:
             agent=AgentPolicy(name=name),
             priority=priority,
             attempt_timeout=timeout_s,
-            cache=self.cache,
+            effects=effects,
+            cache=self.cache if effects is Effects.NONE else None,
             stream=self.is_streamed,
         )
         return step

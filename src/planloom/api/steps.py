@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from planloom.agents.roster import AgentRegistry
-from planloom.api.step_answers import AnsweringAgent, StepAnswer
+from planloom.api.step_answers import AnsweringAgent, StepAnswer, effects_of
 from planloom.api.step_engine import StepEngine
 from planloom.api.step_forms import ExecutionStep, RetryConfig, StepType
 from planloom.api.step_metrics import StepMetrics
@@ -331,19 +331,24 @@ class StepExecutor:
             return ToolsPart.of(
                 step.tool_calls, self._tools, context, timeout_s=self.timeout_seconds, priority=step.priority
             )
-        known = step.agent_name in self.agent_registry
         metadata = as_metadata(step.metadata)
-        return AgentPart(
+        part = AgentPart(
             name=step.agent_name,
-            given=self._given(step, step.memory or memory, metadata) if known else None,
+            given=None,
             known=self.agent_registry.names(),
             timeout_s=_seconds(metadata.get("timeout", self.timeout_seconds)),
             priority=step.priority,
             debug=self.debug,
         )
+        agent = self.agent_registry.all().get(step.agent_name)
+        if agent is not None:
+            part.effects = effects_of(agent, self._effects)
+            part.given = self._given(step, agent, memory if step.memory is None else step.memory, metadata)
+        return part
 
-    def _given(self, step: ExecutionStep, memory: AgentMemory | None, metadata: dict[str, Any]) -> dict[str, Any]:
-        agent = self.agent_registry.get(step.agent_name)
+    def _given(
+        self, step: ExecutionStep, agent: Any, memory: AgentMemory | None, metadata: dict[str, Any]
+    ) -> dict[str, Any]:
         request, suspected = self._rules.checked(step.request, step.agent_name, agent)
         own = prepared_memory(memory, request, metadata)
         if suspected:
