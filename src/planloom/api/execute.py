@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from planloom import blocking
@@ -20,6 +20,7 @@ from planloom.plan.inputs import check_inputs
 from planloom.runtime.engine import Engine
 
 if TYPE_CHECKING:
+    from planloom.agents.roster import AgentRegistry
     from planloom.models.llm import LLM
     from planloom.plan.policy import ResourceLimits
     from planloom.ports import Journal, Model
@@ -37,6 +38,7 @@ async def execute_plan(
     *,
     tools: Any = None,
     models: Mapping[str, LLM | Model | str] | None = None,
+    agents: AgentRegistry | Mapping[str, Any] | Iterable[Any] | None = None,
     on_error: Literal["raise", "return"] = "raise",
     on_limit: Literal["raise", "return"] = "return",
     parallel: bool = True,
@@ -53,6 +55,7 @@ async def execute_plan(
         track_cost: False: no costs in the result.
         tools: A registry or a list of functions; None: the tools decorated in this process.
         models: Models by the names that the plan uses; "default" is the one of steps that say no other.
+        agents: Agents by the names that the plan uses, or agents that have a name.
         on_error: What a failed run does: raise `ToolExecutionError`, or return like any other.
         on_limit: The same for a run stopped by a limit: `ResourceLimitError`, for time `PlanTimeoutError`.
         parallel: False: one step at a time, in stable topological order.
@@ -72,7 +75,7 @@ async def execute_plan(
     for name, value in (("on_error", on_error), ("on_limit", on_limit)):
         if value not in ("raise", "return"):
             raise ConfigError(f"{name}={value!r} is not known", remedy='use "raise" or "return"')
-    async with Engine(journal, tools=tools, models=models) as engine:
+    async with Engine(journal, tools=tools, models=models, agents=agents) as engine:
         run = await _known(engine, run_id, plan, context)
         if run is None:
             run = await engine.start(

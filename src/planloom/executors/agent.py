@@ -23,7 +23,7 @@ from planloom.core.result import StepOutcome
 from planloom.errors import ArgumentsError, IncompleteError, InnerCallError, NotAllowedError, OutputError
 from planloom.executors import classify
 from planloom.executors.calls import CallCost, ToolCalls, check_grant, context_for
-from planloom.executors.foreign_agent import ask_foreign, memory_of
+from planloom.executors.foreign_agent import ask_foreign, memory_of, named_tools
 from planloom.executors.inner import MODEL, TOOL, Inner, is_unknown
 from planloom.executors.meter import Meter
 from planloom.models.structured import problems_of
@@ -113,6 +113,8 @@ class _Working:
             raise
         if not thought.metrics.task_completed and definition.if_incomplete == "error":
             raise _incomplete(thought, request)
+        if request.step.stream and isinstance(thought.result, str):
+            context.stream(thought.result)  # there is nothing of it before there is all of it
         told = {
             "model": str(self._meter(context).llm(self.ref).uri),
             "metrics": thought.metrics.to_dict(),
@@ -204,8 +206,7 @@ def _tools(definition: Reasoner, calls: ToolCalls, request: RunStep) -> ToolRegi
         NotAllowedError: The step names one that the agent does not have, or that it may not use.
         UnknownToolError: The step names one that is not here.
     """
-    policy = request.step.agent
-    named = None if policy is None else policy.tools
+    named = named_tools(request.step)
     if definition.tools is None:
         return calls.registry.restricted([calls.find(name, request).name for name in named or ()])
     own = definition.tools

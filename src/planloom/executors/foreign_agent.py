@@ -25,6 +25,7 @@ from planloom.plan.values import as_json
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
     from planloom.executors.threads import ThreadPool
+    from planloom.plan.model import Step
     from planloom.ports import AttemptContext
 
 
@@ -38,7 +39,7 @@ async def ask_foreign(
         OutputError: What it returns is not JSON, or does not fit the step's schema.
     """
     step = request.step
-    if step.agent is not None and step.agent.tools is not None:
+    if named_tools(step) is not None:
         raise ConfigError(
             f"agent {name!r} is not of planloom's making, so its tools cannot be narrowed",
             remedy="leave `tools` out of the step, or register a Reasoner with these tools",
@@ -56,6 +57,14 @@ async def ask_foreign(
     if step.output is not None:
         fits(output, step.output, request.key)
     return StepOutcome(output, context.reported_usage, context.reported_usd)
+
+
+def named_tools(step: Step) -> tuple[str, ...] | None:
+    """Return the tools that a step names for its agent: of two lists, those on both; None: it says nothing."""
+    narrowed = None if step.agent is None else step.agent.tools
+    if narrowed is None or step.tools is None:
+        return step.tools if narrowed is None else narrowed
+    return tuple(name for name in narrowed if name in step.tools)
 
 
 def value_of(request: RunStep) -> Any:

@@ -7,7 +7,7 @@ Rule 3: an argument that holds a reference is checked when its value is known, n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -56,20 +56,26 @@ class Catalogue(Protocol):
         ...
 
 
+DEFAULT_AGENT = "default"
+"""Who carries out `task` steps."""
+
+
 def check_against(
     plan: Plan,
     catalogue: Catalogue,
     *,
     allow: Iterable[str] | None = None,
     installed_kinds: frozenset[str] = _EVERY_KIND,
+    own_tools: Container[str] = (),
 ) -> list[PlanError]:
     """Return every reason why a sound plan cannot run here, sub-plans included; none if it can.
 
     Args:
         allow: Tools the caller allows, by any name; None: all. The plan's own `allow` narrows it.
         installed_kinds: Kinds of step that there is an executor for, and those of EXTRAS that are done here.
+        own_tools: Agents that bring tools of their own: what their steps name is looked up there, not here.
     """
-    return _Against(catalogue, installed_kinds).plan(plan, catalogue.expanded(allow), (), "")
+    return _Against(catalogue, installed_kinds, own_tools).plan(plan, catalogue.expanded(allow), (), "")
 
 
 def notices(plan: Plan, catalogue: Catalogue) -> list[str]:
@@ -81,6 +87,7 @@ def notices(plan: Plan, catalogue: Catalogue) -> list[str]:
 class _Against:
     catalogue: Catalogue
     installed_kinds: frozenset[str]
+    own_tools: Container[str] = ()
     schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def plan(self, plan: Plan, allow: frozenset[str], path: Path, prefix: str) -> list[PlanError]:
@@ -121,6 +128,9 @@ class _Against:
 
     def names(self, step: Step, allowed: frozenset[str], path: Path) -> Iterator[PlanError]:
         """Check that each tool a step names exists and may be used."""
+        agent = step.agent.name if step.agent is not None else DEFAULT_AGENT
+        if step.kind in ("agent", "task") and agent in self.own_tools:
+            return
         for name, place in _tools_named(step):
             canonical = self.catalogue.resolve(name)
             if canonical is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from planloom.core.events import AgentFacts, ToolFacts
 from planloom.core.needs import DEFAULT_AGENT
-from planloom.errors import ConfigError, PlanError, plan_error, unknown_agent
+from planloom.errors import ConfigError, NotAllowedError, PlanError, plan_error, unknown_agent
 from planloom.executors.calls import spec_bytes
 from planloom.plan.against import check_against
 from planloom.plan.check import check_plan, together
@@ -83,7 +83,11 @@ class Checks:
     def problems_here(self, plan: Plan, allow: tuple[str, ...] | None = None) -> list[PlanError]:
         """Return why a plan, sound by itself, cannot run here."""
         found = check_against(
-            plan, self._registry, allow=self._allow if allow is None else allow, installed_kinds=self._kinds
+            plan,
+            self._registry,
+            allow=self._allow if allow is None else allow,
+            installed_kinds=self._kinds,
+            own_tools=[name for name in self._agents if self._tools_of_agent(name) is not None],
         )
         found += model_problems(plan, self._models)
         return [*found, *verify_problems(plan, self._validators), *self._agent_problems(plan, (), "")]
@@ -154,12 +158,38 @@ class Checks:
             if name is not None and "agent" in self._kinds and name not in self._agents:
                 field = "agent" if step.agent is not None else "task"
                 yield unknown_agent(name, self._agents.names(), step=prefix + step.id, path=(*here, field))
+            elif name is not None:
+                yield from self._own_tool_problems(name, step, here, prefix)
             if isinstance(step.plan, Plan):
                 yield from self._agent_problems(step.plan, (*here, "plan"), f"{prefix}{step.id}/")
+
+    def _own_tool_problems(self, agent: str, step: Step, path: PlanPath, prefix: str) -> Iterator[PlanError]:
+        """Refuse tools that a step gives to an agent that has tools of its own: it can only leave some out."""
+        own = self._tools_of_agent(agent)
+        if own is None:
+            return
+        narrowed = None if step.agent is None else step.agent.tools
+        for field, names in ((("agent", "tools"), narrowed), (("tools",), step.tools)):
+            for at, name in enumerate(names or ()):
+                if name not in own:
+                    yield NotAllowedError(
+                        f"step {step.id!r} gives agent {agent!r} the tool {name!r}, which is none of its own",
+                        remedy=f"a step can only narrow an agent's tools: {', '.join(own.names()) or 'it has none'}",
+                        step=prefix + step.id,
+                        path=(*path, *field, at),
+                        tool=name,
+                    )
+
+    def _tools_of_agent(self, name: str) -> ToolRegistry | None:
+        """Return the tools that an agent brings; None of one that has those its step names."""
+        definition = self._agents.definition(name) if name in self._agents else None
+        return None if definition is None else definition.tools
 
     def _tool_facts(self, plan: Plan) -> dict[str, ToolFacts]:
         facts: dict[str, ToolFacts] = {}
         for name, is_told in (*_tools_of(plan), *self._tools_of_replacements(plan)):
+            if name not in self._registry:
+                continue  # an agent's own
             tool = self._registry.get(name)
             if name not in facts:
                 facts[name] = tool.facts
