@@ -49,7 +49,7 @@ def test_the_tools_of_a_server_are_tools_like_any_other(folder: ServerFolder) ->
     assert add.schema["required"] == ["a", "b"]
     assert add.output_schema is not None
     assert (add.type, add.timeout_seconds) == ("mcp", 60.0)
-    with pytest.raises(ArgumentsError, match="b: is missing|'b' is"):
+    with pytest.raises(ArgumentsError, match=r"'b' is|b: is missing"):
         add.validate({"a": 1})
 
 
@@ -231,7 +231,7 @@ def test_a_program_that_says_nothing_is_given_up_and_not_left_behind(folder: Ser
 
 
 def test_a_program_that_does_not_exist_is_named(folder: ServerFolder) -> None:
-    with pytest.raises(ConfigError, match="'no-such-program'.*there is no such program"):
+    with pytest.raises(ConfigError, match=r"'no-such-program'.*there is no such program"):
         asyncio.run(folder.server(command="no-such-program", args=()).load())
 
 

@@ -75,7 +75,7 @@ def test_tools_that_the_operator_does_not_take_are_neither_looked_at_nor_there(f
 
     assert asyncio.run(loaded(folder, allow=["say"])) == ["calc.say"]
     assert list(read_pins(folder.path / PINS_FILE)["calc"]) == ["say"]
-    with pytest.raises(ConfigError, match="'sya'.*no such tool"):
+    with pytest.raises(ConfigError, match=r"'sya'.*no such tool"):
         asyncio.run(loaded(folder, allow=["sya"]))
 
 

@@ -38,7 +38,7 @@ def test_a_plan_uses_the_tools_of_a_server_and_the_engine_ends_it(folder: Server
         folder,
         plan(
             {"id": "sum", "tool": "calc.add", "with": {"a": 1, "b": 2}},
-            {"id": "told", "tool": "calc.say", "with": {"text": "it is ${steps.sum.output.sum}"}},
+            {"id": "told", "tool": "calc.say", "with": {"text": "it is ${{ steps.sum.output.sum }}"}},
         ),
     )
 

@@ -40,7 +40,7 @@ class _ServesByDefault(click.Group):
 
 @click.group(cls=_ServesByDefault)
 def mcp() -> None:
-    """Offer plans as tools over MCP, or say which tools of MCP servers are approved.
+    """Offer plans as tools over MCP; show and approve tools of MCP servers.
 
     `planloom mcp PLAN...` is `planloom mcp serve PLAN...`.
     """

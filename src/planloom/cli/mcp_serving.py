@@ -13,15 +13,16 @@ import json
 import os
 import re
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planloom.cli.plan_file import PlanFile
-from planloom.core.events import StepFailed, StepSkipped, StepSucceeded
-from planloom.core.result import RunStatus
+from planloom.core.events import AttemptSucceeded, RunFinished, StepFailed, StepSkipped, StepSucceeded
+from planloom.core.result import ENDED, RUN_ENDED, RunStatus
 from planloom.errors import ConfigError, MissingKeyError, PlanloomError
 from planloom.runtime.engine import Engine
 
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
 
 PLAN_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+TELL_S = 1.0
+"""Seconds in which the progress of a run that has ended has to be told."""
 SHORTEST_TOKEN = 16
 """Characters."""
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _WELL = (RunStatus.SUCCESS, RunStatus.PARTIAL)
-_ENDED = {StepSucceeded: "succeeded", StepFailed: "failed", StepSkipped: "skipped"}
+_MAY_END_A_STEP = (AttemptSucceeded, StepSucceeded, StepFailed, StepSkipped, RunFinished)
 _ANSWER = {
     "type": "object",
     "properties": {"run_id": {"type": "string"}, "status": {"type": "string"}, "output": {}},
@@ -129,7 +132,7 @@ async def _finished(engine: Engine, run: Run, report: Report | None) -> RunResul
     finishing = asyncio.create_task(engine.finish(run))
     telling = asyncio.create_task(_told(run, report)) if report is not None else None
     try:
-        return await asyncio.shield(finishing)
+        result = await asyncio.shield(finishing)
     except asyncio.CancelledError:
         import anyio
 
@@ -137,20 +140,26 @@ async def _finished(engine: Engine, run: Run, report: Report | None) -> RunResul
         with anyio.CancelScope(shield=True):
             await asyncio.wait([finishing])
         raise
+    else:
+        if telling is not None and result.status in RUN_ENDED:
+            await asyncio.wait([telling], timeout=TELL_S)
+        return result
     finally:
         if telling is not None:
             telling.cancel()
 
 
 async def _told(run: Run, report: Report) -> None:
-    steps = {result.id for result in run.state_now().steps}
-    done = 0
+    """Tell of each step of the plan as it ends, also of one that ended before anybody asked."""
+    told: set[str] = set()
     async for recorded in run.follow():
-        word = _ENDED.get(type(recorded.event))
-        step = getattr(recorded.event, "step", None)
-        if word is not None and step in steps:
-            done += 1
-            await report(done, len(steps), f"{step} {word}")
+        if not isinstance(recorded.event, _MAY_END_A_STEP):
+            continue
+        steps = run.state_now().steps
+        for one in steps:
+            if one.status in ENDED and one.id not in told:
+                told.add(one.id)
+                await report(len(told), len(steps), f"{one.id} {one.status.value}")
 
 
 def mcp_server(served: ServedPlans) -> Server[Any]:
@@ -179,7 +188,7 @@ def mcp_server(served: ServedPlans) -> Server[Any]:
     async def call_tool(context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         if params.name not in served.plans:
             raise MCPError(types.INVALID_PARAMS, f"there is no tool {params.name!r}")
-        wanted = (params.meta or {}).get("progressToken") is not None
+        wanted = (params.meta or {}).get("progress_token") is not None
         report: Report | None = context.session.report_progress if wanted else None
         answer = await served.call(params.name, params.arguments or {}, report)
         content: list[Any] = [types.TextContent(text=answer.text)]
@@ -219,8 +228,10 @@ async def serve_stdio(place: Workplace, paths: Iterable[Path], screen: Screen) -
     async with _server(place, paths, screen) as server:
         from mcp.server.stdio import stdio_server
 
+        # A print that is still in Python's own buffer would come after the last message, on the wire.
         async with stdio_server() as (read, write):
-            await server.run(read, write, server.create_initialization_options())
+            with redirect_stdout(sys.stderr):
+                await server.run(read, write, server.create_initialization_options())
 
 
 async def serve_http(place: Workplace, paths: Iterable[Path], screen: Screen, *, address: str, token_env: str) -> None:
