@@ -21,6 +21,7 @@ from planloom.api.step_forms import ExecutionStep, RetryConfig, StepType
 from planloom.api.step_metrics import StepMetrics
 from planloom.api.step_parts import AgentPart, Outcomes, Part, ToolsPart
 from planloom.api.step_plan import StepPlan, at_once
+from planloom.api.step_replay import Replay, replay_run
 from planloom.api.step_request import (
     MAX_REQUEST_BYTES,
     SUSPECTED,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from planloom.core.result import RunResult
     from planloom.plan.policy import RetryPolicy
     from planloom.ports import Clock, Journal
+    from planloom.runtime.checks import PlanSource
     from planloom.runtime.run import Run
 
 STOP_S = 2.0
@@ -290,6 +292,12 @@ class StepExecutor:
 
         sandbox = Sandbox(memory_limit=MEMORY_LIMIT, cpu_limit=CPU_LIMIT, network_access=False)
         return await sandbox.execute(code, timeout=timeout)
+
+    # --- the record -----------------------------------------------------------------------------
+
+    async def replay(self, run_id: str, *, plan: PlanSource | None = None) -> Replay:
+        """Tell a run of the journal again; see `replay_run`. `(await executor.journal.runs())` lists them."""
+        return await replay_run(self.journal, run_id, plan=plan)
 
     # --- inside ---------------------------------------------------------------------------------
 
