@@ -276,6 +276,7 @@ def snapshot(machine: RunMachine) -> dict[str, Any]:
     held = {name: count for name, count in budget._names.items() if count}
     return {
         "run": (state.seq, state.epoch, state.status, state.stopping, state.finished, state.imperfect, state.refused),
+        "paused": state.paused,
         "nodes": {key: _node(node) for key, node in state.nodes.items()},
         "running": sorted(state.running),
         "timers": dict(sorted(state.timers.items())),
@@ -307,6 +308,8 @@ def _node(node: Any) -> tuple[Any, ...]:
         node.because,
         node.attempt,
         node.failures,
+        node.lost,
+        None if node.calls is None else (node.calls.ended, node.calls.open, node.calls.usd, node.calls.usage),
         node.epoch,
         node.seq,
         node.waiting,

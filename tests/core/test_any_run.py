@@ -20,6 +20,9 @@ from planloom.core.events import (
     ApprovalRequested,
     AttemptFailed,
     AttemptSucceeded,
+    CallEnded,
+    CallStarted,
+    PauseRequested,
     RunFinished,
     RunResumed,
     RunStopping,
@@ -137,6 +140,20 @@ class AnyRun(RuleBasedStateMachine):
         if which == 20:
             self.drive.cancel()
 
+    @rule(which=ANY)
+    def someone_pauses(self, which: int) -> None:
+        if which >= 19:
+            self.drive.hand(PauseRequested("Ann", self.drive.now))
+
+    @precondition(lambda self: self.drive.under_way)
+    @rule(which=ANY, effects=st.sampled_from(Effects), ends=st.booleans())
+    def an_attempt_makes_a_call(self, which: int, effects: Effects, ends: bool) -> None:
+        request = self.drive.under_way[self.pick(self.drive.under_way, which)]
+        place = (request.key, request.attempt, request.epoch, f"call {which}", "tool")
+        self.drive.hand(CallStarted(*place, self.drive.now, effects))
+        if ends:
+            self.drive.hand(CallEnded(*place, "tool", which, self.drive.now, self.drive.now))
+
     @rule(down_s=st.sampled_from([0, 1, 50]))
     def the_engine_restarts(self, down_s: int) -> None:
         self.drive.after(down_s).restart()
@@ -202,6 +219,8 @@ class AnyRun(RuleBasedStateMachine):
     def what_stops_starts_nothing(self, event: Any, place: int) -> None:
         before = self.drive.journal[:place]
         stops = [past for past in before if isinstance(past, RunStopping)]
+        pauses = [past for past in before if isinstance(past, PauseRequested | RunResumed)]
+        assert not pauses or isinstance(pauses[-1], RunResumed), f"{event.step} began in a run that was paused"
         chain = list(self.around(self.node(event.step)))
         if stops:
             assert all(stop.status is RunStatus.FAILED for stop in stops), (
@@ -279,9 +298,10 @@ class AnyRun(RuleBasedStateMachine):
     def it_never_stalls(self) -> None:
         drive = self.drive
         state = drive.machine.state
-        assert drive.machine.ended or drive.undecided or drive.under_way or state.timers or state.blocked
         at_rest = not drive.machine.ended and not drive.undecided and not drive.under_way
-        assert drive.machine.waits_for_person == (at_rest and set(state.timers) <= {""} | set(state.blocked))
+        assert not at_rest or state.timers or state.blocked or state.paused
+        only_people = state.paused or set(state.timers) <= {""} | set(state.blocked)
+        assert drive.machine.waits_for_person == (at_rest and only_people)
 
     def node(self, key: str) -> Any:
         return self.drive.machine.state.nodes[key]
@@ -326,6 +346,8 @@ class AnyRun(RuleBasedStateMachine):
             drive.ok(key, output, **self.answered(key)) if key not in drive.stopped else drive.halt(
                 key, **self.answered(key)
             )
+        elif state.paused:
+            drive.restart()
         elif state.blocked:
             key = next(iter(state.blocked))
             drive.resolve(key, "output", 1) if state.blocked[key].waiting == "unknown" else drive.approve(key)

@@ -6,7 +6,7 @@ from typing import Any
 
 from planloom.core.budget import FREE, NO_CLAIM, ONE_CALL, Budget, Claim
 from planloom.core.events import StepDispatched
-from planloom.core.ready import ReadySteps
+from planloom.core.ready import AGEING_S, ReadySteps
 from planloom.core.result import StepStatus
 from planloom.core.state import Node
 from planloom.plan.policy import ResourceLimits
@@ -162,3 +162,39 @@ def test_a_dispatch_is_recorded_for_each_start() -> None:
     drive = Drive(plan(tool("a"), tool("b")))
 
     assert [event.step for event in drive.of_type(StepDispatched)] == ["a", "b"]
+
+
+# --- ageing ---
+
+
+def test_a58_a_more_urgent_step_overtakes_ten_that_wait() -> None:
+    low = [tool(f"low{n}") for n in range(10)]
+    drive = Drive(plan(*low, tool("high", priority=1), limits=ONE_AT_A_TIME))
+
+    assert drive.running == ["high"]
+
+
+def test_a58_whoever_waits_long_enough_overtakes_what_is_more_urgent() -> None:
+    """A chain of urgent steps, each ready when the one before ends, must not hold up another for ever."""
+    chain = [tool(f"high{n}", *([f"high{n - 1}"] if n else []), priority=2) for n in range(10)]
+    drive = Drive(plan(tool("low"), *chain, limits=ONE_AT_A_TIME))
+
+    began: list[str] = []
+    while "low" not in began:
+        key = drive.running[0]
+        began.append(key)
+        drive.after(AGEING_S).ok(key)
+
+    assert began == ["high0", "high1", "high2", "low"]
+
+
+def test_where_no_step_is_more_urgent_than_another_the_longest_path_goes_first_however_long_others_wait() -> None:
+    chain = [tool(f"c{n}", *([f"c{n - 1}"] if n else [])) for n in range(4)]
+    drive = Drive(plan(tool("alone"), *chain, limits=ONE_AT_A_TIME))
+
+    began: list[str] = []
+    while drive.running:
+        began.append(drive.running[0])
+        drive.after(10 * AGEING_S).ok(began[-1])
+
+    assert began == ["c0", "c1", "c2", "alone", "c3"]

@@ -86,7 +86,7 @@ def test_a52_what_the_server_asks_for_wins_up_to_the_ceiling(asked: float, waits
         (FailureKind.ERROR, True, False),
         (FailureKind.TIMEOUT, True, False),
         (FailureKind.OUTPUT, True, False),
-        (FailureKind.LOST, True, False),
+        (FailureKind.LOST, False, False),
         (FailureKind.NOT_DONE, True, True),
         (FailureKind.REFUSED, False, False),
         (FailureKind.INPUT, False, False),

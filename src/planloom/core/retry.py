@@ -8,9 +8,16 @@ from planloom.core.events import AttemptFailed
 from planloom.plan.policy import Effects, FailureKind, RetryPolicy
 
 NEVER = frozenset(
-    {FailureKind.INPUT, FailureKind.NOT_ALLOWED, FailureKind.REFUSED, FailureKind.CANCELLED, FailureKind.LIMIT}
+    {
+        FailureKind.INPUT,
+        FailureKind.NOT_ALLOWED,
+        FailureKind.REFUSED,
+        FailureKind.CANCELLED,
+        FailureKind.LIMIT,
+        FailureKind.LOST,
+    }
 )
-"""Kinds of failure that another attempt cannot mend."""
+"""Kinds of failure that no policy mends: most of them cannot be mended, and a lost attempt is made again anyway."""
 
 
 def worth_retrying(policy: RetryPolicy, failure: AttemptFailed, *, failures: int, effects: Effects) -> bool:
@@ -24,7 +31,7 @@ def worth_retrying(policy: RetryPolicy, failure: AttemptFailed, *, failures: int
         return True
     if effects is Effects.ONCE:
         return False
-    return failure.kind is FailureKind.LOST or not set(policy.retryable_exceptions).isdisjoint(failure.error_types)
+    return not set(policy.retryable_exceptions).isdisjoint(failure.error_types)
 
 
 def delay_s(policy: RetryPolicy, failures: int, seed: str, *, retry_after_s: float | None = None) -> float:
