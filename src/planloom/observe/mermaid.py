@@ -75,7 +75,11 @@ def graph_mermaid(plan: Plan, result: RunResult | None = None) -> str:
     Raises:
         PlanError: The plan has a circle, or steps that do not exist.
     """
-    picture = picture_of(plan, result)
+    return picture_mermaid(picture_of(plan, result))
+
+
+def picture_mermaid(picture: Picture) -> str:
+    """Return any picture, a plan's or an agent graph's, as a Mermaid flowchart."""
     lines = ["flowchart TD", *(f"  {line}" for line in _mermaid_body(picture, "n"))]
     for status in dict.fromkeys(picture.statuses()):
         fill, stroke = _PAINT[status]
@@ -122,7 +126,11 @@ def graph_dot(plan: Plan, result: RunResult | None = None) -> str:
     Raises:
         PlanError: The plan has a circle, or steps that do not exist.
     """
-    picture = picture_of(plan, result)
+    return picture_dot(picture_of(plan, result))
+
+
+def picture_dot(picture: Picture) -> str:
+    """Return any picture, a plan's or an agent graph's, as a Graphviz digraph."""
     lines = [
         f"digraph {_quoted(printable(picture.name))} {{",
         "  rankdir=TB; compound=true;",

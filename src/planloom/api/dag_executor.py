@@ -1,0 +1,180 @@
+"""DAGExecutor: has an agent graph done. A thin door: a plan made of the graph, an engine, a result made of the run's.
+
+Rule 1: runs share nothing but what the caller hands to several of them: a state, a journal, the agents themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from planloom import blocking
+from planloom.api.dag import AgentDAG
+from planloom.api.dag_live import LiveRun
+from planloom.api.dag_plan import plan_of
+from planloom.api.dag_result import dag_result
+from planloom.api.shared_state import SharedState
+from planloom.core.events import RunStarted
+from planloom.errors import ConfigError, RunNotFoundError
+from planloom.plan.inputs import check_inputs
+from planloom.plan.model import Plan
+from planloom.plan.policy import ResourceLimits
+from planloom.runtime.engine import Engine
+
+if TYPE_CHECKING:
+    from planloom.api.dag_plan import GraphPlan
+    from planloom.api.dag_result import DAGResult
+    from planloom.models.llm import LLM
+    from planloom.ports import Clock, Journal, Model
+    from planloom.runtime.run import Run
+    from planloom.runtime.settings import Settings
+
+__all__ = ["DAGExecutor"]
+
+
+class DAGExecutor:
+    """Runs one graph, as often as wanted and also several times at once.
+
+    Args:
+        state: What runs begin with besides their `initial_state`, and where what nodes leave is kept while they run;
+            what a run leaves there is there for the next. None: each run has a state of its own.
+        journal: A path (SQLite) or a journal, so that a run survives its process; None: in memory.
+        max_concurrent: Nodes under way at the same time, in one run; None: no limit but that of `limits`.
+        limits: What one run may use; None: no limits.
+        models: Models by the names that the agents use, besides those of the settings.
+        settings: See `Settings`.
+        clock: Time; None: the real one.
+    """
+
+    def __init__(
+        self,
+        dag: AgentDAG,
+        state: SharedState | None = None,
+        journal: str | os.PathLike[str] | Journal | None = None,
+        max_concurrent: int | None = None,
+        *,
+        limits: ResourceLimits | None = None,
+        models: Mapping[str, LLM | Model | str] | None = None,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        if not isinstance(dag, AgentDAG):
+            raise ConfigError(f"a {type(dag).__name__} is no graph of agents", remedy="give an AgentDAG")
+        self.dag = dag
+        self.state = state
+        self._journal = journal
+        self._limits = _limits(limits, max_concurrent)
+        self._models = models
+        self._settings = settings
+        self._clock = clock
+
+    def execute(
+        self, initial_state: Mapping[str, Any] | None = None, parallel: bool = False, *, run_id: str | None = None
+    ) -> DAGResult:
+        """Do what `aexecute` does from code that is not async; one node at a time, unless `parallel`.
+
+        Raises:
+            ConfigError: Called where an event loop runs already: await `aexecute` there.
+        """
+        return blocking.run(self.aexecute(initial_state, parallel, run_id=run_id))
+
+    async def aexecute(
+        self, initial_state: Mapping[str, Any] | None = None, parallel: bool = True, *, run_id: str | None = None
+    ) -> DAGResult:
+        """Run the graph to its end and return what came of it; a node that fails is told there, not raised.
+
+        Args:
+            initial_state: What the nodes see from the start, JSON.
+            parallel: False: one node at a time, in stable topological order.
+            run_id: Name of the run. If the journal has it, it is taken up where its record ends, and `initial_state`
+                may be left out.
+
+        Raises:
+            PlanError: The graph or what it is given is not sound; no node has run.
+            ConfigError: The run is on record with another graph or another initial state.
+        """
+        initial = {**(self.state.get_all() if self.state is not None else {}), **dict(initial_state or {})}
+        recorded = None if run_id is None or self._journal is None else await self._recorded(run_id)
+        if recorded is not None and initial_state is None:
+            initial = recorded.inputs
+        graph = plan_of(self.dag, initial)
+        if recorded is not None and (recorded.plan, recorded.inputs) != (graph.plan, _checked(graph, initial)):
+            raise ConfigError(
+                f"run {run_id} is on record with another graph or another initial state",
+                remedy="give the same ones to resume it, or another run_id for a new run",
+            )
+        async with self._engine(graph) as engine:
+            if recorded is not None and run_id is not None:
+                run = await engine.resume(run_id)
+            else:
+                run = await engine.start(graph.plan, initial, limits=self._limits, run_id=run_id, parallel=parallel)
+            return await self._followed(engine, run, graph, initial)
+
+    def plan(self, initial_state: Mapping[str, Any] | None = None) -> Plan:
+        """Return the plan that running the graph with this initial state would run.
+
+        Raises:
+            PlanError: The graph is not sound, or a node is to be given what nobody before it sets.
+        """
+        return plan_of(self.dag, [*(self.state or ()), *(initial_state or ())]).plan
+
+    def _engine(self, graph: GraphPlan) -> Engine:
+        return Engine(
+            self._journal,
+            tools=graph.tools,
+            agents={name: node.agent for name, node in self.dag.nodes.items()},
+            models=self._models,
+            settings=self._settings,
+            clock=self._clock,
+        )
+
+    async def _recorded(self, run_id: str) -> RunStarted | None:
+        """Return how a run began that is on record, None if there is none of that name."""
+        async with Engine(self._journal, tools=()) as engine:
+            try:
+                first = (await engine.journal.read(run_id, limit=1))[0].event
+            except RunNotFoundError:
+                return None
+        return first if isinstance(first, RunStarted) else None
+
+    async def _followed(self, engine: Engine, run: Run, graph: GraphPlan, initial: Mapping[str, Any]) -> DAGResult:
+        """Wait for a run, showing it on the way, and return what came of it."""
+        state = SharedState() if self.state is None else self.state
+        live = LiveRun(self.dag, graph, state)
+
+        async def show() -> None:
+            async for recorded in run.follow():
+                if isinstance(recorded.event, RunStarted):
+                    live.begin(recorded.event.inputs, recorded.event.at)
+                live.take(recorded.event)
+
+        showing = asyncio.create_task(show())
+        try:
+            ended = await engine.finish(run)
+            if ended.ended_at is not None:
+                await showing  # the last event is durable, so it ends by itself
+        finally:
+            showing.cancel()
+            with suppress(asyncio.CancelledError):
+                await showing
+        result = dag_result(self.dag, graph, initial, ended, state)
+        live.end(result)
+        return result
+
+
+def _checked(graph: GraphPlan, initial: Mapping[str, Any]) -> dict[str, Any]:
+    return check_inputs(graph.plan, initial)
+
+
+def _limits(limits: ResourceLimits | None, max_concurrent: int | None) -> ResourceLimits | None:
+    if max_concurrent is None:
+        return limits
+    if isinstance(max_concurrent, bool) or not isinstance(max_concurrent, int) or max_concurrent < 1:
+        raise ConfigError(f"max_concurrent={max_concurrent!r} lets nothing run", remedy="give 1 or more, or None")
+    if limits is None:
+        nothing = dict.fromkeys(ResourceLimits.model_fields)
+        return ResourceLimits(**(nothing | {"max_concurrent": max_concurrent}))
+    return limits.model_copy(update={"max_concurrent": max_concurrent})
