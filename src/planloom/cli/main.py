@@ -33,11 +33,13 @@ _COMMANDS = {
     "graph": ("planloom.cli.plan", "graph", "Draw a plan, or how a run of it stands."),
     "show": ("planloom.cli.show", "show", "Show how a run stands or ended, from the record alone."),
     "list": ("planloom.cli.show", "list_runs", "List runs, newest first."),
+    "explain": ("planloom.cli.explain", "explain", "Say why a step stands as it does, back to the submission."),
     "resume": ("planloom.cli.run", "resume", "Go on with a run that was interrupted, or that waited for an answer."),
     "approve": ("planloom.cli.people", "approve", "Answer a step that asks a person."),
     "resolve": ("planloom.cli.people", "resolve", "Say what came of a step whose outcome is unknown."),
     "cancel": ("planloom.cli.people", "cancel", "Cancel a run: what is under way is stopped, and nothing new starts."),
     "events": ("planloom.cli.show", "events", "Print the record of a run, an event a line."),
+    "trace": ("planloom.cli.trace", "trace", "Tell a run as spans, as OpenTelemetry has them."),
     "replay": (
         "planloom.cli.show",
         "replay",

@@ -183,6 +183,7 @@ class Engine:
         parallel: bool = True,
         track_cost: bool = True,
         allow: Iterable[str] | None = None,
+        module: str = "",
     ) -> Run:
         """Start a run and return it in hand.
 
@@ -191,6 +192,7 @@ class Engine:
             run_id: Its name in the journal; None: a new one that sorts by time.
             parallel: False: one step at a time, in stable topological order.
             allow: Names of the tools that this run may use, of those the engine allows; None: all of these.
+            module: Whose run it is, for the record.
 
         Raises:
             PlanError: The plan or its inputs are wrong; nothing has happened.
@@ -213,6 +215,7 @@ class Engine:
             models=self._checks.model_facts(checked, limits, track_cost=track_cost),
             guesses=self._guesses.of(checked.plan),
             agents=checked.agents,
+            module=module,
         )
         return await self._begin(run_id or new_run_id(), started)
 
@@ -410,6 +413,7 @@ class Engine:
             reused,
             self._checks.model_facts(checked, old.limits, track_cost=old.track_cost),
             agents=checked.agents,
+            module=old.module,
         )
         return await self._begin(new_id or new_run_id(), started)
 

@@ -1,0 +1,464 @@
+"""ExecutionAgent: takes programs on, has a worker do each, watches over it, and tells on the bus what happens.
+
+Rule 1: every program it took on comes to an end that its submitter hears of: none is lost in silence.
+Rule 2: a worker is provisioned for each program and released exactly once, whatever became of the program.
+Rule 3: an agent keeps nothing that the journal does not have, but for what still waits for a worker: another agent,
+here or elsewhere, goes on where this one died.
+Rule 4: the bus hears of a run what its record says, entry by entry; whether anybody listens changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from planloom.core.events import CancelRequested
+from planloom.core.result import RUN_ENDED, RunResult, RunStatus
+from planloom.errors import (
+    ConfigError,
+    JournalError,
+    JournalFormatError,
+    NotAllowedError,
+    OverloadedError,
+    PlanError,
+    PlanloomError,
+    RunBusyError,
+    RunNotFoundError,
+    plan_error,
+)
+from planloom.runtime.announcer import Announcer
+from planloom.runtime.dead_letters import dead_letters
+from planloom.runtime.engine import Engine, new_run_id
+from planloom.runtime.explain import explain
+from planloom.runtime.modules import Module, Modules
+from planloom.runtime.submission import QUEUED, Submission
+from planloom.runtime.workers import on_workers
+from planloom.transport.bus import SOURCE, Event, EventBus
+from planloom.transport.slots import SlotPool
+
+if TYPE_CHECKING:
+    from planloom.plan.model import Plan
+    from planloom.plan.policy import ResourceLimits
+    from planloom.ports import Journal
+    from planloom.runtime.checks import PlanSource
+    from planloom.runtime.explain import StepExplanation
+    from planloom.runtime.run import Run
+    from planloom.transport.pool import WorkerPool
+
+_log = logging.getLogger("planloom.agent")
+
+MAX_QUEUE = 100
+"""Programs that may wait for a worker."""
+POLL_S = 0.5
+"""Seconds between looks for what people left for runs that wait for them."""
+REMEMBERED = 1_000
+"""Programs that have ended and can still be asked about without the journal."""
+
+
+class ExecutionAgent:
+    """Runs programs for modules, each on a worker of its own. An async context manager.
+
+    Leaving it lets go of every run; those that have not ended are taken up by the next agent of the same journal.
+
+    Args:
+        bus: Where it tells what happens; None: a bus of its own.
+        pool: Its workers: a `SlotPool` of this process, or a `WorkerPool` of processes; None: 1 to 4 slots.
+        engine: What runs the plans, and stays open, with `transport=on_workers(pool)` for a pool of processes; None: one
+            of its own, made with `options` (see `Engine`).
+        modules: Who may use what. If there are any, each program is some module's.
+        max_queue: Programs that may wait for a worker; beyond that `submit` waits, or refuses.
+        recover: Whether it takes up the runs on record that have not ended and that nobody drives.
+        adopt_every_s: Seconds between looks for such runs later on; None: it looks only when it starts.
+        source: Who says what it tells on the bus.
+    """
+
+    def __init__(
+        self,
+        bus: EventBus | None = None,
+        pool: SlotPool | WorkerPool | None = None,
+        *,
+        engine: Engine | None = None,
+        modules: Iterable[Module] = (),
+        max_queue: int = MAX_QUEUE,
+        recover: bool = True,
+        adopt_every_s: float | None = None,
+        source: str = SOURCE,
+        **options: Any,
+    ) -> None:
+        if engine is not None and options:
+            raise ConfigError(
+                f"an engine is given, and {', '.join(options)} for another one", remedy="give these to the engine"
+            )
+        if max_queue < 1:
+            raise ConfigError(f"a queue of {max_queue} holds no program", remedy="give at least 1")
+        self.bus = bus if bus is not None else EventBus()
+        self.pool = pool if pool is not None else SlotPool()
+        self.modules = Modules(modules)
+        self._owns_bus, self._owns_pool, self._owns_engine = bus is None, pool is None, engine is None
+        self._engine = engine
+        self._options = options
+        if isinstance(self.pool, SlotPool):
+            self._places = self.pool
+        else:
+            # Its workers are lent to a run by the transport, as its steps need them; here it only waits for its turn.
+            self._places = SlotPool(0, self.pool.max)
+            if engine is None:
+                options.setdefault("transport", on_workers(self.pool))
+        self._room = asyncio.Semaphore(max_queue)
+        self._max_queue = max_queue
+        self._recover = recover
+        self._adopt_every_s = adopt_every_s
+        self._source = source
+        self._announcer = Announcer(self.bus, source)
+        self._submissions: dict[str, Submission] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._looking: list[asyncio.Task[None]] = []
+        self._stop_watching: Any = None
+        self._closed = False
+
+    # --- from start to end ---
+
+    async def __aenter__(self) -> ExecutionAgent:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Begin: take up the runs that nobody drives. Does nothing the second time.
+
+        Raises:
+            ConfigError: A module names a tool that is not here.
+        """
+        self._check_open()
+        if self._stop_watching is not None:
+            return
+        if self._engine is None:
+            self._engine = Engine(**self._options)
+        for module in self.modules:
+            module.tools(self._engine.tools)
+        self._stop_watching = self.pool.watch(self._announcer.worker)
+        await self.pool.start()
+        if self._recover:
+            await self.adopt()
+        loop = asyncio.get_running_loop()
+        self._looking.append(loop.create_task(self._hear_people()))
+        if self._adopt_every_s is not None:
+            self._looking.append(loop.create_task(self._adopt_again(self._adopt_every_s)))
+
+    async def close(self) -> None:
+        """Let go of every program, and give every worker back; runs that have not ended can be resumed."""
+        if self._closed:
+            return
+        self._closed = True
+        async with AsyncExitStack() as ending:  # in turn, the last first, whatever one of them raises
+            if self._owns_bus:
+                ending.push_async_callback(self.bus.close)
+            if self._owns_pool:
+                ending.push_async_callback(self.pool.close)
+            if self._stop_watching is not None:
+                ending.callback(self._stop_watching)
+            if self._owns_engine and self._engine is not None:
+                ending.push_async_callback(self._engine.close)
+            ending.push_async_callback(self._end_tasks)
+
+    async def _end_tasks(self) -> None:
+        tasks = [*self._looking, *self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._announcer.close()
+
+    @property
+    def engine(self) -> Engine:
+        """Return what runs the plans.
+
+        Raises:
+            ConfigError: The agent has not been started.
+        """
+        if self._engine is None:
+            raise ConfigError("this agent has not begun", remedy="async with ExecutionAgent(...) as agent")
+        return self._engine
+
+    @property
+    def journal(self) -> Journal:
+        return self.engine.journal
+
+    @property
+    def queued(self) -> int:
+        """Return how many programs wait for a worker."""
+        return sum(one.status == QUEUED for one in self._submissions.values())
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigError("this agent is closed", remedy="start another one; its journal has what there was")
+
+    # --- programs ---
+
+    async def submit(
+        self,
+        plan: PlanSource,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        module: Module | str | None = None,
+        run_id: str | None = None,
+        limits: ResourceLimits | None = None,
+        parallel: bool = True,
+        wait: bool = True,
+    ) -> Submission:
+        """Take a program on; return once it has a place in the queue. Await what it returns for the run's result.
+
+        Args:
+            module: Whose program it is: it may use what that module may, and no more.
+            run_id: Its name in the journal; None: a new one that sorts by time.
+            wait: Wait for a place if the queue is full; False: refuse.
+
+        Raises:
+            PlanError: The plan is wrong; nothing has happened.
+            NotAllowedError: It uses what its module may not use; this is told on the bus, too.
+            OverloadedError: The queue is full, and `wait` is False.
+        """
+        self._check_open()
+        engine, name = self.engine, run_id or new_run_id()
+        if name in self._submissions and not self._submissions[name].is_settled:
+            raise ConfigError(f"there is a program {name!r} already", remedy="give it another run_id, or none")
+        whose = self.modules.find(module)
+        checked = self._checked(plan, whose, name)
+        allow = None if whose is None else whose.tools(engine.tools)
+        if not wait and self._room.locked():
+            self._announcer.tell(
+                "planloom.agent.overloaded", {"waiting": self.queued, "plan": checked.name}, run_id=name
+            )
+            raise OverloadedError(
+                f"{self._max_queue} programs wait for a worker already",
+                remedy="submit it again later, or let it wait, or let the pool have more workers",
+                waiting=self._max_queue,
+            )
+        await self._room.acquire()
+        try:
+            self._check_open()
+        except ConfigError:
+            self._room.release()
+            raise
+
+        async def begin() -> Run:
+            owner = "" if whose is None else whose.name
+            return await engine.start(
+                checked, inputs, run_id=name, limits=limits, parallel=parallel, allow=allow, module=owner
+            )
+
+        one = Submission(name, checked.name, "" if whose is None else whose.name, begin, self._cancel)
+        told = {"plan": checked.name, "plan_hash": checked.hash, "module": one.module}
+        self._announcer.tell("planloom.run.requested", told, run_id=name)
+        one.has_room = True
+        self._take_on(one)
+        return one
+
+    def _checked(self, plan: PlanSource, whose: Module | None, run_id: str) -> Plan:
+        """Return the plan, checked against what is here and what its module may use."""
+        try:
+            checked = self.engine.check(plan)
+            denied = [] if whose is None else whose.denials(checked, self.engine.tools)
+            if denied:
+                raise plan_error(denied)
+        except PlanError as error:
+            for problem in error.problems:
+                if isinstance(problem, NotAllowedError):
+                    self._announcer.denied(problem, "" if whose is None else whose.name, run_id)
+            raise
+        return checked
+
+    def _take_on(self, one: Submission) -> None:
+        self._submissions[one.run_id] = one
+        self._forget_old()
+        task = asyncio.get_running_loop().create_task(self._serve(one))
+        self._tasks[one.run_id] = task
+        task.add_done_callback(lambda _: self._served(one))
+
+    def _served(self, one: Submission) -> None:
+        """See to it that whoever waits hears of a program's end, also of one whose task ended before it began."""
+        self._tasks.pop(one.run_id, None)
+        self._leave_queue(one)
+        if not one.is_settled:
+            if one.cancelled is not None and one.run is None and not self._closed:
+                one.settle(self._withdrawn(one))
+            else:
+                one.fail(self._let_go(one))
+
+    def _leave_queue(self, one: Submission) -> None:
+        one.waits = False
+        if one.has_room:
+            one.has_room = False
+            self._room.release()
+
+    def _forget_old(self) -> None:
+        if len(self._submissions) > 2 * REMEMBERED:
+            ended = [name for name, one in self._submissions.items() if one.is_settled and not one.rests]
+            for name in ended[: len(self._submissions) - REMEMBERED]:
+                del self._submissions[name]
+
+    async def _serve(self, one: Submission) -> None:
+        """See one program through: provision, run, release, and tell whoever waits."""
+        try:
+            place = await self._places.provision(one.run_id)
+            self._leave_queue(one)
+            try:
+                result = await self._driven(one)
+            finally:
+                self._places.release(place)
+            if result.status in RUN_ENDED:
+                await self._announcer.told(one.run_id)
+            one.settle(result)
+        except RunBusyError as error:
+            one.fail(error)  # somebody else drives it, and tells what there is to tell
+        except PlanloomError as error:
+            await self._announcer.drop(one.run_id)
+            self._announcer.tell(
+                "planloom.run.not_done", {"error": error.message, "code": error.code}, run_id=one.run_id
+            )
+            one.fail(error)
+
+    async def _driven(self, one: Submission) -> RunResult:
+        """Begin a run and see it to where it ends, or waits for a person; let go of it then, whatever it came to."""
+        run = await one.begin()
+        one.run = run
+        try:
+            self._announcer.follow(self.journal, one.run_id)
+            if one.cancelled is not None:
+                by, reason = one.cancelled
+                await run.cancel(by=by, reason=reason)
+            return await run.result()
+        finally:
+            await self.engine.release(one.run_id)
+
+    def _withdrawn(self, one: Submission) -> RunResult:
+        """Return the result of a program that was cancelled before a worker was found for it."""
+        assert one.cancelled is not None
+        by, reason = one.cancelled
+        why = f"cancelled before it began, by {by}{f': {reason}' if reason else ''}"
+        self._announcer.tell("planloom.run.withdrawn", {"by": by, "reason": reason}, run_id=one.run_id)
+        return RunResult(one.run_id, one.plan, RunStatus.CANCELLED, None, (), error=why)
+
+    def _let_go(self, one: Submission) -> PlanloomError:
+        if one.run is None:
+            return ConfigError(
+                f"the agent closed before program {one.run_id} began", remedy="submit it to another agent"
+            )
+        return JournalError(
+            f"run {one.run_id} was let go of before it ended",
+            remedy="another agent of the same journal takes it up, or: planloom resume",
+        )
+
+    # --- what people want of programs ---
+
+    async def status(self, run_id: str) -> str:
+        """Return "queued", or the `RunStatus` of a run here or on record.
+
+        Raises:
+            RunNotFoundError: No such run.
+        """
+        one = self._submissions.get(run_id)
+        if one is not None and not one.rests:
+            return one.status
+        return (await self.engine.result_of(run_id)).status.value
+
+    async def cancel(self, run_id: str, *, by: str = "caller", reason: str = "") -> None:
+        """Ask a program to stop: one that waits never begins, one under way stops, with that on record on return.
+
+        Raises:
+            RunNotFoundError: No such program here.
+        """
+        await self._cancel(run_id, by, reason)
+
+    async def _cancel(self, run_id: str, by: str, reason: str) -> None:
+        one = self._submissions.get(run_id)
+        if one is None:
+            raise RunNotFoundError(f"there is no program {run_id!r} here", remedy="planloom cancel asks any journal")
+        if one.run is not None:
+            await one.run.cancel(by=by, reason=reason)
+        elif one.rests:
+            await self.journal.post(run_id, CancelRequested(by, time(), reason))
+            self.go_on(run_id)
+        elif not one.is_settled:
+            one.cancelled = by, reason
+            task = self._tasks.get(run_id)
+            if task is not None and one.waits:
+                task.cancel()
+
+    def go_on(self, run_id: str) -> Submission:
+        """Take up a program that waited for a person, or was paused.
+
+        Raises:
+            RunNotFoundError: No such program waits here.
+        """
+        self._check_open()
+        one = self._submissions.get(run_id)
+        if one is None or not one.rests:
+            raise RunNotFoundError(f"no program {run_id!r} waits here", remedy="planloom resume takes up any run")
+        one.reopen(lambda: self.engine.resume(run_id))
+        self._take_on(one)
+        return one
+
+    async def explain(self, run_id: str, step: str) -> StepExplanation:
+        """Return why a step stands as it does, back to the submission of its run, from the record alone.
+
+        Raises:
+            RunNotFoundError: No such run. ConfigError: no such step in it.
+        """
+        return await explain(self.journal, run_id, step)
+
+    async def dead_letters(self, run_id: str | None = None, *, limit: int = 100) -> list[Event]:
+        """Return the dead letters on record, of one run or of the newest runs, whether or not they were heard."""
+        return await dead_letters(self.journal, run_id, limit=limit, source=self._source)
+
+    async def _hear_people(self) -> None:
+        """Take up what waited for a person and was answered, from here or another process."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            resting = {name for name, one in self._submissions.items() if one.rests}
+            if not resting:
+                continue
+            try:
+                for run_id in await self.journal.posted_runs() & resting:
+                    self.go_on(run_id)
+            except JournalError as error:
+                _log.warning("cannot look for people's answers: %s", error)  # heard at the next look
+
+    # --- runs that nobody drives ---
+
+    async def adopt(self) -> list[Submission]:
+        """Take up every run on record that has not ended and that nobody drives; return them.
+
+        One that cannot be taken up here, because its tools are missing, say, is told on the bus and left as it is.
+        """
+        found = []
+        for row in await self.journal.runs(status=RunStatus.RUNNING.value, limit=1_000_000):
+            known = self._submissions.get(row.run_id)
+            if known is None or (known.is_settled and not known.rests):
+                one = Submission(row.run_id, row.plan, "", self._taking_up(row.run_id), self._cancel)
+                found.append(one)
+                self._take_on(one)
+        return found
+
+    def _taking_up(self, run_id: str) -> Any:
+        async def take_up() -> Run:
+            try:
+                return await self.engine.resume(run_id)
+            except (ConfigError, JournalFormatError) as error:
+                self._announcer.tell("planloom.run.not_recovered", {"error": error.message}, run_id=run_id)
+                raise
+
+        return take_up
+
+    async def _adopt_again(self, every_s: float) -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await self.adopt()
+            except JournalError as error:
+                _log.warning("cannot look for runs that nobody drives: %s", error)
