@@ -6,15 +6,21 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "planloom.agents.memory": ("AgentMemory",),
     "planloom.agents.planner": ("LargePlanner",),
+    "planloom.agents.roster": ("AgentRegistry",),
     "planloom.agents.small": ("SmallModelWorker",),
     "planloom.api.agent": ("Agent", "AgentConfig"),
     "planloom.api.execute": ("execute_plan", "run_plan"),
     "planloom.api.execution": ("ExecutionResult", "ExecutorConfig"),
     "planloom.api.executor": ("Executor", "SpeculativeExecutor"),
+    "planloom.api.step_forms": ("ExecutionStep", "RetryConfig", "StepType"),
+    "planloom.api.step_wrappers": ("CachedStepExecutor", "MetricsStepExecutor", "PooledStepExecutor"),
+    "planloom.api.steps": ("StepExecutor",),
     "planloom.core.chat": ("LLMResponse", "Message"),
     "planloom.core.result": ("RunResult", "RunStatus", "StepResult", "StepStatus", "Usage"),
     "planloom.errors": (
+        "AgentNotFoundError",
         "ConfigError",
         "JournalConflictError",
         "JournalError",
@@ -28,9 +34,11 @@ _HOMES = {
         "PlanningError",
         "ResourceLimitError",
         "RunBlockedError",
+        "SecurityError",
         "StepError",
         "ToolExecutionError",
         "UnknownPriceError",
+        "ValidationError",
         "VerificationError",
     ),
     "planloom.journal.memory": ("MemoryJournal",),
@@ -51,6 +59,7 @@ _HOMES = {
     "planloom.tools.standard": ("get_default_tools",),
     "planloom.tools.tool": ("Tool",),
     "planloom.verify.checks": ("ValidatorRegistry",),
+    "planloom.verify.expected": ("FormatValidator",),
     "planloom.verify.flow": ("VerificationFlow",),
     "planloom.verify.judge": ("JudgeAgent", "JudgeConfig"),
 }

@@ -1,7 +1,13 @@
 """The public names with their types; `__init__.py` loads each when it is first used."""
 
+from planloom.agents.memory import (
+    AgentMemory as AgentMemory,
+)
 from planloom.agents.planner import (
     LargePlanner as LargePlanner,
+)
+from planloom.agents.roster import (
+    AgentRegistry as AgentRegistry,
 )
 from planloom.agents.small import (
     SmallModelWorker as SmallModelWorker,
@@ -22,6 +28,19 @@ from planloom.api.executor import (
     Executor as Executor,
     SpeculativeExecutor as SpeculativeExecutor,
 )
+from planloom.api.step_forms import (
+    ExecutionStep as ExecutionStep,
+    RetryConfig as RetryConfig,
+    StepType as StepType,
+)
+from planloom.api.step_wrappers import (
+    CachedStepExecutor as CachedStepExecutor,
+    MetricsStepExecutor as MetricsStepExecutor,
+    PooledStepExecutor as PooledStepExecutor,
+)
+from planloom.api.steps import (
+    StepExecutor as StepExecutor,
+)
 from planloom.core.chat import (
     LLMResponse as LLMResponse,
     Message as Message,
@@ -34,6 +53,7 @@ from planloom.core.result import (
     Usage as Usage,
 )
 from planloom.errors import (
+    AgentNotFoundError as AgentNotFoundError,
     ConfigError as ConfigError,
     JournalConflictError as JournalConflictError,
     JournalError as JournalError,
@@ -47,9 +67,11 @@ from planloom.errors import (
     PlanningError as PlanningError,
     ResourceLimitError as ResourceLimitError,
     RunBlockedError as RunBlockedError,
+    SecurityError as SecurityError,
     StepError as StepError,
     ToolExecutionError as ToolExecutionError,
     UnknownPriceError as UnknownPriceError,
+    ValidationError as ValidationError,
     VerificationError as VerificationError,
 )
 from planloom.journal.memory import (
@@ -114,6 +136,9 @@ from planloom.tools.tool import (
 )
 from planloom.verify.checks import (
     ValidatorRegistry as ValidatorRegistry,
+)
+from planloom.verify.expected import (
+    FormatValidator as FormatValidator,
 )
 from planloom.verify.flow import (
     VerificationFlow as VerificationFlow,

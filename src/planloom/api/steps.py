@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from planloom.ports import Clock, Journal
     from planloom.runtime.checks import PlanSource
     from planloom.runtime.run import Run
+    from planloom.sandbox.program import SandboxResult
 
 STOP_S = 2.0
 """Seconds that an agent has to end once nobody listens to it any more."""
@@ -282,13 +283,13 @@ class StepExecutor:
 
     # --- code -----------------------------------------------------------------------------------
 
-    async def execute_sandboxed(self, code: str, timeout: float = 5.0) -> Any:
+    async def execute_sandboxed(self, code: str, timeout: float = 5.0) -> SandboxResult:
         """Run code nobody has read: no network, 100 MB, half a core, and `timeout` seconds.
 
         Raises:
             NotInstalledError: There is no sandbox here.
         """
-        from planloom.sandbox import Sandbox  # an extra
+        from planloom.sandbox.sandbox import Sandbox  # an extra
 
         sandbox = Sandbox(memory_limit=MEMORY_LIMIT, cpu_limit=CPU_LIMIT, network_access=False)
         return await sandbox.execute(code, timeout=timeout)
