@@ -16,13 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from planloom import Engine, MemoryJournal
+from planloom import Engine, MemoryJournal, Settings, ToolRegistry
+from planloom.agents.reasoning import Reasoner
 from planloom.core.chat import ModelCall, ToolCall
 from planloom.journal.codec import decode, encode
 from planloom.ports import Recorded
 from planloom.testing.clock import ManualClock
 from planloom.testing.crash import CrashingJournal, Spoil
 from planloom.testing.models import FunctionModel, ScriptedModel
+from planloom.tools.sparing import BreakerPolicy
 from tests.crash.shapes import SHAPES, World, driven, plan_of
 
 CUT_AT = 4
@@ -136,6 +138,51 @@ async def asking(name: str) -> list[Recorded]:
     return await disk.read("r")
 
 
+THINKING: list[Any] = [
+    {"has_sufficient_info": True, "reasoning": "", "tasks": [{"description": "pay one", "tool_name": "pay"}]},
+    {"n": 1},
+    {"is_complete": True, "reasoning": "", "answer": "paid"},
+]
+"""What the model of an agent says that has one thing to do."""
+
+
+async def agent(*, cut: bool) -> list[Recorded]:
+    """Have an agent do something with an effect; with a power cut, just after that is on record."""
+    clock, world, disk = ManualClock(), World(), MemoryJournal()
+
+    def reasoner(answers: list[Any]) -> Reasoner:
+        return Reasoner(name="payer", model=ScriptedModel(answers), tools=ToolRegistry.of(world.tools()))
+
+    plan = {"planloom": 1, "steps": [{"id": "do", "agent": "payer", "prompt": "Pay one."}]}
+    journal: Any = CrashingJournal(disk, at=CUT_AT, how=Spoil.AFTER, lag=1) if cut else disk
+    async with Engine(journal, tools=(), agents=[reasoner(THINKING)], clock=clock) as engine:
+        until = journal.stopped if cut else None
+        if await driven(engine.start(plan, run_id="r"), clock, world, until=until) is not None or not cut:
+            return await disk.read("r")
+    clock.advance(60)
+    async with Engine(disk, tools=(), agents=[reasoner(THINKING[-1:])], clock=clock) as engine:
+        await driven(engine.resume("r"), clock, world)
+    return await disk.read("r")
+
+
+async def paused() -> list[Recorded]:
+    """Pause a run whose tool keeps failing and is left alone because of that; resume it; return its record."""
+    clock, world, disk = ManualClock(), World(), MemoryJournal()
+    settings = Settings(breakers={"picky": BreakerPolicy(failures=1, open_seconds=5)})
+    retry = {"max_attempts": 3, "initial_delay": 1, "jitter": False}
+    steps = [
+        {"id": "get", "tool": "picky", "with": {"n": 2}, "retry": retry, "effects": "none", "on_error": "continue"},
+        {"id": "next", "tool": "pure", "with": {"n": 2}, "needs": ["get"]},
+    ]
+    async with Engine(disk, tools=world.tools(), clock=clock, settings=settings) as engine:
+        run = await engine.start({"planloom": 1, "steps": steps}, run_id="r")
+        await run.pause(by="a person")
+        await run.result()
+    async with Engine(disk, tools=world.tools(), clock=clock, settings=settings) as engine:
+        await driven(engine.resume("r"), clock, world)
+    return await disk.read("r")
+
+
 Recording = Callable[[], Coroutine[Any, Any, list[Recorded]]]
 
 
@@ -146,6 +193,7 @@ def recordings() -> dict[str, Recording]:
         for cut in (False, True):
             name = f"{shape.replace(' ', '-').replace(',', '')}{'-cut' if cut else ''}"
             found[name] = partial(recorded, shape, cut=cut)
+    found |= {"agent": partial(agent, cut=False), "agent-cut": partial(agent, cut=True), "paused": paused}
     return found | {name: partial(asking, name) for name in ASKING}
 
 
