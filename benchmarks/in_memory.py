@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from opentelemetry.trace import NoOpTracer, Tracer
+
 from benchmarks.by_hand import dataflow
 from benchmarks.plans import Needs, chain, fan_out, five_steps, pass_on, plan_of
 from benchmarks.rows import Budget, Row
@@ -31,7 +33,25 @@ async def measure(scale: Scale, folder: Path) -> list[Row]:
         await _row(f"in memory, fan-out of {count:,}", fan_out(count), 1, scale, WHY["fan-out"]),
         await _row(f"in memory, {count:,} runs of five steps at once", five_steps(), count, scale, WHY["runs"]),
         *await _first_run(count, scale),
+        await _telemetry(count, scale),
     ]
+
+
+async def _telemetry(count: int, scale: Scale) -> Row:
+    """Return what telling every step as spans costs, beside a run that nobody asks to tell."""
+    plan = plan_of(chain(count), tool="bench.pass_on")
+
+    async def took(telemetry: Tracer | None) -> float:
+        async with Engine(tools=[pass_on], telemetry=telemetry) as engine:
+            engine.check(plan)
+            with timed(cpu_s) as time:
+                await engine.run(plan)
+                await engine.close()  # the last spans are told after the run
+        return time.seconds
+
+    off_s, on_s = map(min, await in_turns(lambda: took(None), lambda: took(NoOpTracer()), rounds=scale.rounds(5)))
+    what = f"in memory, chain of {count:,}, told as spans"
+    return Row(what, "µs/step", on_s * 1e6 / count, off_s * 1e6 / count, "the same without telemetry")
 
 
 async def _row(what: str, needs: Needs, runs: int, scale: Scale, why: str) -> Row:

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 import logging
 import os
 from collections.abc import AsyncIterator, Iterable
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from planloom.errors import ConfigError, JournalError
 from planloom.observe import genai
+from planloom.observe.naming import span_id_of, trace_id_of
 from planloom.observe.spans import RUN, Began, Ended, Spans
 
 try:
@@ -181,16 +180,6 @@ class _Ids:
 
     def is_trace_id_random(self) -> bool:
         return False
-
-
-def trace_id_of(run_id: str) -> int:
-    """Return the number of a run's trace, 16 bytes."""
-    return int.from_bytes(sha256(f"planloom run {run_id}".encode()).digest()[:16], "big") or 1
-
-
-def span_id_of(run_id: str, path: str) -> int:
-    """Return the number of a span, 8 bytes."""
-    return int.from_bytes(sha256(json.dumps([run_id, path]).encode()).digest()[:8], "big") or 1
 
 
 def _naming(tracer: Any, ids: _Ids) -> Tracer:
