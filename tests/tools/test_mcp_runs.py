@@ -28,7 +28,9 @@ def plan(*steps: dict[str, Any], **fields: Any) -> dict[str, Any]:
 def run(folder: ServerFolder, plan: dict[str, Any], **terms: Any) -> RunResult:
     async def main() -> RunResult:
         async with Engine(tools=await folder.tools(**terms)) as engine:
-            return await engine.run(plan)
+            result = await engine.run(plan)
+        assert folder.alive() == []  # here, and not only once the loop has ended, which takes all with it
+        return result
 
     return asyncio.run(main())
 
