@@ -280,7 +280,7 @@ def test_what_was_begun_before_it_opened_does_not_close_it() -> None:
         for answer in answers[:5]:
             answer.set_exception(ConnectionError("no"))
         answers[5].set_result("late")
-        await asyncio.wait(calls)
+        await asyncio.gather(*calls, return_exceptions=True)
 
         assert guarded.states() == ["open"]
         assert guarded.context.noted[0].failures == 3
