@@ -96,9 +96,12 @@ class AgentPart:
             return StepAnswer(answer_of(result.output), False, retries, latency_s)
         if result.status is StepStatus.CANCELLED or result.error_kind == FailureKind.CANCELLED.value:
             raise asyncio.CancelledError(f"the step of agent {self.name!r} was cancelled")
-        error = self._error(result, outcomes.types.get(self._step, ()))
+        types = outcomes.types.get(self._step, ())
+        error = self._error(result, types)
         if error["error_type"] == "internal_error":
-            _log.error("agent %r failed (run %s, step %s)", self.name, outcomes.run_id, self._step)
+            # No more than its class: an error's text may hold anything.
+            what = types[0] if types else result.error_kind
+            _log.error("agent %r failed: %s (run %s, step %s)", self.name, what, outcomes.run_id, self._step)
         return StepAnswer(error, True, retries, latency_s)
 
     def _error(self, result: StepResult, types: Sequence[str]) -> dict[str, Any]:
