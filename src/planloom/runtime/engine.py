@@ -150,6 +150,8 @@ class Engine:
             ending.callback(self._wired.threads.close)
             ending.push_async_callback(self._models.close)
             ending.push_async_callback(self._registry.aclose)
+            for sandbox in self._wired.sandboxes:
+                ending.push_async_callback(sandbox.close)
             ending.push_async_callback(self._wired.transport.close)
             for driver in drivers:
                 ending.push_async_callback(driver.close)

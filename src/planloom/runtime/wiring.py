@@ -14,6 +14,7 @@ from planloom.executors.agent import AgentExecutor
 from planloom.executors.attempt import Attempts
 from planloom.executors.by_kind import ByKind
 from planloom.executors.calls import ToolCalls
+from planloom.executors.code import CodeExecutor
 from planloom.executors.llm import LlmExecutor
 from planloom.executors.replan import ReplanExecutor
 from planloom.executors.speculative import DraftThenCheck
@@ -23,13 +24,14 @@ from planloom.executors.wrap.cached import CachedExecutor, LruCache
 from planloom.executors.wrap.guarded import Guards
 from planloom.executors.wrap.verified import VerifiedExecutor
 from planloom.models.catalogue import Models
+from planloom.sandbox.sandbox import BACKENDS, backend_of
 from planloom.transport.local import LocalTransport
 from planloom.verify.checks import ValidatorRegistry
 
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
     from planloom.models.llm import LLM
-    from planloom.ports import AttemptExecutor, Clock, MakeTransport, Model, Transport
+    from planloom.ports import AttemptExecutor, Clock, MakeTransport, Model, SandboxBackend, Transport
     from planloom.runtime.settings import Settings
     from planloom.tools.registry import ToolRegistry
     from planloom.verify.judge import JudgeAgent
@@ -50,6 +52,7 @@ class Wired:
     transport: Transport
     attempts: Attempts
     threads: ThreadPool
+    sandboxes: tuple[SandboxBackend, ...]
     kinds: frozenset[str]
 
 
@@ -81,16 +84,17 @@ def wire(
 ) -> Wired:
     """Return what makes attempts, behind a transport; None: the local one."""
     threads = ThreadPool(settings.max_threads)
-    executors = _by_kind(registry, settings, clock, models, threads, gate, agents)
+    backends = {name: backend_of(name) for name in BACKENDS}
+    executors = _by_kind(registry, settings, clock, models, threads, backends, gate, agents)
 
     def digest_of(request: RunStep) -> str:
-        return _digest(request, registry, models)
+        return _digest(request, registry, models, agents)
 
     verified = VerifiedExecutor(ByKind(executors), models, validators or ValidatorRegistry(), judges or {})
     cached = CachedExecutor(verified, LruCache(clock, size=settings.cache_size), digest_of)
     kinds = HEART_KINDS | executors.keys() | {"verify", "speculate"}
     attempts = Attempts(cached)
-    return Wired((transport or LocalTransport)(attempts, clock), attempts, threads, kinds)
+    return Wired((transport or LocalTransport)(attempts, clock), attempts, threads, tuple(backends.values()), kinds)
 
 
 def _by_kind(
@@ -99,6 +103,7 @@ def _by_kind(
     clock: Clock,
     models: Models,
     threads: ThreadPool,
+    backends: Mapping[str, SandboxBackend],
     gate: AcceptanceGate | None,
     agents: AgentRegistry | None,
 ) -> dict[str, AttemptExecutor]:
@@ -111,14 +116,16 @@ def _by_kind(
         **tasks,
         "tool": ToolExecutor(calls),
         "agent": doing,
+        "code": CodeExecutor(calls, backends),
         "model": DraftThenCheck(LlmExecutor(models, calls), models, gate or AcceptanceGate()),
         "replan": ReplanExecutor(models, registry),
     }
 
 
-def _digest(request: RunStep, registry: ToolRegistry, models: Models) -> str:
+def _digest(request: RunStep, registry: ToolRegistry, models: Models, agents: AgentRegistry | None) -> str:
     """Return everything besides its arguments that decides what a step answers: models, tools, what both are asked."""
     step = request.step
+    asked = step.agent.name if step.agent is not None else DEFAULT_AGENT if step.kind == "task" else None
     refs = [step.model, step.verify.model if step.verify else None, step.replan.model if step.replan else None]
     if step.speculate is not None:
         refs += [step.speculate.draft, step.speculate.judge]
@@ -126,7 +133,10 @@ def _digest(request: RunStep, registry: ToolRegistry, models: Models) -> str:
     parts: list[Any] = [
         request.role,
         [None if ref is None else [ref, _uri_of(ref, request, models)] for ref in refs],
-        [registry.get(name).digest for name in tools],
+        [registry.get(name).digest if name in registry else name for name in tools],
+        None if asked is None or agents is None else agents.facts(asked).digest,
+        [one and one.model_dump(mode="json") for one in (step.agent, step.code)],
+        step.task,
         step.max_tokens,
         step.temperature,
         step.output,
