@@ -85,6 +85,8 @@ class _Running:
         self._ending = Ending(program, self._over.set)
         self._child = Child()
         self._send_to = -1
+        self._first = 0
+        """Id of the process that all others of the sandbox are under."""
         self._heard = bytearray()
         self._facts = b""
         self._complaint = bytearray()
@@ -103,7 +105,7 @@ class _Running:
         try:
             self._begin()
             self._child.pipes.send(self._send_to, first)
-            watch = Watch(limits, self._processes, self._ending.failed)
+            watch = Watch(limits, self._processes, self._ending.failed, folder=self._folder)
             with suppress(TimeoutError):
                 async with asyncio.timeout(limits.wall_s):
                     await self._until_over()
@@ -185,6 +187,9 @@ class _Running:
     def _processes(self) -> list[int]:
         return list(descendants(self._child.process)) if self._child.process else []
 
+    def _folder(self) -> str | None:
+        return f"/proc/{self._first}/root{WORK}" if self._first else None
+
     # --- what comes from the sandbox -----------------------------------------------------------
 
     def _learn(self, piece: bytes) -> None:
@@ -193,7 +198,8 @@ class _Running:
         if piece:
             return
         with suppress(ValueError, KeyError, TypeError):
-            self._child.hold(int(json.loads(self._facts)["child-pid"]))
+            self._first = int(json.loads(self._facts)["child-pid"])
+            self._child.hold(self._first)
             if self._ending.is_over:
                 self._child.kill()
 
@@ -291,7 +297,7 @@ def held(program: Program, *, has_filter: bool) -> tuple[dict[str, str], dict[st
         "output_bytes": f"{limits.output_bytes}",
         "result_bytes": f"{limits.result_bytes}",
         "processes": f"{limits.processes}: by the kernel",
-        "disk_mb": f"{limits.disk_mb:g}: by the size of its file system",
+        "disk_mb": f"{limits.disk_mb:g}: by the size of its file system; files are counted",
         "tool_calls": f"{limits.tool_calls}",
         "network": "none: a network namespace of its own",
         "files": "none but the standard library, read-only",

@@ -216,8 +216,7 @@ def _variables(body: list[Any]) -> list[str]:
     return sorted({name for name in (*inner.co_varnames, *inner.co_cellvars) if name.isidentifier()})
 
 
-def _run(source: str, main: dict[str, Any]) -> Any:
-    code, is_function = _compiled(source)
+def _run(code: CodeType, is_function: bool, main: dict[str, Any]) -> Any:
     if not code.co_flags & _AWAITS:
         exec(code, main)  # noqa: S102 - that is what this is for
         value = main.pop(_RESULT, None)
@@ -241,8 +240,6 @@ _DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 def _kind(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "memory"
-    if isinstance(error, SyntaxError):
-        return "syntax"
     if isinstance(error, OSError) and error.errno in _DISK:
         return "disk"
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -252,18 +249,33 @@ def _kind(error: BaseException) -> str:
     return "runtime"
 
 
+def _unreadable(error: BaseException) -> dict[str, Any]:
+    """Return what to say of a program that is none; a parser that gives up says so in many ways."""
+    text = "too deeply nested" if isinstance(error, MemoryError | RecursionError) else str(error)
+    return {"t": "error", "kind": "syntax", "text": f"SyntaxError: {text}"[:_MAX_TEXT]}
+
+
 def _told(error: BaseException) -> dict[str, Any]:
-    line = error.lineno if isinstance(error, SyntaxError) else None
+    line = None
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == _NAME:
             line = trace.tb_lineno
         trace = trace.tb_next
     error.__traceback__ = error.__context__ = error.__cause__ = None  # what they hold may be all the memory there is
-    text = f"{type(error).__name__}: {error}"[:_MAX_TEXT]
+    text = f"{type(error).__name__}: {_words(error)}"[:_MAX_TEXT]
     where = f" (line {line})" if line is not None else ""
     name = error.name if isinstance(error, NameError) else None
     return {"t": "error", "kind": _kind(error), "text": text + where, "name": name}
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "it needs more memory than it may have"
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - the program's own exceptions may do anything when they are looked at
+        return "it cannot be shown"
 
 
 def _main() -> None:
@@ -280,7 +292,12 @@ def _main() -> None:
     if told["imports"] is not None:
         _guard_imports(told["imports"])
     try:
-        message = {"t": "done", "result": _run(told["source"], main.__dict__)}
+        code, is_function = _compiled(told["source"])
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        _send(_unreadable(error))
+        return
+    try:
+        message = {"t": "done", "result": _run(code, is_function, main.__dict__)}
     except BaseException as error:  # noqa: BLE001 - a program may raise whatever it likes
         if isinstance(error, MemoryError):
             main.__dict__.clear()

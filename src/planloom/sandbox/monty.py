@@ -106,6 +106,12 @@ class _Running:
     def printed(self, stream: str, text: str) -> None:
         self._ending.printed(stream, text)
 
+    def sleep(self, number: int, seconds: float) -> None:
+        self._loop.call_later(min(max(0.0, seconds), self._program.limits.wall_s), self._slept, number)
+
+    def _slept(self, number: int) -> None:
+        self._drive.answers.put((number, {"value": None}))
+
     def has_stopped(self) -> None:
         self._ending.failed(ErrorType.CRASHED, "the interpreter broke down")
         self.stopped.set()

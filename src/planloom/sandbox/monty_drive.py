@@ -38,6 +38,7 @@ NAME = "monty"
 WORK = "/work"
 SPARE_MEMORY = 48 * 10**6
 """Bytes that the process may have beyond the program's own: the interpreter, its stack, a message under way."""
+_SLEEPS = ("system.sleep", "system.async_sleep")
 _MAX_DEPTH = 400
 """Calls inside each other; each takes some of the process's own stack."""
 _INSTALL = "pip install 'planloom[sandbox]'"
@@ -191,12 +192,10 @@ class Drive:
                     limits={
                         "max_memory": limits.memory_bytes,
                         "max_feed_duration_secs": limits.wall_s,
-                        "max_total_sleep_secs": limits.wall_s,
                         "max_recursion_depth": _MAX_DEPTH,
                         # Names of functions are looked up, too, so there is room beyond the calls themselves.
                         "max_suspensions": 4 * limits.tool_calls + 100_000,
                     },
-                    os_policy={"sleep_system_max": limits.wall_s},
                 )
             )
             self._hold(session.worker_pid)
@@ -287,6 +286,8 @@ class Drive:
 
     def _called(self, snapshot: Any) -> Any:
         name = snapshot.function_name
+        if name in _SLEEPS and snapshot.is_os_function:
+            return self._slept(snapshot)
         if snapshot.is_os_function:
             return snapshot.resume_auto()
         tools = self._program.tools
@@ -301,10 +302,21 @@ class Drive:
         self._running.tell("call", number, name, tuple(args), kwargs)
         if self._is_async and name in tools:
             return snapshot.resume({"future": ...})
+        return snapshot.resume(_settled(self._heard_of(number)))
+
+    def _slept(self, snapshot: Any) -> Any:
+        """Have the event loop say when a sleep is over, so that it ends with the program."""
+        number = snapshot.call_id
+        self._running.tell("sleep", number, float(snapshot.args[0]))
+        if snapshot.function_name == _SLEEPS[1]:
+            return snapshot.resume({"future": ...})
+        return snapshot.resume(_settled(self._heard_of(number)))
+
+    def _heard_of(self, number: int) -> dict[str, Any]:
         while True:
             found, told = self._heard()
             if found == number:
-                return snapshot.resume(_settled(told))
+                return told
 
     def _heard(self) -> tuple[int, dict[str, Any]]:
         heard = self.answers.get()
@@ -341,7 +353,7 @@ def _told(error: Any) -> tuple[ErrorType, str, str | None]:
         kind = ErrorType.TIMEOUT
     elif isinstance(inner, RuntimeError) and "is not supported in this environment" in text:
         kind = ErrorType.DENIED
-    elif isinstance(inner, OSError) and "write limit" in text:
+    elif "disk write limit" in text or "mount memory usage limit" in text:
         kind = ErrorType.DISK
     return kind, f"{text}{_line_of(error)}", None
 
