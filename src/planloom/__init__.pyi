@@ -16,6 +16,19 @@ from planloom.api.agent import (
     Agent as Agent,
     AgentConfig as AgentConfig,
 )
+from planloom.api.dag import (
+    AgentDAG as AgentDAG,
+)
+from planloom.api.dag_executor import (
+    DAGExecutor as DAGExecutor,
+)
+from planloom.api.dag_node import (
+    AgentNode as AgentNode,
+    NodeStatus as NodeStatus,
+)
+from planloom.api.dag_result import (
+    DAGResult as DAGResult,
+)
 from planloom.api.execute import (
     execute_plan as execute_plan,
     run_plan as run_plan,
@@ -27,6 +40,13 @@ from planloom.api.execution import (
 from planloom.api.executor import (
     Executor as Executor,
     SpeculativeExecutor as SpeculativeExecutor,
+)
+from planloom.api.shared_state import (
+    SharedState as SharedState,
+    StateEntry as StateEntry,
+)
+from planloom.api.state_manager import (
+    StateManager as StateManager,
 )
 from planloom.api.step_forms import (
     ExecutionStep as ExecutionStep,

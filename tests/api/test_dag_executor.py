@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from planloom.agents.reasoning import Reasoner
 from planloom.api.dag import AgentDAG, AgentNode, NodeStatus
 from planloom.api.dag_executor import DAGExecutor
 from planloom.api.shared_state import SharedState
-from planloom.errors import ConfigError, InputsError, PlanError
+from planloom.core.chat import ModelCall
+from planloom.errors import ConfigError, FieldError, InputsError, PlanError
 from planloom.journal.memory import MemoryJournal
 from planloom.plan.policy import ResourceLimits
+from planloom.testing.models import FunctionModel
 
 
 def echo(value: Any) -> Any:
@@ -395,3 +398,52 @@ def test_plan_tells_what_would_run_without_running_it() -> None:
     assert ran == []
     with pytest.raises(PlanError):
         DAGExecutor(AgentDAG().add_node(AgentNode("a", echo, input_mapping={"x": "y"}))).plan()
+
+
+# --- agents of planloom's own making --------------------------------------------------------------
+
+
+def thinker(name: str, answer: str, asked: list[str], **fields: Any) -> Reasoner:
+    """Return an agent whose model answers at once, and notes what it was asked to do."""
+
+    def respond(call: ModelCall) -> Any:
+        text = "\n".join(message.content for message in call.messages)
+        if "is_complete" in text:
+            return {"is_complete": True, "reasoning": "done", "missing_steps": [], "next_action": None}
+        if "has_sufficient_info" in text:
+            asked.append(text)
+            task = {"description": "say it", "tool_name": None}
+            return {"has_sufficient_info": True, "reasoning": "easy", "tasks": [task]}
+        return answer
+
+    return Reasoner(name=name, model=FunctionModel(respond), **fields)
+
+
+def test_agents_that_reason_work_as_nodes_and_what_they_asked_is_counted() -> None:
+    asked: list[str] = []
+    dag = chain(
+        AgentNode("a", thinker("first", "forty-two", asked), output_key="answer"),
+        AgentNode("b", thinker("second", "done", asked, max_iterations=20), input_mapping={"input": "answer"}),
+    )
+
+    result = DAGExecutor(dag).execute({"input": "What is six times seven?"})
+
+    assert result.status == "success", result.errors
+    assert result.node_results == {"a": "forty-two", "b": "done"}
+    assert "What is six times seven?" in asked[0]
+    assert "forty-two" in asked[1]
+    assert "input:" not in asked[1]
+    assert result.run.usage.requests >= 4
+
+
+def test_an_agent_that_may_run_only_once_is_not_given_retries() -> None:
+    class Pays:
+        effects = "once"
+
+        def run(self, value: Any) -> str:
+            return "paid"
+
+    with pytest.raises(FieldError, match=r"'pay'.*only once"):
+        DAGExecutor(AgentDAG().add_node(AgentNode("pay", Pays(), retry_count=1))).execute()
+    said = AgentDAG().add_node(AgentNode("pay", Pays(), retry_count=1, effects="idempotent"))
+    assert DAGExecutor(said).execute().status == "success"

@@ -29,7 +29,7 @@ from planloom.plan.expression import parse_expression
 from planloom.plan.graph import find_cycle, topological_order
 
 if TYPE_CHECKING:
-    from planloom.api.dag_result import DAGResult
+    from planloom.api.dag_picture import NodesShown
     from planloom.observe.picture import Picture
 
 __all__ = ["AgentDAG", "AgentNode", "Edge", "NodeStatus"]
@@ -239,28 +239,28 @@ class AgentDAG:
 
     # --- drawing --------------------------------------------------------------------------------
 
-    def picture(self, result: DAGResult | None = None) -> Picture:
+    def picture(self, result: NodesShown | None = None) -> Picture:
         """Return what every drawing shows: the graph, and how its nodes stand.
 
         Args:
-            result: A run; None: the run that was started last.
+            result: A run, as a `DAGResult` tells it; None: the run that was started last.
         """
         return agent_picture(self.name, list(self._nodes.values()), self.edges, result)
 
-    def visualize(self, result: DAGResult | None = None, *, ascii_only: bool = False) -> str:
+    def visualize(self, result: NodesShown | None = None, *, ascii_only: bool = False) -> str:
         """Return the graph as text: nodes by levels with a sign for how each stands, then the edges."""
         self.order()
         return picture_text(self.picture(result), ascii_only=ascii_only)
 
-    def mermaid(self, result: DAGResult | None = None) -> str:
+    def mermaid(self, result: NodesShown | None = None) -> str:
         """Return the graph as a Mermaid flowchart."""
         return picture_mermaid(self.picture(result))
 
-    def dot(self, result: DAGResult | None = None) -> str:
+    def dot(self, result: NodesShown | None = None) -> str:
         """Return the graph as a Graphviz digraph."""
         return picture_dot(self.picture(result))
 
-    def svg(self, result: DAGResult | None = None, *, theme: str = "auto") -> str:
+    def svg(self, result: NodesShown | None = None, *, theme: str = "auto") -> str:
         """Return the graph as an SVG image."""
         self.order()
         return picture_svg(self.picture(result), theme=theme)

@@ -6,19 +6,26 @@ Rule 1: steps that only belong to the graph's plan (its conditions) are no nodes
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from planloom.observe.looks import duration_text, note_of, status_of, step_facts
 from planloom.observe.picture import Arrow, Box, Picture
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from planloom.api.dag_node import AgentNode, Edge
-    from planloom.api.dag_result import DAGResult
+    from planloom.core.result import StepResult
 
 
-def agent_picture(name: str, nodes: Sequence[AgentNode], edges: Sequence[Edge], result: DAGResult | None) -> Picture:
+class NodesShown(Protocol):
+    """How the nodes of a graph stand; a `DAGResult` says so."""
+
+    @property
+    def nodes(self) -> Mapping[str, StepResult]: ...
+
+
+def agent_picture(name: str, nodes: Sequence[AgentNode], edges: Sequence[Edge], result: NodesShown | None) -> Picture:
     """Return a graph of agents as a picture.
 
     Args:
@@ -45,6 +52,6 @@ def _shown(node: AgentNode) -> Box:
     return replace(_box(node), status=node.status.value, facts=tuple(facts), note=node.error or "")
 
 
-def _of_run(node: AgentNode, result: DAGResult) -> Box:
+def _of_run(node: AgentNode, result: NodesShown) -> Box:
     step = result.nodes[node.name]
     return replace(_box(node), status=status_of(step), facts=step_facts(step), note=note_of(step))

@@ -353,10 +353,21 @@ def _policy(node: AgentNode) -> AgentPolicy:
 
 
 def _effects(node: AgentNode) -> Effects | None:
-    """Return what doing a node again would do, None where its agent says it."""
+    """Return what doing a node again would do, None where its agent says it.
+
+    Raises:
+        FieldError: It is to be tried again, and its agent says that it may run only once.
+    """
     if node.effects is not None:
         return Effects(node.effects)
-    says_itself = definition_of(node.agent) is not None or getattr(node.agent, "effects", None) is not None
+    said = getattr(node.agent, "effects", None)
+    if node.retry_count and said == Effects.ONCE:
+        raise FieldError(
+            f"node {node.name!r} has retry_count={node.retry_count}, and its agent may run only once",
+            remedy='leave retry_count out, or give the node effects="idempotent" if it may run again',
+            step=node.name,
+        )
+    says_itself = definition_of(node.agent) is not None or said is not None
     return Effects.IDEMPOTENT if node.retry_count and not says_itself else None
 
 

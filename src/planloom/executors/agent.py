@@ -247,7 +247,7 @@ def _task_of(definition: Reasoner, request: RunStep) -> str:
                 remedy="give it what its input_schema says",
                 step=request.key,
             )
-    if args.keys() == {INPUT}:
+    if {name for name, value in args.items() if name != "prompt" or value} == {INPUT}:
         return text_of(given)
     return messages_of(args)[-1].content
 
