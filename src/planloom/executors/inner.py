@@ -2,8 +2,8 @@
 
 Rule 1: a call is known by what is asked, and by how often that was asked before: never by when, nor by which task got
 there first. A changed question is another call; two equal ones are two calls, and either's answer will do for both.
-Rule 2: a call with an effect is on record, durably, before it is made. One that may be made only once and failed is
-never made again; what it failed with is told again.
+Rule 2: a call with an effect is on record, durably, before it is made; what one came to that may be made only once is
+on record before anything else happens. If it failed, it is never made again; what it failed with is told again.
 Rule 3: any other failure that the attempt went on after is part of what happened, and is told again; one that it ended
 in is tried again. A model is always asked again.
 """
@@ -94,14 +94,21 @@ class Inner:
         try:
             output = as_json(await call(counted), where=name)
         except Exception as error:
-            self._note(counted, key, name, kind, started_at, None, error)
+            await self._tell(self._ended(counted, key, name, kind, started_at, None, error), effects)
             raise
-        self._note(counted, key, name, kind, started_at, output, None)
+        await self._tell(self._ended(counted, key, name, kind, started_at, output, None), effects)
         return output
+
+    async def _tell(self, ended: CallEnded, effects: Effects) -> None:
+        if effects is not Effects.ONCE:
+            self._context.note(ended)
+        elif not await self._context.record(ended):
+            raise asyncio.CancelledError
 
     def void(self, key: str, name: str, why: str) -> None:
         """Put on record that a model's answer is of no use, so that a later attempt asks again."""
-        self._note(Part(self._context), key, name, MODEL, self._context.clock.now(), None, OutputError(why))
+        now = self._context.clock.now()
+        self._context.note(self._ended(Part(self._context), key, name, MODEL, now, None, OutputError(why)))
 
     def _stays_failed(self, known: CallEnded, effects: Effects) -> bool:
         if known.kind == MODEL:
@@ -113,34 +120,26 @@ class Inner:
             known.error or "it failed", is_unknown=is_unknown(known.error_types, effects), call=known.name
         )
 
-    def _note(
-        self,
-        counted: Part,
-        key: str,
-        name: str,
-        kind: str,
-        started_at: float,
-        output: Any,
-        error: Exception | None,
-    ) -> None:
-        step = self._request
-        self._context.note(
-            CallEnded(
-                step.key,
-                step.attempt,
-                step.epoch,
-                key,
-                name,
-                kind,
-                output,
-                started_at,
-                self._context.clock.now(),
-                None if counted.usage == Usage() else counted.usage,
-                counted.usd if counted.usage != Usage() or counted.usd else None,
-                counted.calls,
-                None if error is None else text_of(error),
-                () if error is None else type_names(error),
-            )
+    def _ended(
+        self, counted: Part, key: str, name: str, kind: str, started_at: float, output: Any, error: Exception | None
+    ) -> CallEnded:
+        """Return what goes on record of a call, with what it used."""
+        step, usage = self._request, None if counted.usage == Usage() else counted.usage
+        return CallEnded(
+            step.key,
+            step.attempt,
+            step.epoch,
+            key,
+            name,
+            kind,
+            output,
+            started_at,
+            self._context.clock.now(),
+            usage,
+            counted.usd if usage is not None or counted.usd else None,
+            counted.calls,
+            None if error is None else text_of(error),
+            () if error is None else type_names(error),
         )
 
 
