@@ -388,6 +388,20 @@ def test_a_killed_run_goes_on_where_it_was_and_its_state_is_made_of_the_record(t
     assert resumed.stdout == f"success True {values}\n"
 
 
+@pytest.mark.slow
+def test_a_node_that_may_run_only_once_waits_for_a_person_when_it_was_killed(tmp_path: Path) -> None:
+    script = KILLED.replace('effects="idempotent"', 'effects="once"') + "print(result.run.blockers()[0]['command'])"
+    command = [sys.executable, "-c", script, "{'x': 1}"]
+
+    for _ in range(2):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (tmp_path / "calls.txt").read_text() == "ab"
+    first, second = done.stdout.splitlines()
+    assert first.startswith("waiting True [('a', ")
+    assert second.startswith("planloom resolve mine b")
+
+
 def test_plan_tells_what_would_run_without_running_it() -> None:
     ran: list[Any] = []
     executor = DAGExecutor(AgentDAG("g").add_node(AgentNode("a", ran.append)))
