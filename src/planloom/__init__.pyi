@@ -3,8 +3,14 @@
 from planloom.agents.memory import (
     AgentMemory as AgentMemory,
 )
+from planloom.agents.metrics import (
+    AgentMetrics as AgentMetrics,
+)
 from planloom.agents.planner import (
     LargePlanner as LargePlanner,
+)
+from planloom.agents.reasoning import (
+    Reasoner as Reasoner,
 )
 from planloom.agents.roster import (
     AgentRegistry as AgentRegistry,
@@ -15,6 +21,10 @@ from planloom.agents.small import (
 from planloom.api.agent import (
     Agent as Agent,
     AgentConfig as AgentConfig,
+)
+from planloom.api.agent_factory import (
+    create_agent as create_agent,
+    create_gemma_agent as create_gemma_agent,
 )
 from planloom.api.dag import (
     AgentDAG as AgentDAG,
@@ -40,6 +50,10 @@ from planloom.api.execution import (
 from planloom.api.executor import (
     Executor as Executor,
     SpeculativeExecutor as SpeculativeExecutor,
+)
+from planloom.api.reasoning import (
+    AgentResponse as AgentResponse,
+    ReasoningAgent as ReasoningAgent,
 )
 from planloom.api.shared_state import (
     SharedState as SharedState,
@@ -81,6 +95,7 @@ from planloom.errors import (
     ModelError as ModelError,
     NotAllowedError as NotAllowedError,
     NotDoneError as NotDoneError,
+    OverloadedError as OverloadedError,
     PlanError as PlanError,
     PlanTimeoutError as PlanTimeoutError,
     PlanloomError as PlanloomError,
@@ -123,6 +138,12 @@ from planloom.plan.schema import (
 from planloom.runtime.engine import (
     Engine as Engine,
 )
+from planloom.runtime.execution_agent import (
+    ExecutionAgent as ExecutionAgent,
+)
+from planloom.runtime.modules import (
+    Module as Module,
+)
 from planloom.runtime.run import (
     Run as Run,
 )
@@ -153,6 +174,13 @@ from planloom.tools.standard import (
 )
 from planloom.tools.tool import (
     Tool as Tool,
+)
+from planloom.transport.bus import (
+    Event as Event,
+    EventBus as EventBus,
+)
+from planloom.transport.slots import (
+    SlotPool as SlotPool,
 )
 from planloom.verify.checks import (
     ValidatorRegistry as ValidatorRegistry,
