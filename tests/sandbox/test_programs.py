@@ -45,7 +45,7 @@ RETURNS = {
     "text of many lines": ("x = '''a\n  b\n'''\nreturn x", "a\n  b\n"),
     "caught": ("try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    r = str(e)\nr", "division by zero"),
     "classes": ("class A:\n  def __init__(self, n): self.n = n\n  def twice(self): return self.n * 2\nA(4).twice()", 8),
-    "a file of its own": ("with open('n', 'w') as f:\n  f.write('hello')\nwith open('n') as f:\n  return f.read()", "hello"),
+    "a file of its own": ("with open('n', 'w') as f:\n  f.write('hi')\nwith open('n') as f:\n  return f.read()", "hi"),
 }  # fmt: skip
 
 
