@@ -178,10 +178,10 @@ class WorkerPool:
         return any(want.program != program for want in self._wants)
 
     @property
-    def pids(self) -> list[int]:
-        """Return the numbers of the processes it started and that are still here."""
-        seats = () if self._staff is None else self._staff.seats.values()
-        return [seat.child.pid for seat in seats if seat.child is not None]
+    def pids(self) -> dict[str, int]:
+        """Return the numbers of the processes it started and that have come in, by the ids of their workers."""
+        seats = () if self._staff is None else self._staff.in_state(SeatState.IDLE, SeatState.LENT)
+        return {seat.id: seat.child.pid for seat in seats if seat.child is not None}
 
     def watch(self, listener: Callable[[PoolEvent], None]) -> Callable[[], None]:
         """Have a function called, on the event loop, for all that happens to workers; return what ends that."""

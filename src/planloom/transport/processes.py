@@ -21,7 +21,6 @@ from planloom.transport.fitting import kind_of_work, misfit, place_of
 from planloom.transport.leases import ENDS, NOTES, Errand, Held
 
 if TYPE_CHECKING:
-
     from planloom.core.commands import RunStep
     from planloom.core.events import Fact
     from planloom.ports import Clock, Deliver, Lane, Record, Transport
