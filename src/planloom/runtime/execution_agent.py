@@ -56,7 +56,6 @@ MAX_QUEUE = 100
 POLL_S = 0.5
 """Seconds between looks for what people left for runs that wait for them."""
 REMEMBERED = 1_000
-"""Programs that have ended and can still be asked about without the journal."""
 
 
 class ExecutionAgent:
@@ -67,13 +66,16 @@ class ExecutionAgent:
     Args:
         bus: Where it tells what happens; None: a bus of its own.
         pool: Its workers: a `SlotPool` of this process, or a `WorkerPool` of processes; None: 1 to 4 slots.
-        engine: What runs the plans, and stays open, with `transport=on_workers(pool)` for a pool of processes; None: one
-            of its own, made with `options` (see `Engine`).
+        engine: What runs the plans, and stays open; for a pool of processes made with `transport=on_workers(pool)`.
+            None: one of its own, made with `options` (see `Engine`).
         modules: Who may use what. If there are any, each program is some module's.
         max_queue: Programs that may wait for a worker; beyond that `submit` waits, or refuses.
         recover: Whether it takes up the runs on record that have not ended and that nobody drives.
         adopt_every_s: Seconds between looks for such runs later on; None: it looks only when it starts.
         source: Who says what it tells on the bus.
+
+    Attributes:
+        remembered: Programs that have ended and can be asked about without the journal; twice as many at times.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class ExecutionAgent:
         self._max_queue = max_queue
         self._recover = recover
         self._adopt_every_s = adopt_every_s
+        self.remembered = REMEMBERED
         self._source = source
         self._announcer = Announcer(self.bus, source)
         self._submissions: dict[str, Submission] = {}
@@ -188,6 +191,11 @@ class ExecutionAgent:
     @property
     def journal(self) -> Journal:
         return self.engine.journal
+
+    @property
+    def submissions(self) -> list[Submission]:
+        """Return the programs it has, the first first; of those that have ended, the last `remembered`."""
+        return list(self._submissions.values())
 
     @property
     def queued(self) -> int:
@@ -278,11 +286,13 @@ class ExecutionAgent:
         self._forget_old()
         task = asyncio.get_running_loop().create_task(self._serve(one))
         self._tasks[one.run_id] = task
-        task.add_done_callback(lambda _: self._served(one))
+        task.add_done_callback(lambda ended: self._served(one, ended))
 
-    def _served(self, one: Submission) -> None:
+    def _served(self, one: Submission, task: asyncio.Task[None]) -> None:
         """See to it that whoever waits hears of a program's end, also of one whose task ended before it began."""
-        self._tasks.pop(one.run_id, None)
+        if self._tasks.get(one.run_id) is not task:
+            return  # it rested, and was taken up again meanwhile
+        del self._tasks[one.run_id]
         self._leave_queue(one)
         if not one.is_settled:
             if one.cancelled is not None and one.run is None and not self._closed:
@@ -297,9 +307,9 @@ class ExecutionAgent:
             self._room.release()
 
     def _forget_old(self) -> None:
-        if len(self._submissions) > 2 * REMEMBERED:
+        if len(self._submissions) > 2 * self.remembered:
             ended = [name for name, one in self._submissions.items() if one.is_settled and not one.rests]
-            for name in ended[: len(self._submissions) - REMEMBERED]:
+            for name in ended[: len(self._submissions) - self.remembered]:
                 del self._submissions[name]
 
     async def _serve(self, one: Submission) -> None:
