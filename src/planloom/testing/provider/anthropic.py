@@ -10,8 +10,8 @@ from typing import Any
 from planloom.core.chat import Message, ToolCall, ToolSpec
 from planloom.testing.provider.answers import RecordedRequest, Reply, Status, arguments_text
 from planloom.testing.provider.wire import (
-    Event,
     Problem,
+    SentEvent,
     Wire,
     closed_schema,
     fields_of,
@@ -204,9 +204,9 @@ def _whole(reply: Reply, request: RecordedRequest) -> dict[str, Any]:
     }
 
 
-def _stream(reply: Reply, request: RecordedRequest) -> Iterator[Event]:
-    def told(kind: str, *, piece: bool = False, **said: Any) -> Event:
-        return Event(sse({"type": kind, **said}, event=kind), piece)
+def _stream(reply: Reply, request: RecordedRequest) -> Iterator[SentEvent]:
+    def told(kind: str, *, piece: bool = False, **said: Any) -> SentEvent:
+        return SentEvent(sse({"type": kind, **said}, event=kind), piece)
 
     whole = _whole(reply, request)
     usage = whole["usage"]

@@ -12,8 +12,8 @@ from typing import Any
 from planloom.core.chat import Message, ToolCall, ToolSpec
 from planloom.testing.provider.answers import RecordedRequest, Reply, Status
 from planloom.testing.provider.wire import (
-    Event,
     Problem,
+    SentEvent,
     Wire,
     fields_of,
     list_in,
@@ -197,9 +197,9 @@ def _whole(reply: Reply, request: RecordedRequest) -> dict[str, Any]:
     return _answer(reply, request, parts, finish=_FINISH[reply.finish])
 
 
-def _stream(reply: Reply, request: RecordedRequest) -> Iterator[Event]:
-    def told(answer: dict[str, Any], *, piece: bool = False) -> Event:
-        return Event(sse(answer, end="\r\n\r\n"), piece)
+def _stream(reply: Reply, request: RecordedRequest) -> Iterator[SentEvent]:
+    def told(answer: dict[str, Any], *, piece: bool = False) -> SentEvent:
+        return SentEvent(sse(answer, end="\r\n\r\n"), piece)
 
     if reply.finish in ("filter", "refusal"):
         yield told(_whole(reply, request))

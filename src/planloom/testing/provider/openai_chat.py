@@ -20,8 +20,8 @@ from planloom.testing.provider.openai_shared import (
     usage,
 )
 from planloom.testing.provider.wire import (
-    Event,
     Problem,
+    SentEvent,
     Wire,
     fields_of,
     list_in,
@@ -186,7 +186,7 @@ def _whole(reply: Reply, request: RecordedRequest) -> dict[str, Any]:
     }
 
 
-def _stream(reply: Reply, request: RecordedRequest) -> Iterator[Event]:
+def _stream(reply: Reply, request: RecordedRequest) -> Iterator[SentEvent]:
     tells_usage = bool((request.body.get("stream_options") or {}).get("include_usage"))
     chunk = {
         "id": f"chatcmpl-{request.number}",
@@ -196,9 +196,9 @@ def _stream(reply: Reply, request: RecordedRequest) -> Iterator[Event]:
         "system_fingerprint": None,
     } | ({"usage": None} if tells_usage else {})
 
-    def said(delta: dict[str, Any], *, piece: bool = False, finish: str | None = None) -> Event:
+    def said(delta: dict[str, Any], *, piece: bool = False, finish: str | None = None) -> SentEvent:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return Event(sse(chunk | {"choices": [choice]}), piece)
+        return SentEvent(sse(chunk | {"choices": [choice]}), piece)
 
     yield said({"role": "assistant", "content": None if reply.tool_calls else "", "refusal": None})
     field = "refusal" if reply.finish == "refusal" else "content"
@@ -212,8 +212,8 @@ def _stream(reply: Reply, request: RecordedRequest) -> Iterator[Event]:
             yield said({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, piece=True)
     yield said({}, finish=_finish(reply))
     if tells_usage:
-        yield Event(sse(chunk | {"choices": [], "usage": _usage(reply, request)}))
-    yield Event(sse("[DONE]"))
+        yield SentEvent(sse(chunk | {"choices": [], "usage": _usage(reply, request)}))
+    yield SentEvent(sse("[DONE]"))
 
 
 CHAT = Wire("openai-chat", ("authorization",), _read, _whole, _stream, error, error_event)

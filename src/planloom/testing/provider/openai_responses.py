@@ -19,8 +19,8 @@ from planloom.testing.provider.openai_shared import (
     usage,
 )
 from planloom.testing.provider.wire import (
-    Event,
     Problem,
+    SentEvent,
     Wire,
     fields_of,
     list_in,
@@ -216,14 +216,14 @@ def _whole(reply: Reply, request: RecordedRequest) -> dict[str, Any]:
     }
 
 
-def _stream(reply: Reply, request: RecordedRequest) -> Iterator[Event]:
+def _stream(reply: Reply, request: RecordedRequest) -> Iterator[SentEvent]:
     sequence = 0
 
-    def told(kind: str, *, piece: bool = False, **said: Any) -> Event:
+    def told(kind: str, *, piece: bool = False, **said: Any) -> SentEvent:
         nonlocal sequence
         event = {"type": kind, "sequence_number": sequence, **said}
         sequence += 1
-        return Event(sse(event, event=kind), piece)
+        return SentEvent(sse(event, event=kind), piece)
 
     whole = _whole(reply, request)
     begun = _response(request, "in_progress")

@@ -31,7 +31,7 @@ class Problem(Exception):  # noqa: N818 - it is no failure here: it is what the 
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class SentEvent:
     """One event of a stream, as it goes over the wire.
 
     Attributes:
@@ -60,7 +60,7 @@ class Wire:
     key_headers: tuple[str, ...]
     read: Callable[[str, dict[str, Any]], dict[str, Any]]
     whole: Callable[[Reply, RecordedRequest], dict[str, Any]]
-    stream: Callable[[Reply, RecordedRequest], Iterator[Event]]
+    stream: Callable[[Reply, RecordedRequest], Iterator[SentEvent]]
     error: Callable[[Status], dict[str, Any]]
     error_event: Callable[[str], bytes]
     required_headers: tuple[str, ...] = ()
