@@ -311,6 +311,55 @@ def test_what_nodes_show_is_how_the_run_that_was_started_last_stands() -> None:
     assert a.end_time >= a.start_time
 
 
+def test_a_run_that_ends_last_does_not_take_the_nodes_from_the_one_that_was_started_last() -> None:
+    async def main() -> None:
+        second_is_over = asyncio.Event()
+
+        async def wait(value: dict[str, Any]) -> int:
+            if value["run"] == 1:
+                await second_is_over.wait()
+            return int(value["run"])
+
+        dag = AgentDAG().add_node(AgentNode("a", wait))
+        first = asyncio.create_task(DAGExecutor(dag).aexecute({"run": 1}))
+        while dag.node("a").status is not NodeStatus.RUNNING:
+            await asyncio.sleep(0)
+        await DAGExecutor(dag).aexecute({"run": 2})
+        second_is_over.set()
+        result = await first
+
+        assert result.node_results == {"a": 1}
+        assert dag.node("a").result == 2
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("way", ["execute", "aexecute"])
+def test_one_by_one_means_in_the_order_the_nodes_were_added_where_that_can_be(way: str) -> None:
+    log: list[str] = []
+
+    def agent(name: str) -> Any:
+        async def act(value: Any) -> None:
+            log.append(name)
+            await asyncio.sleep(0)
+            log.append(f"/{name}")
+
+        return act
+
+    dag = AgentDAG()
+    for name in "dacb":
+        dag.add_node(AgentNode(name, agent(name)))
+    dag.add_edge("a", "d", lambda state: True).add_edge("c", "b")
+
+    executor = DAGExecutor(dag)
+    if way == "execute":
+        executor.execute()
+    else:
+        asyncio.run(executor.aexecute(parallel=False))
+
+    assert log == ["a", "/a", "d", "/d", "c", "/c", "b", "/b"]
+
+
 # --- on record ----------------------------------------------------------------------------------
 
 
