@@ -47,6 +47,7 @@ _COMMANDS = {
     ),
     "schema": ("planloom.cli.plan", "schema", "Print the JSON Schema of plans."),
     "mcp": ("planloom.cli.mcp", "mcp", "Offer plans as tools over MCP; show and approve tools of MCP servers."),
+    "worker": ("planloom.cli.worker", "worker", "Make attempts for an engine, with the tools that are here."),
     "doctor": ("planloom.cli.doctor", "doctor", "Look at this installation and say what is missing."),
 }
 """Name → module, function, first line of its help."""

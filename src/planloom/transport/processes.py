@@ -76,11 +76,10 @@ class ProcessLane:
         if self._here is not None:
             self._here.close()
         self._given_back = True
-        self._give_back_idle()
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._held)
+        for held in list(self._held):
+            self._release_if_idle(held)
+        if not self._held:
+            self._over.forget(self)
 
     # --- to a worker ---
 
@@ -340,10 +339,6 @@ class ProcessLane:
         if held.since == since:
             self._release_if_idle(held, at_once=True)
 
-    def _give_back_idle(self) -> None:
-        for held in list(self._held):
-            self._release_if_idle(held)
-
     def _let_go(self, held: Held) -> None:
         if held in self._held:
             self._held.remove(held)
@@ -413,6 +408,8 @@ class ProcessTransport:
         self.linger_s = linger_s
         self.patience_s = patience_s
         self._lanes: list[ProcessLane] = []
+        self._emptied: asyncio.Future[None] | None = None
+        """Is done when the last lane has nothing under way, while this closes."""
 
     def lane(self) -> ProcessLane:
         lane = ProcessLane(self)
@@ -423,14 +420,15 @@ class ProcessTransport:
         """Take leave of a lane that was closed and has nothing under way."""
         if lane in self._lanes:
             self._lanes.remove(lane)
+        if not self._lanes and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
 
     async def close(self) -> None:
-        for lane in self._lanes:
+        for lane in list(self._lanes):
             lane.end_all()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(GRACE_S):
-                while any(lane.busy for lane in self._lanes):
-                    await asyncio.sleep(0.005)
+        self._emptied = asyncio.get_running_loop().create_future()
+        if self._lanes:
+            await asyncio.wait([self._emptied], timeout=GRACE_S)
         for lane in list(self._lanes):
             await lane.cut_short()
         self._lanes.clear()

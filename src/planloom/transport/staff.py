@@ -107,6 +107,10 @@ class Staff:
         self._tick_s = min(rota.lease_s / 4, rota.idle_s / 2, 1.0)
         self._ticked_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._emptied: asyncio.Future[None] | None = None
+        """Is done when the last seat is given up, while the pool closes."""
+        self._buried: asyncio.Future[None] | None = None
+        """Is done when the last process has ended."""
         self._closed = False
 
     async def open(self, listen: str | None) -> None:
@@ -124,16 +128,17 @@ class Staff:
                 self.lose(seat, "its pool was closed")
             else:
                 self.leave(seat, "its pool was closed")
-        end = self._loop.time() + LEAVE_S
-        while self.seats and self._loop.time() < end:
-            await asyncio.sleep(0.005)
+        self._emptied = self._loop.create_future()
+        if self.seats:
+            await asyncio.wait([self._emptied], timeout=LEAVE_S)
         for seat in (*self.seats.values(), *self._ghosts):
             if seat.link is not None:
                 seat.link.abort("the pool was closed")
-        while self._children:
-            for child in self._children:
-                child.kill()
-            await asyncio.sleep(0.005)
+        for child in self._children:
+            child.kill()
+        self._buried = self._loop.create_future()
+        if self._children:
+            await self._buried
         self.seats.clear()
         await self.reception.close()
 
@@ -332,12 +337,17 @@ class Staff:
         if seat.link is None:  # it is still starting
             if seat.child is not None:
                 seat.child.kill()
-            del self.seats[seat.id]
+            self._remove(seat)
             return
         seat.turn(SeatState.LEAVING, self._loop.time())
         seat.link.send({"m": "bye", "why": why})
         if seat.child is not None:
             self._loop.call_later(LEAVE_S, seat.child.kill)
+
+    def _remove(self, seat: Seat) -> None:
+        del self.seats[seat.id]
+        if not self.seats and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
 
     def end(self, seat: Seat, why: str) -> None:
         """Kill a worker because whoever had it says so."""
@@ -347,7 +357,7 @@ class Staff:
         """Give a worker up."""
         if self.seats.get(seat.id) is not seat:
             return
-        del self.seats[seat.id]
+        self._remove(seat)
         was, unused_s = seat.state, self._loop.time() - seat.since
         seat.turn(SeatState.LOST, self._loop.time())
         if seat.child is not None:
@@ -377,6 +387,8 @@ class Staff:
     def _exited(self, seat: Seat, code: int) -> None:
         if seat.child is not None:
             self._children.discard(seat.child)
+        if not self._children and self._buried is not None and not self._buried.done():
+            self._buried.set_result(None)
         seat.ended = ended_how(code)
         if seat.link is None or seat.disconnected:
             self.lose(seat, seat.ended)
