@@ -148,8 +148,8 @@ def test_a28_a_model_that_asks_for_a_tool_of_others_is_denied_at_dispatch_and_it
 
     assert mail.log.calls == []
     (denial,) = mail.denials
-    assert (denial["who"]["module"], denial["who"]["step"]) == ("mailer", "ask")
-    assert "read_users" in denial["why"]
+    assert (denial["who"]["module"], denial["who"]["step"], denial["what"]) == ("mailer", "ask", "read_users")
+    assert "may not use tool 'read_users'" in denial["why"]
 
 
 def test_a28_a_plan_that_a_model_writes_on_the_way_cannot_widen_what_the_module_may() -> None:

@@ -11,6 +11,7 @@ plan, a wait or an approval starts without one.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import fields, is_dataclass, replace
@@ -20,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from planloom.core import events as record
 from planloom.core.machine import RunMachine
 from planloom.core.result import SkipReason, StepStatus
-from planloom.errors import NotAllowedError
 from planloom.plan.model import Plan
+from planloom.plan.policy import FailureKind
 from planloom.transport.bus import SOURCE, Event
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ _BEGINS = (
 _MAY_END = (record.AttemptSucceeded, record.StepSucceeded, record.StepFailed, record.StepSkipped)
 _PASSING = (record.OutputStreamed, record.AttemptWaiting)
 """What a dead letter leaves out."""
+_TOOL_NAMED = re.compile(r"\btool '([^']+)'")
 MAX_HISTORY = 50
 """Entries that a dead letter tells, besides the first."""
 _ENDS: Mapping[StepStatus, str] = {
@@ -140,7 +142,7 @@ class RunEvents:
             self._history[key] = []
             if topic != STEP + "started":
                 found.append(self._derived(recorded, "started", STEP + "started", {}, key))
-        if isinstance(entry, record.AttemptFailed) and NotAllowedError.__name__ in entry.error_types:
+        if isinstance(entry, record.AttemptFailed) and entry.kind is FailureKind.NOT_ALLOWED:
             found.append(self._derived(recorded, "denied", DENIED, self._denial(key, entry.error), key))
         if not isinstance(entry, _PASSING):
             history = self._history.get(key, [])
@@ -186,7 +188,8 @@ class RunEvents:
         state = self._machine.state
         assert state.started is not None
         who = {"module": state.started.module, "run": self._run_id, "step": key}
-        return {"who": who, "what": state.nodes[key].step.tool, "why": why}
+        named = _TOOL_NAMED.search(why)  # where a model or a program asked, only the error says for what
+        return {"who": who, "what": named[1] if named else state.nodes[key].step.tool, "why": why}
 
     def _letter(self, key: str, history: list[Recorded]) -> dict[str, Any]:
         state = self._machine.state
