@@ -31,6 +31,7 @@ from planloom.core.asking import (
     task_of,
 )
 from planloom.core.budget import Claim, tool_claim
+from planloom.plan.against import DEFAULT_AGENT as DEFAULT_AGENT
 
 if TYPE_CHECKING:
     from planloom.core.events import AgentFacts, ToolFacts
@@ -52,8 +53,6 @@ AGAIN_BYTES = 1_000
 """Size of what stands around an answer and its verdict where a model is told both of them."""
 DEFAULT = "default"
 """Name of the model that judges where nothing names one."""
-DEFAULT_AGENT = "default"
-"""Who carries out `task` steps."""
 DEFAULT_ITERATIONS = 10
 """Times it may go round."""
 TOLD_TOOLS = 8
