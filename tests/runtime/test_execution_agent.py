@@ -479,8 +479,9 @@ def test_a_worker_that_is_killed_is_told_and_its_program_goes_on_elsewhere(tmp_p
             async with asyncio.timeout(10), agent.bus.subscribe("planloom.worker.provisioned", "r") as lent:
                 if not agent.bus.recent("planloom.worker.provisioned"):
                     await anext(lent)
+            (worker,) = [event.data["worker"] for event in agent.bus.recent("planloom.worker.provisioned")]
             await asyncio.sleep(0.1)
-            os.kill(pool.pids[0], signal.SIGKILL)
+            os.kill(pool.pids[worker], signal.SIGKILL)
             result = await one
             lost = told(agent.bus, "planloom.worker.lost")
         await journal.close()
