@@ -55,6 +55,10 @@ from planloom.api.reasoning import (
     AgentResponse as AgentResponse,
     ReasoningAgent as ReasoningAgent,
 )
+from planloom.api.sandbox_environment import (
+    ProgrammaticToolExecutor as ProgrammaticToolExecutor,
+    SandboxEnvironment as SandboxEnvironment,
+)
 from planloom.api.shared_state import (
     SharedState as SharedState,
     StateEntry as StateEntry,
@@ -149,6 +153,13 @@ from planloom.runtime.run import (
 )
 from planloom.runtime.settings import (
     Settings as Settings,
+)
+from planloom.sandbox.program import (
+    SandboxLimits as SandboxLimits,
+    SandboxResult as SandboxResult,
+)
+from planloom.sandbox.sandbox import (
+    Sandbox as Sandbox,
 )
 from planloom.tools.catalogue import (
     ToolCatalog as ToolCatalog,

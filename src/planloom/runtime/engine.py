@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from planloom.models.llm import LLM
     from planloom.observe.trace import Tracing
     from planloom.plan.policy import ResourceLimits
-    from planloom.ports import Clock, Journal, MakeTransport, Model, Recorded
+    from planloom.ports import Clock, Journal, MakeTransport, Model, Recorded, SandboxBackend
     from planloom.verify.judge import JudgeAgent
 
 _log = logging.getLogger("planloom.engine")
@@ -70,6 +70,7 @@ class Engine:
         gate: What earlier drafts came to; None: nothing is known yet.
         agents: Agents by the names that plans use, besides those of the settings.
         transport: How attempts reach the place where they are made; None: they are made here.
+        sandboxes: Where code runs, by the `runtime` that a step names, besides those that there are; left open.
         settings: See `Settings`.
         clock: Time; None: the real one.
         telemetry: True: every run is told as spans of OpenTelemetry, with the provider that this process set up. Or a
@@ -88,6 +89,7 @@ class Engine:
         gate: AcceptanceGate | None = None,
         agents: AgentRegistry | Mapping[str, Any] | Iterable[Any] | None = None,
         transport: MakeTransport | None = None,
+        sandboxes: Mapping[str, SandboxBackend] | None = None,
         settings: Settings | None = None,
         clock: Clock | None = None,
         telemetry: bool | Tracer | Tracing | None = None,
@@ -111,6 +113,7 @@ class Engine:
             gate=gate,
             agents=roster,
             transport=transport,
+            sandboxes=sandboxes,
         )
         self._checks = Checks(
             self._registry, self._models, roster, validators, allow=self._allow, kinds=self._wired.kinds

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from planloom.agents.roster import AgentRegistry
-from planloom.core.needs import DEFAULT_AGENT
 from planloom.executors.acceptance import AcceptanceGate
 from planloom.executors.agent import AgentExecutor
 from planloom.executors.attempt import Attempts
@@ -24,6 +23,7 @@ from planloom.executors.wrap.cached import CachedExecutor, LruCache
 from planloom.executors.wrap.guarded import Guards
 from planloom.executors.wrap.verified import VerifiedExecutor
 from planloom.models.catalogue import Models
+from planloom.plan.against import DEFAULT_AGENT
 from planloom.sandbox.sandbox import BACKENDS, backend_of
 from planloom.transport.local import LocalTransport
 from planloom.verify.checks import ValidatorRegistry
@@ -81,10 +81,12 @@ def wire(
     gate: AcceptanceGate | None = None,
     agents: AgentRegistry | None = None,
     transport: MakeTransport | None = None,
+    sandboxes: Mapping[str, SandboxBackend] | None = None,
 ) -> Wired:
     """Return what makes attempts, behind a transport; None: the local one."""
     threads = ThreadPool(settings.max_threads)
-    backends = {name: backend_of(name) for name in BACKENDS}
+    own: dict[str, SandboxBackend] = {name: backend_of(name) for name in BACKENDS}
+    backends = own | dict(sandboxes or {})
     executors = _by_kind(registry, settings, clock, models, threads, backends, gate, agents)
 
     def digest_of(request: RunStep) -> str:
@@ -94,7 +96,7 @@ def wire(
     cached = CachedExecutor(verified, LruCache(clock, size=settings.cache_size), digest_of)
     kinds = HEART_KINDS | executors.keys() | {"verify", "speculate"}
     attempts = Attempts(cached)
-    return Wired((transport or LocalTransport)(attempts, clock), attempts, threads, tuple(backends.values()), kinds)
+    return Wired((transport or LocalTransport)(attempts, clock), attempts, threads, tuple(own.values()), kinds)
 
 
 def _by_kind(
