@@ -31,7 +31,7 @@ from planloom.core.asking import (
     task_of,
 )
 from planloom.core.budget import Claim, tool_claim
-from planloom.plan.against import DEFAULT_AGENT as DEFAULT_AGENT
+from planloom.plan.against import DEFAULT_AGENT
 
 if TYPE_CHECKING:
     from planloom.core.events import AgentFacts, ToolFacts

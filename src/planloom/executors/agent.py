@@ -18,7 +18,6 @@ from planloom.agents.roster import AgentRegistry, definition_of, model_ref
 from planloom.agents.thinking import Thought, think
 from planloom.core.asking import messages_of, text_of
 from planloom.core.chat import LLMResponse, ModelCall
-from planloom.core.needs import DEFAULT_AGENT
 from planloom.core.result import StepOutcome
 from planloom.errors import ArgumentsError, IncompleteError, InnerCallError, NotAllowedError, OutputError
 from planloom.executors import classify
@@ -27,6 +26,7 @@ from planloom.executors.foreign_agent import ask_foreign, memory_of, named_tools
 from planloom.executors.inner import MODEL, TOOL, Inner, is_unknown
 from planloom.executors.meter import Meter
 from planloom.models.structured import problems_of
+from planloom.plan.against import DEFAULT_AGENT
 from planloom.plan.policy import Effects
 from planloom.tools.registry import ToolRegistry
 

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.events import AgentFacts, ToolFacts
-from planloom.core.needs import DEFAULT_AGENT
 from planloom.errors import ConfigError, NotAllowedError, PlanError, plan_error, unknown_agent
 from planloom.executors.calls import spec_bytes
-from planloom.plan.against import check_against
+from planloom.plan.against import DEFAULT_AGENT, check_against
 from planloom.plan.check import check_plan, together
 from planloom.plan.load import load_plan
 from planloom.plan.model import Plan, Step

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from planloom.core.needs import DEFAULT_AGENT
 from planloom.errors import ConfigError, NotAllowedError, PlanError, suggestion
-from planloom.plan.against import check_against
+from planloom.plan.against import DEFAULT_AGENT, check_against
 from planloom.plan.model import Plan
 
 if TYPE_CHECKING:
