@@ -1,4 +1,4 @@
-"""A pool of worker processes: lent, given back once, grown with what waits, shrunk when idle, and never a stranger in."""
+"""A pool of worker processes: lent and given back once, grown as needed, shrunk when idle, closed to strangers."""
 
 from __future__ import annotations
 

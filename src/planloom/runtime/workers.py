@@ -30,7 +30,8 @@ def on_workers(
         max_per_run: Workers that one run may have at a time; None: as many as there are.
         linger_s: Seconds a run keeps a worker for which it has nothing to do. ``inf``: until its end, so that a worker
             serves one program from start to end.
-        patience_s: Seconds that a step waits for a worker with the labels it asks for (``require.region: eu``).
+        patience_s: Seconds that a step waits for a worker with the labels it asks for (``require.region: eu``), or,
+            where the pool starts none, for one to join.
     """
     kinds_here = frozenset(here)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,23 +20,18 @@ REQUIRE, PREFER = "require.", "prefer."
 class Placement:
     """Where an attempt is to be made."""
 
-    require: Mapping[str, str] = field(default_factory=dict)
-    prefer: Mapping[str, str] = field(default_factory=dict)
-    patience_s: float = 0.0
+    require: Mapping[str, str]
+    prefer: Mapping[str, str]
+    patience_s: float
     """Seconds to wait for a worker like this."""
-
-
-NOWHERE_ELSE = Placement()
 
 
 def place_of(request: RunStep, patience_s: float) -> Placement:
     """Return the place that a step's labels ask for."""
     labels = request.step.labels
-    if not labels:
-        return NOWHERE_ELSE
     require = {name.removeprefix(REQUIRE): value for name, value in labels.items() if name.startswith(REQUIRE)}
     prefer = {name.removeprefix(PREFER): value for name, value in labels.items() if name.startswith(PREFER)}
-    return Placement(require, prefer, patience_s) if require or prefer else NOWHERE_ELSE
+    return Placement(require, prefer, patience_s)
 
 
 def kind_of_work(request: RunStep) -> str:

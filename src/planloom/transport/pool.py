@@ -297,8 +297,8 @@ class WorkerPool:
         loop = asyncio.get_running_loop()
         want = Want(given, failed, program, require, prefer, loop.time() + patience_s, fits)
         self._wants.append(want)
-        if patience_s > 0:
-            loop.call_later(patience_s, self._serve)
+        if patience_s > 0 and (require or prefer):
+            loop.call_later(patience_s, self._serve)  # of others, the next tick hears
         self._serve()
         return want
 
@@ -325,7 +325,7 @@ class WorkerPool:
             self._wants.remove(want)
             self._lend(staff, seat, want)
         staff.grow(self._wants)
-        for want in [want for want in self._wants if now >= want.until]:
+        for want in [want for want in self._wants if now >= want.until or staff.is_all_there_is(want)]:
             why = staff.hopeless(want)
             if why:
                 remedy = "start a worker that does, or have the pool start such processes"

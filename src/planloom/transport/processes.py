@@ -384,7 +384,8 @@ class ProcessTransport:
         max_per_run: Workers that one run may have at a time; None: as many as there are.
         linger_s: Seconds a run keeps a worker for which it has nothing to do; infinity: until its end, so that a
             worker serves one program from start to end.
-        patience_s: Seconds that an attempt waits for a worker with the labels its step asks for.
+        patience_s: Seconds that an attempt waits for a worker with the labels its step asks for, or, where the pool
+            starts none, for one to join.
     """
 
     def __init__(

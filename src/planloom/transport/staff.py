@@ -175,6 +175,10 @@ class Staff:
             why = why if why.startswith("worker") else reason
         return why
 
+    def is_all_there_is(self, want: Want) -> bool:
+        """Return whether it makes no sense to wait for somebody who joins from outside."""
+        return self.rota.max > 0 and not want.require and not want.prefer
+
     def grow(self, wants: Sequence[Want]) -> None:
         """Start processes for those who wait and for whom none is coming, and as many as there are to be at least."""
         if self._closed or self._loop.time() < self._start_at:
