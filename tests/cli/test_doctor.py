@@ -53,6 +53,14 @@ def test_it_says_how_many_runs_the_journal_has(folder: Folder) -> None:
     assert found["journal"]["words"].endswith(".planloom/runs.db with 1 run")
 
 
+def test_it_says_which_sandboxes_work_here_or_what_they_need(folder: Folder) -> None:
+    _, found = findings(folder)
+
+    for runtime in ("monty", "cpython"):
+        told = found[f"sandbox {runtime}"]
+        assert (told["verdict"] == "ok" and "works" in told["words"]) or "install" in told["remedy"]
+
+
 def test_a_slow_disk_is_a_hint_and_says_where_to_go() -> None:
     slow, fast = disk_finding(Path("/net"), 0.2), disk_finding(Path("/ssd"), 0.001)
 

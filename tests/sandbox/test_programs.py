@@ -14,7 +14,7 @@ import pytest
 
 from planloom.core.code import ErrorType, Program, SandboxLimits, SandboxResult
 from planloom.errors import ArgumentsError, ConfigError, NoSandboxError
-from planloom.sandbox import bubblewrap, layout
+from planloom.sandbox import bubblewrap, visible
 from planloom.sandbox.sandbox import Sandbox, backend_of, size_bytes
 from planloom.sandbox.watch import descendants, memory_bytes
 from sandbox.conftest import needs
@@ -298,12 +298,12 @@ def test_a_size_that_is_none_is_refused() -> None:
 
 def test_without_bubblewrap_cpython_is_refused_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    layout.layout.cache_clear()
+    visible.look.cache_clear()
 
     with pytest.raises(NoSandboxError, match="apt-get install bubblewrap"):
         run("cpython", "1")
 
-    layout.layout.cache_clear()
+    visible.look.cache_clear()
 
 
 def test_where_namespaces_are_refused_cpython_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,8 +311,8 @@ def test_where_namespaces_are_refused_cpython_is_refused(tmp_path: Any, monkeypa
     script = tmp_path / "bwrap"
     script.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
     script.chmod(0o755)
-    real = layout.layout()
-    monkeypatch.setattr(bubblewrap, "layout", lambda: layout.Layout(str(script), real.python, real.shown, real.hidden))
+    real = visible.look()
+    monkeypatch.setattr(bubblewrap, "look", lambda: visible.Visible(str(script), real.python, real.shown, real.hidden))
 
     with pytest.raises(NoSandboxError, match="No permissions to create new namespace"):
         run("cpython", "1")

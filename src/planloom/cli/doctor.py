@@ -27,6 +27,7 @@ from planloom.cli.output import jsonable
 from planloom.cli.project import Workplace
 from planloom.errors import ConfigError, PlanloomError
 from planloom.observe.looks import counted, duration_text, printable
+from planloom.sandbox.sandbox import BACKENDS, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,6 +110,22 @@ def _installation() -> Iterator[Finding]:
     enough = sqlite3.sqlite_version_info >= OLDEST_SQLITE
     remedy = "" if enough else "use a Python that is built with a newer SQLite"
     yield Finding("sqlite", Grade.OK if enough else Grade.WRONG, sqlite3.sqlite_version, remedy)
+    yield from (_sandbox(runtime) for runtime in BACKENDS)
+
+
+def _sandbox(runtime: str) -> Finding:
+    """Say whether code steps of this runtime can run here, by running one."""
+    about = f"sandbox {runtime}"
+    try:
+        result = Sandbox(runtime=runtime).run("6 * 7")
+    except ConfigError as error:
+        return Finding(about, Grade.HINT, error.message, error.remedy)
+    if result.result != 42:
+        return Finding(about, Grade.WRONG, f"it does not work: {result.error}", "say so where planloom comes from")
+    words = f"works, started in {duration_text(result.execution_time)}"
+    for limit, why in result.unenforced.items():
+        words += f"; {limit} is not enforced: {why}"
+    return Finding(about, Grade.OK, words)
 
 
 def _version(name: str) -> str | None:

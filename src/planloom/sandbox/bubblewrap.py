@@ -21,10 +21,10 @@ from planloom.errors import NoSandboxError, OutputError
 from planloom.plan.values import as_json
 from planloom.sandbox.child import Child
 from planloom.sandbox.ending import Ending
-from planloom.sandbox.layout import DEVICES, WORK, Layout, layout
 from planloom.sandbox.program import NAMESPACES, checked_inputs, is_async
 from planloom.sandbox.runner_text import runner_text
 from planloom.sandbox.seccomp import seccomp_program
+from planloom.sandbox.visible import DEVICES, WORK, Visible, look
 from planloom.sandbox.watch import Watch, descendants
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class CpythonSandbox:
             NoSandboxError: There is no bubblewrap, or it may not work here.
             Exception: What a tool of the host raised.
         """
-        found = await asyncio.to_thread(layout)
+        found = await asyncio.to_thread(look)
         async with self._places:
             return await _Running(program, found).result()
 
@@ -78,9 +78,9 @@ class CpythonSandbox:
 class _Running:
     """One program under way."""
 
-    def __init__(self, program: Program, found: Layout) -> None:
+    def __init__(self, program: Program, found: Visible) -> None:
         self._program = program
-        self._layout = found
+        self._visible = found
         self._over = asyncio.Event()
         self._ending = Ending(program, self._over.set)
         self._child = Child()
@@ -150,7 +150,7 @@ class _Running:
             number = pipes.given(self._filter)
             keep.append(number)
             options += ["--seccomp", str(number)]
-        command = command_of(self._layout, self._program.limits, options, (asks, answers))
+        command = command_of(self._visible, self._program.limits, options, (asks, answers))
         try:
             self._child.begin(command, keep=keep, out=out, err=err)
         except OSError as error:
@@ -314,7 +314,7 @@ def held(program: Program, *, has_filter: bool) -> tuple[dict[str, str], dict[st
     return enforced, unenforced
 
 
-def command_of(found: Layout, limits: SandboxLimits, options: list[str], channel: tuple[int, int]) -> list[str]:
+def command_of(found: Visible, limits: SandboxLimits, options: list[str], channel: tuple[int, int]) -> list[str]:
     """Return the command that starts the interpreter in a sandbox.
 
     Root lets bubblewrap use root's own rights and hands the interpreter the one to become somebody else, which it does

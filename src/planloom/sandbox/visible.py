@@ -28,7 +28,7 @@ _INSTALL = "apt-get install bubblewrap (or the same of your system), or run the 
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Visible:
     """Where things are on this machine.
 
     Attributes:
@@ -51,7 +51,7 @@ class Layout:
 
 
 @cache
-def layout() -> Layout:
+def look() -> Visible:
     """Look at this machine.
 
     Raises:
@@ -72,7 +72,7 @@ def layout() -> Layout:
     shown = [python, *sorted(libraries), *_needed(python, libraries)]
     shown += [path for path in _OPTIONAL if os.path.isdir(path)]
     packages = [f"{library}/{name}" for library in libraries for name in ("site-packages", "dist-packages")]
-    return Layout(bwrap, python, tuple(dict.fromkeys(shown)), tuple(path for path in packages if os.path.isdir(path)))
+    return Visible(bwrap, python, tuple(dict.fromkeys(shown)), tuple(path for path in packages if os.path.isdir(path)))
 
 
 def _needed(python: str, libraries: set[str]) -> list[str]:
