@@ -240,6 +240,7 @@ def test_only_a_tool_that_may_run_again_is_tried_again() -> None:
         calls.append("effectful")
         raise ConnectionError("gone")
 
+    @tool(effects="idempotent")
     def not_yet() -> str:
         calls.append("not_yet")
         if calls.count("not_yet") < 2:
@@ -411,7 +412,7 @@ def test_the_clock_of_tools_is_the_executor_s() -> None:
     async def main() -> Any:
         async with executor:
             doing = asyncio.create_task(executor.execute_tool_calls([{"name": "flaky"}]))
-            while not clock.advance_to_next():
+            while not clock.advance_to_next() and not doing.done():
                 await asyncio.sleep(0)
             return await doing
 

@@ -65,7 +65,7 @@ def test_a55_of_ten_who_ask_the_same_at_once_one_is_asked() -> None:
         agent.gate = asyncio.Event()
         async with CachedStepExecutor({"A": agent}) as executor:
             asking = [asyncio.create_task(executor.execute_agent_step("A", "go")) for _ in range(10)]
-            while not agent.asked:
+            while not agent.asked and not asking[0].done():
                 await asyncio.sleep(0)
             await asyncio.sleep(0.01)
             agent.gate.set()

@@ -14,8 +14,10 @@ import pytest
 from pydantic import BaseModel
 
 from planloom.agents.memory import AgentMemory
+from planloom.agents.reasoning import Reasoner
 from planloom.agents.roster import AgentRegistry
 from planloom.api.step_forms import ExecutionStep, RetryConfig, StepType
+from planloom.api.step_wrappers import CachedStepExecutor
 from planloom.api.steps import StepExecutor
 from planloom.core.chat import Message
 from planloom.errors import (
@@ -27,6 +29,9 @@ from planloom.errors import (
     ValidationError,
 )
 from planloom.testing.clock import ManualClock
+from planloom.testing.models import ScriptedModel
+from planloom.tools.registry import ToolRegistry
+from planloom.tools.tool import Tool
 
 
 class Recorder:
@@ -267,7 +272,7 @@ def test_a52_a_cancellation_between_attempts_returns_at_once() -> None:
     async def main() -> None:
         async with StepExecutor({"A": agent}, RetryConfig(initial_delay=60, jitter=False)) as executor:
             doing = asyncio.create_task(executor.execute_agent_step("A", "go"))
-            while not agent.requests:
+            while not agent.requests and not doing.done():
                 await asyncio.sleep(0)
             await asyncio.sleep(0.01)
             doing.cancel()
@@ -284,6 +289,71 @@ def test_an_agent_that_says_once_is_asked_once() -> None:
 
     assert asked(StepExecutor({"A": agent}))["error_type"] == "timeout"
     assert len(agent.requests) == 1
+
+
+# --- agents that reason, tools that keep failing ----------------------------------------------
+
+PLANNED = {"has_sufficient_info": True, "reasoning": "add", "tasks": [{"description": "add", "tool_name": "add"}]}
+DONE = {"is_complete": True, "reasoning": "done", "missing_steps": [], "next_action": None}
+
+
+def adder(effects: str) -> tuple[Reasoner, list[int], ScriptedModel]:
+    called: list[int] = []
+
+    def add(a: int, b: int) -> int:
+        called.append(a)
+        return a + b
+
+    model = ScriptedModel([PLANNED, {"a": 1, "b": 2}, DONE] * 2)
+    tools = ToolRegistry([Tool.from_function(add, effects=effects)])
+    return Reasoner(name="adder", model=model, tools=tools), called, model
+
+
+def test_an_agent_that_reasons_answers_like_any_other() -> None:
+    agent, called, model = adder("none")
+
+    answer = asked(StepExecutor([agent]), "adder", "1 + 2?", None, {"from_agent": "B"})
+
+    assert answer == {"content": "3"}
+    assert called == [1]
+    assert "Request from B" in str(model.calls[0].messages)
+
+
+@pytest.mark.parametrize(("effects", "times"), [("none", 1), ("once", 2)])
+def test_a55_what_an_agent_s_tools_change_keeps_its_answers_from_being_reused(effects: str, times: int) -> None:
+    agent, called, _ = adder(effects)
+
+    async def main() -> None:
+        async with CachedStepExecutor([agent]) as executor:
+            for _ in range(2):
+                assert await executor.execute_agent_step("adder", "1 + 2?") == {"content": "3"}
+
+    asyncio.run(main())
+
+    assert len(called) == times
+
+
+def test_a24_a_tool_that_keeps_failing_is_left_alone_for_a_while() -> None:
+    clock, calls = ManualClock(), []
+
+    def broken() -> None:
+        calls.append(clock.now())
+        raise ConnectionError("gone")
+
+    executor = StepExecutor({}, clock=clock)
+    executor.register_tool("broken", broken, breaker=True, effects="none")
+
+    async def main() -> list[str]:
+        async with executor:
+            told = [(await executor.execute_tool_calls([{"name": "broken"}]))[0]["error"] for _ in range(4)]
+            clock.advance(31)
+            await executor.execute_tool_calls([{"name": "broken"}])
+            return told
+
+    told = asyncio.run(main())
+
+    assert ["ConnectionError" in text for text in told] == [True, True, True, False]
+    assert len(calls) == 4
 
 
 # --- errors -----------------------------------------------------------------------------------

@@ -93,6 +93,14 @@ def effects_of(agent: Any, otherwise: Effects) -> Effects:
         raise ConfigError(f"an agent's effects={told!r} are not known", remedy=f"use one of: {known}") from None
 
 
+def is_repeatable(agent: Any, effects: Effects) -> bool:
+    """Return whether an earlier answer of an agent may stand for a new one: neither it nor its tools change a thing."""
+    definition = definition_of(agent)
+    if definition is None:
+        return effects is Effects.NONE
+    return definition.tools is None or all(tool.effects is Effects.NONE for tool in definition.tools)
+
+
 class AnsweringAgent:
     """An agent as the engine asks it: the same one, in the same way, but what it returns is a dict.
 

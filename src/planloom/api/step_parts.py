@@ -29,7 +29,7 @@ from planloom.plan.policy import Effects, FailureKind
 from planloom.plan.values import as_json
 
 if TYPE_CHECKING:
-    from planloom.api.step_plan import StepPlan
+    from planloom.api.step_plan import AgentTerms, StepPlan
     from planloom.ports import Recorded
     from planloom.tools.registry import ToolRegistry
 
@@ -68,18 +68,15 @@ class AgentPart:
 
     name: str
     given: dict[str, Any] | None
-    effects: Effects = Effects.ONCE
+    how: AgentTerms
     known: Sequence[str] = ()
-    timeout_s: float
     priority: int = 0
     debug: bool = False
     _step: str = ""
 
     def put(self, plan: StepPlan) -> None:
         if self.given is not None:
-            self._step = plan.add_agent(
-                self.name, self.given, effects=self.effects, timeout_s=self.timeout_s, priority=self.priority
-            )
+            self._step = plan.add_agent(self.name, self.given, self.how, priority=self.priority)
 
     def answer(self, outcomes: Outcomes) -> StepAnswer:
         """Return its answer.
@@ -106,7 +103,7 @@ class AgentPart:
 
     def _error(self, result: StepResult, types: Sequence[str]) -> dict[str, Any]:
         if result.status is StepStatus.TIMED_OUT or result.error_kind == FailureKind.TIMEOUT.value:
-            return timed_out(self.name, self.timeout_s)
+            return timed_out(self.name, self.how.timeout_s)
         if is_out_of_resources(result.error_kind, types):
             return out_of_resources()
         return internal_error(result.error if self.debug else None)
@@ -128,6 +125,7 @@ class ToolsPart:
     Attributes:
         tools: Those that may be called.
         timeout_s: Seconds for a call; None: what the tool says, else `default_timeout_s`.
+        is_spared: Whether tools have breakers that they do not declare themselves.
     """
 
     calls: Sequence[WantedCall]
@@ -135,11 +133,12 @@ class ToolsPart:
     timeout_s: float | None
     default_timeout_s: float
     priority: int = 0
+    is_spared: bool = False
     _made: list[_Call] = field(default_factory=list)
 
     @classmethod
     def of(
-        cls, calls: Any, tools: ToolRegistry, context: Mapping[str, Any], *, timeout_s: float, priority: int = 0
+        cls, calls: Any, tools: ToolRegistry, context: Mapping[str, Any], *, timeout_s: float, **fields: Any
     ) -> ToolsPart:
         """Return the part of these calls.
 
@@ -155,7 +154,7 @@ class ToolsPart:
             tools=tools if allow is None else tools.restricted(allow),
             timeout_s=context.get("timeout"),
             default_timeout_s=timeout_s,
-            priority=priority,
+            **fields,
         )
 
     def put(self, plan: StepPlan) -> None:
@@ -171,7 +170,10 @@ class ToolsPart:
         except (PlanError, OutputError) as error:
             return _Call(wanted, problem=str(error))
         timeout_s = self.timeout_s or tool.timeout_seconds or self.default_timeout_s
-        return _Call(wanted, plan.add_tool(tool.name, args, timeout_s=timeout_s, priority=self.priority))
+        # Whoever spares a tool wants to hear at once that it was not called, not after its breaker has closed again.
+        again = tool.effects in (Effects.NONE, Effects.IDEMPOTENT) and tool.breaker is None and not self.is_spared
+        step = plan.add_tool(tool.name, args, timeout_s=timeout_s, priority=self.priority, again=again)
+        return _Call(wanted, step)
 
     def answer(self, outcomes: Outcomes) -> StepAnswer:
         """Return what came of each call, in order."""

@@ -10,9 +10,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from planloom.plan.model import Plan, Step
-from planloom.plan.policy import AgentPolicy, CachePolicy, Effects, OnError, ResourceLimits, RetryPolicy
+from planloom.plan.policy import NO_RETRY, AgentPolicy, CachePolicy, Effects, OnError, ResourceLimits, RetryPolicy
 
 ANYTHING: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentTerms:
+    """How an agent may be asked.
+
+    Attributes:
+        timeout_s: Seconds for one attempt.
+        is_repeatable: Whether an earlier answer may stand for a new one.
+    """
+
+    timeout_s: float
+    effects: Effects = Effects.ONCE
+    is_repeatable: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -20,8 +34,8 @@ class StepPlan:
     """A plan in the making.
 
     Attributes:
-        retry: Of every step; one that may run only once is tried again only if nothing has happened.
-        cache: Of agents that change nothing; None: their results are not reused.
+        retry: Of agents, and of tools that are called again; what may run only once is if nothing has happened.
+        cache: Of agents whose answers may stand for new ones; None: none is reused.
         is_streamed: Whether what agents say is put on record piece by piece.
     """
 
@@ -34,9 +48,7 @@ class StepPlan:
     def __bool__(self) -> bool:
         return bool(self._steps)
 
-    def add_agent(
-        self, name: str, given: dict[str, Any], *, effects: Effects, timeout_s: float, priority: int = 0
-    ) -> str:
+    def add_agent(self, name: str, given: dict[str, Any], how: AgentTerms, *, priority: int = 0) -> str:
         """Add a step that asks an agent; return the step's id."""
         step = self._next("agent")
         self._add(
@@ -45,19 +57,22 @@ class StepPlan:
             {key: f"${{{{ inputs.{step}.{key} }}}}" for key in given},
             agent=AgentPolicy(name=name),
             priority=priority,
-            attempt_timeout=timeout_s,
-            effects=effects,
-            cache=self.cache if effects is Effects.NONE else None,
+            attempt_timeout=how.timeout_s,
+            effects=how.effects,
+            cache=self.cache if how.is_repeatable else None,
             stream=self.is_streamed,
         )
         return step
 
-    def add_tool(self, name: str, args: dict[str, Any], *, timeout_s: float, priority: int = 0) -> str:
-        """Add a step that calls a tool; return the step's id."""
+    def add_tool(self, name: str, args: dict[str, Any], *, timeout_s: float, priority: int, again: bool) -> str:
+        """Add a step that calls a tool, and does so again if it fails and `again`; return the step's id."""
         step = self._next("tool")
         # By place, not by name: a parameter may be called anything.
         referred = {key: f"${{{{ inputs.{step}[{place}] }}}}" for place, key in enumerate(args)}
-        self._add(step, list(args.values()), referred, tool=name, priority=priority, attempt_timeout=timeout_s)
+        retry = self.retry if again else NO_RETRY
+        self._add(
+            step, list(args.values()), referred, tool=name, priority=priority, attempt_timeout=timeout_s, retry=retry
+        )
         return step
 
     def _next(self, kind: str) -> str:

@@ -25,9 +25,9 @@ T = TypeVar("T")
 class CachedStepExecutor(StepExecutor):
     """Gives the same agent's answer again to the same request with the same memory and metadata.
 
-    Of several who ask the same at once, one is asked. Errors are never kept, nor are answers of agents whose `effects`
-    are not "none"; an agent that says nothing of its effects counts as one that has none here. What is handed out is
-    a copy.
+    Of several who ask the same at once, one is asked. Errors are never kept, nor are answers of agents whose `effects`,
+    or the effects of whose tools, are not "none"; an agent that says nothing of its effects counts as one that has none
+    here. What is handed out is a copy.
 
     Args:
         maxsize: Answers kept; the one that was used least recently goes first.

@@ -15,12 +15,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from planloom.agents.roster import AgentRegistry
-from planloom.api.step_answers import AnsweringAgent, StepAnswer, effects_of
+from planloom.api.step_answers import AnsweringAgent, StepAnswer, effects_of, is_repeatable
 from planloom.api.step_engine import StepEngine
 from planloom.api.step_forms import ExecutionStep, RetryConfig, StepType
 from planloom.api.step_metrics import StepMetrics
 from planloom.api.step_parts import AgentPart, Outcomes, Part, ToolsPart
-from planloom.api.step_plan import StepPlan, at_once
+from planloom.api.step_plan import AgentTerms, StepPlan, at_once
 from planloom.api.step_replay import Replay, replay_run
 from planloom.api.step_request import (
     MAX_REQUEST_BYTES,
@@ -60,7 +60,7 @@ class StepExecutor:
     """Does single steps. An async context manager; `close` lets go of its engine.
 
     Args:
-        agent_registry: The agents that may be asked; also agents by name.
+        agent_registry: The agents that may be asked; also agents by name, or agents that have a name.
         retry_config: When to try again; None: three attempts, see `RetryConfig`.
         timeout_seconds: For one attempt of an agent, and of a tool that has no `timeout_seconds` of its own.
         clock: Time; None: the real one.
@@ -71,14 +71,14 @@ class StepExecutor:
         tools: Tools besides those of `register_tool`.
         models: For agents that reason; see `Engine`.
         effects: What asking an agent again would do, where the agent itself (`agent.effects`) says nothing.
-        cache_size: How many answers of agents with the effects "none" are kept for the same question; 0: none.
+        cache_size: How many answers of agents that change nothing are kept for the same question; 0: none.
         metrics: Counts agent steps; None: nobody looks at the numbers.
         settings: Of the engine.
     """
 
     def __init__(
         self,
-        agent_registry: AgentRegistry | Mapping[str, Any],
+        agent_registry: AgentRegistry | Mapping[str, Any] | Iterable[Any],
         retry_config: RetryPolicy | None = None,
         *,
         timeout_seconds: float = 30.0,
@@ -103,9 +103,10 @@ class StepExecutor:
         self._models = models
         self._clock = clock
         self._effects = Effects(effects)
-        self._cache = CachePolicy() if cache_size else None
+        # Not `_cache` nor `_metrics`: programs have subclasses of this class that keep their own things there.
+        self._caching = CachePolicy() if cache_size else None
         self._settings = (settings or Settings()).model_copy(update={"cache_size": cache_size})
-        self._metrics = metrics or StepMetrics()
+        self._books = metrics or StepMetrics()
         self._engine = StepEngine(journal, self._make_engine, self._parts)
 
     async def __aenter__(self) -> Self:
@@ -172,7 +173,7 @@ class StepExecutor:
         """
         self.agent_registry.get(agent_name)
         step = ExecutionStep(StepType.AGENT, agent_name, request, metadata or {}, memory=memory)
-        with self._metrics.counting(1):
+        with self._books.counting(1):
             part = self._part(step, None, {})
             plan = StepPlan(retry=NO_RETRY, is_streamed=True)
             part.put(plan)
@@ -189,7 +190,7 @@ class StepExecutor:
                     await _stopped(engine, run)
                     self._engine.forget(run.run_id)
             answer = part.answer(outcomes)
-        self._metrics.book(answer)
+        self._books.book(answer)
         _raise_for(answer, agent_name)
         if not pieces:
             yield str(answer.value.get("content", answer.value))
@@ -203,7 +204,8 @@ class StepExecutor:
 
         Args:
             validation_schema: JSON Schema of its arguments, an object; None: what its signature says.
-            declared: As for `@tool`, e.g. `effects="none"`: only a tool that says so is tried again when it fails.
+            declared: As for `@tool`, e.g. `effects="none"`: only a tool that says so, and has no breaker, is called
+                again when it fails.
 
         Raises:
             ConfigError: It is no function, or the schema is none.
@@ -326,7 +328,7 @@ class StepExecutor:
         max_concurrent: int | None = None,
     ) -> list[Any]:
         asked = sum(step.step_type == StepType.AGENT for step in steps)
-        with self._metrics.refusing(asked):
+        with self._books.refusing(asked):
             parts = [self._part(step, memory, context or {}) for step in steps]
         return await self._run(parts, max_concurrent)
 
@@ -338,22 +340,30 @@ class StepExecutor:
         """
         if step.step_type == StepType.TOOL:
             return ToolsPart.of(
-                step.tool_calls, self._tools, context, timeout_s=self.timeout_seconds, priority=step.priority
+                step.tool_calls,
+                self._tools,
+                context,
+                timeout_s=self.timeout_seconds,
+                priority=step.priority,
+                is_spared=bool(self._settings.breakers),
             )
         metadata = as_metadata(step.metadata)
-        part = AgentPart(
+        agent = self.agent_registry.all().get(step.agent_name)
+        timeout_s = _seconds(metadata.get("timeout", self.timeout_seconds))
+        if agent is None:
+            given, how = None, AgentTerms(timeout_s=timeout_s)
+        else:
+            effects = effects_of(agent, self._effects)
+            how = AgentTerms(timeout_s=timeout_s, effects=effects, is_repeatable=is_repeatable(agent, effects))
+            given = self._given(step, agent, memory if step.memory is None else step.memory, metadata)
+        return AgentPart(
             name=step.agent_name,
-            given=None,
+            given=given,
+            how=how,
             known=self.agent_registry.names(),
-            timeout_s=_seconds(metadata.get("timeout", self.timeout_seconds)),
             priority=step.priority,
             debug=self.debug,
         )
-        agent = self.agent_registry.all().get(step.agent_name)
-        if agent is not None:
-            part.effects = effects_of(agent, self._effects)
-            part.given = self._given(step, agent, memory if step.memory is None else step.memory, metadata)
-        return part
 
     def _given(
         self, step: ExecutionStep, agent: Any, memory: AgentMemory | None, metadata: dict[str, Any]
@@ -367,15 +377,15 @@ class StepExecutor:
     async def _run(self, parts: Sequence[Part], max_concurrent: int | None) -> list[Any]:
         """Do the parts as one plan; return their answers in their order."""
         agents = [part for part in parts if isinstance(part, AgentPart)]
-        with self._metrics.counting(len(agents)):
-            plan = StepPlan(retry=self.retry_config, cache=self._cache)
+        with self._books.counting(len(agents)):
+            plan = StepPlan(retry=self.retry_config, cache=self._caching)
             for part in parts:
                 part.put(plan)
             outcomes = await self._outcomes_of(plan, max_concurrent) if plan else Outcomes()
             answers = [part.answer(outcomes) for part in parts]
         for part, answer in zip(parts, answers, strict=True):
             if isinstance(part, AgentPart):
-                self._metrics.book(answer)
+                self._books.book(answer)
         return [answer.value for answer in answers]
 
     async def _outcomes_of(self, plan: StepPlan, max_concurrent: int | None) -> Outcomes:
