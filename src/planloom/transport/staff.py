@@ -362,7 +362,7 @@ class Staff:
         if self.seats.get(seat.id) is not seat:
             return
         self._remove(seat)
-        was, unused_s = seat.state, self._loop.time() - seat.since
+        was, brief = seat.state, self._loop.time() - seat.since < USEFUL_S
         seat.turn(SeatState.LOST, self._loop.time())
         if seat.child is not None:
             seat.child.kill()
@@ -372,7 +372,7 @@ class Staff:
             self._ghosts.add(seat)
         if was is SeatState.LEAVING:
             self._tell("left", seat.id, "", "")
-        elif was is SeatState.STARTING or (was is SeatState.IDLE and seat.served == 0 and unused_s < USEFUL_S):
+        elif was is SeatState.STARTING or (seat.child and was is SeatState.IDLE and not seat.served and brief):
             words = "" if seat.child is None else seat.child.last_words
             self._failed(seat, f"{why}; its last words: {words}" if words else why)
             return
