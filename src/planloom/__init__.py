@@ -10,6 +10,7 @@ _HOMES = {
     "planloom.agents.metrics": ("AgentMetrics",),
     "planloom.agents.planner": ("LargePlanner",),
     "planloom.agents.reasoning": ("Reasoner",),
+    "planloom.agents.pool": ("AgentPool",),
     "planloom.agents.roster": ("AgentRegistry",),
     "planloom.agents.small": ("SmallModelWorker",),
     "planloom.api.agent": ("Agent", "AgentConfig"),

@@ -12,6 +12,9 @@ from planloom.agents.planner import (
 from planloom.agents.reasoning import (
     Reasoner as Reasoner,
 )
+from planloom.agents.pool import (
+    AgentPool as AgentPool,
+)
 from planloom.agents.roster import (
     AgentRegistry as AgentRegistry,
 )

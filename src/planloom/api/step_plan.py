@@ -88,7 +88,6 @@ class StepPlan:
             name="steps",
             inputs=dict.fromkeys(self.inputs, ANYTHING),
             steps=tuple(self._steps),
-            fail_fast=False,
         )
 
 
