@@ -15,13 +15,14 @@ import logging
 import os
 import signal
 import sys
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from planloom.errors import ConfigError, PlanloomError
+from planloom.runtime.agents import roster_of
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.settings import Settings, read_settings
 from planloom.runtime.wire import JsonWire
@@ -183,8 +184,9 @@ async def work(invited: Invitation) -> str:
     settings = Settings() if invited.settings is None else read_settings(invited.settings)
     registry = tools_for(invited, settings)
     clock = LoopClock()
-    models = catalogue_of(settings, None, None)
-    wired = wire(registry, settings, clock, models)
+    roster = roster_of(settings.agents, registry, None)
+    models = catalogue_of(settings, roster.models(), None)
+    wired = wire(registry, settings, clock, models, agents=roster)
     working = _Work(invited, wired, registry, clock)
     for number in (signal.SIGTERM, signal.SIGINT):
         with suppress(NotImplementedError, RuntimeError):  # no signals on this system, or not in the main thread
@@ -195,12 +197,16 @@ async def work(invited: Invitation) -> str:
         working.bench.stop_all()
         return why
     finally:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                await wired.transport.close()
-        await models.close()
-        wired.threads.close()
-        working.post.stop()
+        async with AsyncExitStack() as ending:  # in turn, the last first, whatever one of them raises
+            ending.callback(working.post.stop)
+            ending.callback(wired.threads.close)
+            ending.push_async_callback(models.close)
+            ending.push_async_callback(registry.aclose)
+            for sandbox in wired.sandboxes:
+                ending.push_async_callback(sandbox.close)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await wired.transport.close()
 
 
 def main() -> None:
