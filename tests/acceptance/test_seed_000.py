@@ -1,33 +1,21 @@
 """A70, execution: the founding page's own programs run, against a provider on this machine.
 
-Rule 1: the programs are the page's, line by line; only what they import from is called by its name here.
-Rule 2: left out is the one about graph-aligned sparse attention, which is refused until it is there.
+Rule 1: the programs are the page's, line by line (`test_seeds.py` compares them); only their imports are changed.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import replace
-from textwrap import dedent
 from typing import Any
 
 import pytest
 
 from planloom.models import hosted
 from planloom.testing.provider import ProviderServer, RecordedRequest
+from tests.acceptance.founding import run
 
-HOMES = {
-    "saplings.executor": {
-        "Executor": "planloom.api.executor",
-        "ExecutorConfig": "planloom.api.executor",
-        "SpeculativeExecutor": "planloom.api.executor",
-        "VerificationFlow": "planloom.verify.flow",
-    },
-    "saplings.core.model_adapter": {"LLM": "planloom.models.llm"},
-    "saplings": {"Agent": "planloom.api.agent", "AgentConfig": "planloom.api.agent"},
-}
 ANSWER = "AI that gets better at getting better."
 
 BASIC = """
@@ -166,6 +154,10 @@ VERIFICATION = """
 """
 
 
+PROGRAMS = {0: BASIC, 1: AGENT, 2: SPECULATIVE, 3: VERIFICATION}
+"""By their place on the page."""
+
+
 def answer_to(request: RecordedRequest) -> Any:
     """Answer the question, and any request for a verdict by its form."""
     said = json.dumps(request.body)
@@ -184,17 +176,6 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProviderServer]:
         monkeypatch.setitem(hosted.HOSTS, "openai", replace(hosted.HOSTS["openai"], base_url=server.openai_url))
         monkeypatch.setenv("OPENAI_API_KEY", "sk-for-a-test")
         yield server
-
-
-def run(program: str) -> None:
-    """Run a program of the page, its imports led to where things are here."""
-
-    def imports(found: re.Match[str]) -> str:
-        homes = HOMES[found["room"]]
-        return "; ".join(f"from {homes[name]} import {name}" for name in found["names"].split(", "))
-
-    text = re.sub(r"^from (?P<room>saplings[\w.]*) import (?P<names>.+)$", imports, dedent(program), flags=re.MULTILINE)
-    exec(compile(text, "<the founding page>", "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.slow

@@ -1,19 +1,16 @@
 """A70, plans: the programs of the founding page about `execute_plan` run, against a provider on this machine.
 
-Rule 1: the programs are the page's, line by line; only what they import from is called by its name here.
+Rule 1: the programs are the page's, line by line (`test_seeds.py` compares them); only their imports are changed.
 Rule 2: what the page leaves to its reader (the tools, the receipts, a plan in hand) is at the top of each test.
 """
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import inspect
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -26,14 +23,7 @@ from planloom.plan.model import Plan
 from planloom.testing.provider import ProviderServer, RecordedRequest
 from planloom.tools import registry
 from planloom.tools.declare import tool
-
-HOMES = {
-    "LargePlanner": "planloom.agents.planner",
-    "SmallModelWorker": "planloom.agents.small",
-    "ResourceLimits": "planloom.plan.policy",
-    "execute_plan": "planloom.api.execute",
-}
-MODULE = "orchestrator"
+from tests.acceptance.founding import run
 
 BASIC = """
     from orchestrator import LargePlanner, SmallModelWorker, execute_plan
@@ -148,6 +138,8 @@ COSTS = """
         print(f"  {step['tool']}: ${step['cost']:.4f}")
 """
 
+PROGRAMS = {3: BASIC, 4: LIMITS, 5: BATCH, 6: PARALLEL, 7: ERRORS, 8: COSTS}
+"""By their place on the page."""
 RECEIPT = "Corner Shop\nBread 2.50\nMilk 1.20"
 CATEGORY = "groceries"
 
@@ -217,24 +209,6 @@ def in_hand(document: dict[str, Any] | None = None, **given: Any) -> dict[str, A
         "ResourceLimitError": ResourceLimitError,
         "ToolExecutionError": ToolExecutionError,
     } | given
-
-
-def run(program: str, **names: Any) -> dict[str, Any]:
-    """Run a program of the page, its imports led to where things are here; return its names."""
-
-    def imports(found: re.Match[str]) -> str:
-        return "; ".join(f"from {HOMES[name]} import {name}" for name in found["names"].split(", "))
-
-    text = re.sub(rf"^from {MODULE} import (?P<names>.+)$", imports, dedent(program), flags=re.MULTILINE)
-    code = compile(text, "<the founding page>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-
-    async def main() -> None:
-        running = eval(code, names)
-        assert inspect.iscoroutine(running)
-        await running
-
-    asyncio.run(main())
-    return names
 
 
 # --- the programs -------------------------------------------------------------------------------
