@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,8 +84,10 @@ class Host:
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    there = Host(tmp_path_factory.mktemp("host"))
+def host() -> Iterator[Host]:
+    folder = Path(tempfile.mkdtemp(prefix="host-"))
+    folder.chmod(0o755)  # anyone may read it: that a program is somebody else must not be what keeps it out
+    there = Host(folder)
     os.environ["CANARY_SECRET"] = SECRET
     noted = {}
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
@@ -93,6 +97,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         signal.signal(number, handler)
     del os.environ["CANARY_SECRET"]
     there.close()
+    shutil.rmtree(folder)
 
 
 Ran = dict[str, SandboxResult]
@@ -172,3 +177,46 @@ def test_no_process_and_no_descriptor_is_left(runtime: str, host: Host, ran: dic
 
     assert len(os.listdir("/proc/self/fd")) == len(before)
     assert [process for process in descendants(os.getpid()) if process > 0] == []
+
+
+EXPECTED = {
+    "memory by children": ErrorType.MEMORY,
+    "memory by shared mapping": ErrorType.MEMORY,
+    "file bomb": ErrorType.DISK,
+    "socket to the host": ErrorType.DENIED,
+    "endless loop": ErrorType.TIMEOUT,
+    "output bomb": ErrorType.OUTPUT,
+    "a tool called without end": ErrorType.DENIED,
+    "its own messages, malformed": ErrorType.PROTOCOL,
+    "its own messages, deep": ErrorType.PROTOCOL,
+    "its own messages, a forged tool": ErrorType.DENIED,
+    "its own messages, without end": ErrorType.RESULT,
+    "ctypes pokes memory": ErrorType.CRASHED,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_stopped_it_is_what_should(name: str, host: Host, ran: dict[str, tuple[Ran, int]]) -> None:
+    assert results("cpython", host, ran)[0][name].error_type is EXPECTED[name]
+
+
+@pytest.mark.slow
+def test_no_more_processes_than_allowed(host: Host) -> None:
+    needs("cpython")
+    source = """
+import os, time
+made = 0
+for _ in range(100):
+    try:
+        if os.fork() == 0:
+            time.sleep(9)
+    except OSError:
+        break
+    made += 1
+return made
+"""
+
+    made = asyncio.run(backend_of("cpython").run(host.program(source))).result
+
+    assert 0 < made < LIMITS.processes
