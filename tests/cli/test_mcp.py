@@ -66,6 +66,17 @@ def test_what_changed_is_refused_and_named(folder: Folder, server: ServerFolder)
     assert shown.value[0]["changes"] == [{"tool": "add", "what": "description"}]
 
 
+def test_the_doctor_says_whether_a_server_can_be_used(folder: Folder, server: ServerFolder) -> None:
+    before = folder.call("doctor")
+    folder.call("mcp", "trust", "calc")
+    after = folder.call("doctor")
+
+    assert before.code == Exit.CONFIG
+    assert "mcp calc: MCP server 'calc' offers what nobody approved" in before.out
+    assert after.code == Exit.OK
+    assert "mcp calc: 10 tools from" in after.out
+
+
 def test_a_server_that_is_not_in_the_settings_is_no_server(folder: Folder, server: ServerFolder) -> None:
     unknown = folder.call("mcp", "trust", "clac")
 

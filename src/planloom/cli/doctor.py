@@ -32,11 +32,17 @@ from planloom.sandbox.sandbox import BACKENDS, Sandbox
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from planloom.tools.mcp import McpServer
+
 OLDEST_PYTHON = (3, 11)
 OLDEST_SQLITE = (3, 35, 0)
 """The first with RETURNING."""
 NEEDED = ("click", "jsonschema", "pydantic", "PyYAML")
-EXTRAS = {"rich": ("rich", "progress as a table on a terminal"), "uvloop": ("fast", "a faster event loop")}
+EXTRAS = {
+    "rich": ("rich", "progress as a table on a terminal"),
+    "uvloop": ("fast", "a faster event loop"),
+    "mcp": ("mcp", "tools of MCP servers, and plans as such tools"),
+}
 """Package → extra that brings it, and what it is for."""
 SLOW_FSYNC_S = 0.05
 FSYNCS = 7
@@ -145,6 +151,8 @@ def _workplace(call: Invocation) -> Iterator[Finding]:
     yield Finding("settings", Grade.OK, words)
     yield from _journal(place)
     yield _tools(place)
+    for server in place.mcp_servers():
+        yield _mcp(server)
 
 
 def _tools(place: Workplace) -> Finding:
@@ -158,6 +166,19 @@ def _tools(place: Workplace) -> Finding:
     names = registry.names()
     shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
     return Finding("tools", Grade.OK, f"{counted(len(names), 'tool')} from {', '.join(place.tool_sources)}: {shown}")
+
+
+def _mcp(server: McpServer) -> Finding:
+    about = f"mcp {server.name}"
+
+    async def load() -> int:
+        async with server:
+            return len(await server.load())
+
+    try:
+        return Finding(about, Grade.OK, f"{counted(asyncio.run(load()), 'tool')} from {server.terms.place}")
+    except ConfigError as error:
+        return Finding(about, Grade.WRONG, error.message, error.remedy)
 
 
 def _journal(place: Workplace) -> Iterator[Finding]:
