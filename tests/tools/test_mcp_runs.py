@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from planloom import Engine, RunResult, RunStatus
+from planloom.core.chat import LLMResponse, ToolCall
 from planloom.errors import InvalidPlanError, NotAllowedError, UnknownToolError
+from planloom.testing.models import ScriptedModel
+from planloom.tools.registry import llm_name
 from tests.tools.mcp_servers import ServerFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")]
@@ -54,6 +57,21 @@ def test_a_once_call_that_was_never_answered_waits_for_a_person_and_is_not_made_
 
     assert result.status is RunStatus.WAITING
     assert result.blockers()[0]["step"] == "pay"
+    assert folder.marks("calls") == ["die_once {}"]
+
+
+def test_a_once_call_inside_a_model_step_that_was_never_answered_is_not_made_again(folder: ServerFolder) -> None:
+    name = llm_name("calc.die_once")
+    wishes = [LLMResponse("", "here", "m", tool_calls=(ToolCall(f"c{number}", name, {}),)) for number in range(4)]
+    model = ScriptedModel([one for wish in wishes for one in (wish, "done")])
+
+    async def main() -> RunResult:
+        async with Engine(tools=await folder.tools(), models={"m": model}) as engine:
+            return await engine.run(plan({"id": "a", "model": "m", "prompt": "Pay.", "tools": ["calc.die_once"]}))
+
+    result = asyncio.run(main())
+
+    assert result.status is RunStatus.WAITING
     assert folder.marks("calls") == ["die_once {}"]
 
 
