@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import durable, growth, heart, in_memory, journal, large, machine, makespan, pages, start_up
+from benchmarks import durable, growth, heart, in_memory, journal, large, machine, makespan, pages, sandboxes, start_up
 from benchmarks.rows import Row, as_text, over_budget, worse_than
 from benchmarks.timing import Scale, wall_s
 
@@ -25,6 +25,7 @@ SUITES: dict[str, Measure] = {
     "start_up": start_up.measure,
     "growth": growth.measure,
     "journal": journal.measure,
+    "sandboxes": sandboxes.measure,
 }
 BASELINE = Path(__file__).with_name("baseline.json")
 PLACE = Path(".planloom")

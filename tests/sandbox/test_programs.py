@@ -14,7 +14,7 @@ import pytest
 
 from planloom.core.code import ErrorType, Program, SandboxLimits, SandboxResult
 from planloom.errors import ArgumentsError, ConfigError, NoSandboxError
-from planloom.sandbox import bubblewrap, visible
+from planloom.sandbox import bubblewrap, visible, watch
 from planloom.sandbox.sandbox import Sandbox, backend_of, size_bytes
 from planloom.sandbox.watch import descendants, memory_bytes, used_s
 from sandbox.conftest import needs
@@ -320,3 +320,17 @@ def test_where_namespaces_are_refused_cpython_is_refused(tmp_path: Any, monkeypa
 
     with pytest.raises(NoSandboxError, match="No permissions to create new namespace"):
         run("cpython", "1")
+
+
+def test_files_of_this_machine_are_not_taken_for_those_of_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("cpython")
+    seen: list[str | None] = []
+    real = watch._files
+    monkeypatch.setattr(watch, "TICK_S", 0.0)
+    monkeypatch.setattr(watch, "_files", lambda folder: seen.append(folder) or real(folder))
+
+    results = [run("cpython", "import time\ntime.sleep(0.05)\n1") for _ in range(5)]
+
+    assert [result.error for result in results] == [None] * 5
+    assert None in seen
+    assert any(folder is not None for folder in seen)

@@ -188,7 +188,8 @@ class _Running:
         return list(descendants(self._child.process)) if self._child.process else []
 
     def _folder(self) -> str | None:
-        return f"/proc/{self._first}/root{WORK}" if self._first else None
+        """Return where the program's files are; before it is ready, the same path may still lead to this machine's."""
+        return f"/proc/{self._first}/root{WORK}" if self._first and self._is_ready else None
 
     # --- what comes from the sandbox -----------------------------------------------------------
 
