@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import subprocess
+import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from planloom.errors import ConfigError, EventGapError, NoReplyError
-from planloom.transport.bus import GAP, Event, EventBus
+from planloom.transport import hearing
+from planloom.transport.bus import EventBus
+from planloom.transport.event import Event
+from planloom.transport.hearing import GAP
 
 
 def event(number: int, topic: str = "t", run: str = "r") -> Event:
@@ -233,7 +240,7 @@ def test_a_request_that_nobody_answers_says_so() -> None:
         async with EventBus() as bus:
             with pytest.raises(NoReplyError, match="nobody answered 'lonely'"):
                 await bus.request("lonely", {}, timeout=0.01)
-            assert bus._hearing == []
+            assert list(bus._subscriptions) == []
 
     asyncio.run(main())
 
@@ -309,3 +316,161 @@ def test_ids_of_new_events_do_not_come_twice() -> None:
     ids = [Event.new("t").id for _ in range(1_000)]
 
     assert len(set(ids)) == 1_000
+
+
+# --- listeners that do their worst ---------------------------------------------------------------
+
+
+def exits(_: Event) -> None:
+    sys.exit(3)
+
+
+def ends_an_iterator(_: Event) -> None:
+    next(iter(()))
+
+
+async def exits_on_the_loop(_: Event) -> None:
+    sys.exit(3)
+
+
+async def is_cancelled_by_itself(_: Event) -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("callback", [exits, ends_an_iterator, exits_on_the_loop, is_cancelled_by_itself])
+def test_a_listener_may_raise_whatever_it_likes_and_goes_on_hearing(callback: Any) -> None:
+    async def main() -> tuple[int, int]:
+        async with EventBus() as bus:
+            listener = bus.listen(callback)
+            for number in range(3):
+                bus.publish(event(number))
+            async with asyncio.timeout(5):
+                await listener.drained()
+            return listener.heard, listener.failed
+
+    assert asyncio.run(main()) == (3, 3)
+
+
+def test_listeners_whose_threads_never_come_back_keep_nobody_from_hearing_nor_the_process_from_ending() -> None:
+    program = """if True:
+        import asyncio, threading
+        from planloom import Event, EventBus
+
+        async def main():
+            heard = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            async with EventBus() as bus:
+                for _ in range(40):
+                    bus.listen(lambda event: threading.Event().wait())
+                bus.listen(lambda event: loop.call_soon_threadsafe(heard.set))
+                bus.publish(Event.new("t"))
+                await heard.wait()
+                await asyncio.to_thread(int)
+
+        asyncio.run(main())
+        print("ended")
+    """
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+
+    assert done.stdout == "ended\n", done.stderr
+
+
+def test_a_listener_that_will_not_be_stopped_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hearing, "STOP_S", 0.01)
+
+    async def main() -> None:
+        let_go = asyncio.Event()
+
+        async def stubborn(_: Event) -> None:
+            while not let_go.is_set():
+                with suppress(asyncio.CancelledError):
+                    await let_go.wait()
+
+        bus = EventBus()
+        listener = bus.listen(stubborn)
+        bus.publish(event(1))
+        await turns()
+        async with asyncio.timeout(5):
+            await listener.stop()
+            await bus.close()
+        let_go.set()
+        await turns()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("what", ["bus", "listener"])
+def test_a_listener_may_close_the_bus_or_itself_from_within(what: str) -> None:
+    async def main() -> list[str]:
+        done: list[str] = []
+        bus = EventBus()
+
+        async def ends_it(one: Event) -> None:
+            if what == "bus":
+                await bus.close()
+            else:
+                await listener.drained()
+                await listener.stop()
+            done.append(one.id)
+
+        listener = bus.listen(ends_it)
+        bus.publish(event(1))
+        bus.publish(event(2))
+        async with asyncio.timeout(5):
+            while not done:
+                await asyncio.sleep(0)
+        await turns()
+        return done
+
+    assert asyncio.run(main()) == ["r/1"]
+
+
+def test_what_one_who_hears_changes_nobody_else_notices() -> None:
+    async def main() -> list[Any]:
+        bus = EventBus()
+        changed = asyncio.Event()
+
+        async def changes(one: Event) -> None:
+            one.data["deep"].clear()
+            changed.set()
+
+        bus.listen(changes)
+        subscription = bus.subscribe()
+        mine = {"deep": {"n": 1}}
+        bus.publish(Event.new("t", mine))
+        await changed.wait()
+        bus.recent()[0].data["deep"]["n"] = 2
+        return [mine, (await anext(subscription)).data, bus.recent()[0].data]
+
+    assert asyncio.run(main()) == [{"deep": {"n": 1}}] * 3
+
+
+def test_what_another_loop_or_thread_publishes_is_heard_where_the_bus_lives() -> None:
+    async def main() -> list[int]:
+        bus = EventBus()
+        subscription = bus.subscribe()
+
+        async def elsewhere() -> None:
+            bus.publish(event(1))
+
+        reading = asyncio.create_task(anext(subscription))
+        await turns()
+        await asyncio.to_thread(asyncio.run, elsewhere())
+        async with asyncio.timeout(5):
+            first = await reading
+            await asyncio.to_thread(bus.publish, event(2))
+            return [first.data["n"], (await anext(subscription)).data["n"]]
+
+    assert asyncio.run(main()) == [1, 2]
+
+
+def test_subscriptions_that_nobody_holds_are_forgotten() -> None:
+    async def main() -> int:
+        bus = EventBus()
+        for _ in range(100):
+            bus.subscribe()
+        gc.collect()
+        return len(bus._subscriptions)
+
+    assert asyncio.run(main()) == 0

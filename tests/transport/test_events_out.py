@@ -14,7 +14,8 @@ from planloom.ports import Recorded
 from planloom.runtime.replay import replayed
 from planloom.testing.fakes import fake_tool
 from planloom.transport import events_out
-from planloom.transport.bus import Event, EventBus
+from planloom.transport.bus import EventBus
+from planloom.transport.event import Event
 from planloom.transport.events_out import DEAD_LETTER, RunEvents, events_of, publish_run, topics
 from tests.journals.recording import read
 

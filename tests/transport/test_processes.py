@@ -133,7 +133,7 @@ def test_a_step_that_kills_its_worker_three_times_fails_on_record(tmp_path: Path
 @pytest.mark.crash
 def test_twenty_kills_at_random_lose_nothing(tmp_path: Path) -> None:
     dice = random.Random(7)
-    count = 400
+    count = 250
 
     async def main() -> None:
         async with pool_of(3, 3) as pool, engine_on(pool) as engine:

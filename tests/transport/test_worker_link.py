@@ -156,6 +156,7 @@ def test_an_attempt_asked_for_twice_is_made_once_and_answered_to_whoever_asked_l
             outcomes = [message["lease"] for message in worker.sent if message["m"] == "outcome"]
             assert made == ["s"]
             assert outcomes == ["second", "third"]
+            assert [message["lease"] for message in worker.sent if message["m"] == "begun"] == ["first"]
 
     asyncio.run(main())
 
