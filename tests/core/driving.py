@@ -27,9 +27,10 @@ from planloom.core.events import (
     ToolFacts,
     WentOn,
 )
-from planloom.core.machine import NOTHING, RunMachine, Turn
+from planloom.core.machine import RunMachine
 from planloom.core.report import run_result
 from planloom.core.result import RunResult, RunStatus, StepStatus, Usage
+from planloom.core.turns import NOTHING, Turn
 from planloom.plan.model import Plan
 from planloom.plan.policy import Effects, FailureKind, ResourceLimits
 from planloom.ports import Recorded

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from planloom.core.answers import MAX_LOST
 from planloom.core.events import (
     AgentFacts,
     CallEnded,
@@ -14,7 +15,6 @@ from planloom.core.events import (
     RetryScheduled,
     StepFailed,
 )
-from planloom.core.machine import MAX_LOST
 from planloom.core.prices import ModelFacts, ModelPrice
 from planloom.core.result import StepStatus, Usage
 from planloom.plan.policy import Effects, FailureKind, ResourceLimits
@@ -141,13 +141,38 @@ def test_what_calls_used_counts_though_their_attempt_was_lost_and_not_all_that_w
     assert drive.result.cost_usd == pytest.approx(0.75 + need)
 
 
-def test_without_calls_on_record_all_that_was_set_aside_counts() -> None:
-    drive = driven(limits=limits(max_total_cost_usd=100.0))
-    granted = drive.under_way["a"].grant.usd
+def test_an_agent_that_was_lost_before_a_call_ended_used_no_more_than_its_first_call() -> None:
+    drive = driven(limits=limits(max_total_cost_usd=100.0, max_tool_calls=9, max_total_tokens=10_000_000))
+    assert drive.under_way["a"].grant.calls == 9
 
     drive.restart()
 
-    assert drive.machine.state.nodes["a"].cost_usd == pytest.approx(granted)
+    state = drive.machine.state
+    assert state.nodes["a"].cost_usd == state.nodes["a"].claim.cost_usd
+    assert drive.under_way["a"].grant.calls == 9
+
+
+@pytest.mark.parametrize("effects", [Effects.IDEMPOTENT, Effects.ONCE])
+def test_a_call_with_effects_that_was_lost_counts_as_made(effects: Effects) -> None:
+    drive = driven(limits=limits(max_tool_calls=9))
+    called(drive, "1", effects=effects, tool_calls=1)
+    called(drive, "2", effects=effects, ends=False)
+
+    drive.restart()
+
+    assert drive.machine.state.budget.calls == 2
+
+
+def test_of_what_puts_no_calls_on_record_all_that_was_set_aside_counts() -> None:
+    ask = {"id": "a", "model": "agent:ann", "prompt": "Do it.", "tools": ["t"]}
+    drive = driven(ask, limits=limits(max_tool_calls=9, max_total_cost_usd=100.0))
+    granted = drive.under_way["a"].grant
+
+    drive.restart()
+
+    assert granted.calls
+    assert drive.machine.state.budget.calls == granted.calls
+    assert drive.machine.state.nodes["a"].cost_usd == pytest.approx(granted.usd)
 
 
 def test_agents_that_are_ready_together_each_get_a_share_of_what_is_left() -> None:

@@ -22,8 +22,9 @@ from planloom.core.events import (
     TimerFired,
     WentOn,
 )
-from planloom.core.machine import RunMachine, Turn
+from planloom.core.machine import RunMachine
 from planloom.core.result import RunStatus, SkipReason, StepStatus
+from planloom.core.turns import Turn
 from planloom.plan.policy import Effects, FailureKind
 from tests.core.driving import NONE, TOOLS, Drive, kinds, plan, tool
 

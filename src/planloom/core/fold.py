@@ -46,6 +46,7 @@ from planloom.core.events import (
     StepSucceeded,
     SubPlanStarted,
     TimerFired,
+    ToolFacts,
     WaitStarted,
     WentOn,
 )
@@ -98,6 +99,7 @@ class RunState:
         self.finished: RunFinished | None = None
         self.reused: dict[str, Any] = {}
         self.models: dict[str, ModelFacts] = {}
+        self.tools: dict[str, ToolFacts] = {}
         self._effects: dict[str | None, Effects] = {}
         self.root: ScopeState
         self.budget: Budget
@@ -138,6 +140,7 @@ class RunState:
     def _run_started(self, event: RunStarted) -> None:
         self.started = event
         self.models = event.models
+        self.tools = event.tools
         self.reused = event.reused
         self.segment_at = event.at
         plan = event.plan
@@ -166,7 +169,7 @@ class RunState:
         self.segment_at = event.at
         ahead.lose_all(self)
         for node in list(self.running.values()):
-            self._slot_back(node, *lost_use(node.calls, node.grant, node.claim))
+            self._slot_back(node, *lost_use(self._calls_known(node), node.grant, node.claim))
             node.waiting = node.due_at = None
             if self.effects(node) is not Effects.ONCE:
                 node.move(StepStatus.READY)
@@ -229,6 +232,15 @@ class RunState:
         assert self.started is not None
         facts = agent_facts(step, self.started.agents)
         return facts.effects or Effects.ONCE if facts is not None else Effects.ONCE
+
+    def _calls_known(self, node: Node) -> InnerCalls | None:
+        """Return the calls of an attempt so far; None where its kind puts none of them on record."""
+        if node.calls is not None or node.replan is Replan.ASKED:
+            return node.calls
+        assert self.started is not None
+        facts = agent_facts(node.entry.step, self.started.agents)
+        is_told = node.entry.step.code is not None or (facts is not None and facts.model is not None)
+        return InnerCalls() if is_told else None
 
     def _effects_of(self, tool: str) -> Effects:
         assert self.started is not None
@@ -313,7 +325,7 @@ class RunState:
     def _attempt_ended(self, event: AttemptSucceeded | AttemptFailed) -> Node:
         node = self.nodes[event.step]
         if isinstance(event, AttemptFailed) and event.kind is FailureKind.LOST:
-            self._slot_back(node, *lost_use(node.calls, node.grant, node.claim))
+            self._slot_back(node, *lost_use(self._calls_known(node), node.grant, node.claim))
         else:
             self._slot_back(node, event.cost_usd, event.usage, event.tool_calls)
         if node.waiting is not None:

@@ -20,7 +20,7 @@ from zlib import crc32
 
 from planloom.core.ahead import Ahead, alive, lane_key
 from planloom.core.budget import Claim
-from planloom.core.commands import NO_LIMIT, Grant, RunStep
+from planloom.core.commands import NO_LIMIT, Grant, RunStep, StopStep
 from planloom.core.events import (
     AttemptFailed,
     AttemptSucceeded,
@@ -37,11 +37,11 @@ from planloom.core.events import (
 from planloom.core.outputs import CANNOT_RESOLVE
 from planloom.core.result import StepStatus
 from planloom.core.state import Replan
+from planloom.core.turns import Turns
 from planloom.errors import MissingValueError
 from planloom.plan.policy import Effects, FailureKind, JoinRule
 
 if TYPE_CHECKING:
-    from planloom.core.commands import Command
     from planloom.core.fold import RunState
     from planloom.core.state import Node, ScopeState
     from planloom.plan.graph import GraphStep
@@ -54,20 +54,10 @@ _NOT_ITS_OWN = frozenset({FailureKind.CANCELLED, FailureKind.LIMIT, FailureKind.
 """Failures of an attempt that ran ahead which say nothing about the step."""
 
 
-class Turns(Protocol):
-    """Who records what is decided here and has it done: `machine.RunMachine`."""
+class Tells(Turns, Protocol):
+    """Who it decides for: `machine.RunMachine`."""
 
-    state: RunState
     told: list[StepSpeculated | SpeculationSettled] | None
-
-    @property
-    def now(self) -> float: ...
-
-    def record(self, event: Event) -> None: ...
-
-    def command(self, command: Command) -> None: ...
-
-    def stop(self, key: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +102,7 @@ class Speculation:
         adopted: By step key, the lane key of its attempt that ran ahead and goes on as its own.
     """
 
-    def __init__(self, machine: Turns) -> None:
+    def __init__(self, machine: Tells) -> None:
         self.machine = machine
         self.values: dict[str, AttemptSucceeded | AttemptFailed] = {}
         self.adopted: dict[str, str] = {}
@@ -435,7 +425,7 @@ class Speculation:
                 _grant(state, claim),
                 state.models,
                 role="draft" if role == "draft" else "",
-                tools=state.started.tools if state.started is not None else {},
+                tools=state.tools if state.started is not None else {},
             )
         )
         return True
@@ -457,7 +447,7 @@ class Speculation:
         self.machine.record(SpeculationSettled(entry.node.key, entry.role, outcome, now))
         self.values.pop(entry.key, None)
         if running:
-            self.machine.stop(entry.key)
+            self.machine.command(StopStep(entry.key))
         else:
             self._freed = True
 
