@@ -425,7 +425,7 @@ class Speculation:
                 _grant(state, claim),
                 state.models,
                 role="draft" if role == "draft" else "",
-                tools=state.tools if state.started is not None else {},
+                tools=state.tools,
             )
         )
         return True
