@@ -21,7 +21,7 @@ CATCHING = {
     "executors/threads.py": "carried out of the thread to attempt.py, which classifies it",
     "runtime/driver.py": "a bug in the heart ends that run and does not leave it hanging",
     "tools/mcp_session.py": "a server's transport raises what it likes; whoever opens it or calls is told",
-    "transport/bus.py": "a listener's bug is its own, and must not keep others from hearing",
+    "transport/hearing.py": "a listener's bug is its own, and must not keep others from hearing",
     "verify/closed.py": "whatever a validator or a judge raises is a reason against the answer, and no pass",
     "cli/main.py": "the last stop: a person gets a sentence, with --debug the traceback",
 }

@@ -190,8 +190,10 @@ from planloom.tools.tool import (
     Tool as Tool,
 )
 from planloom.transport.bus import (
-    Event as Event,
     EventBus as EventBus,
+)
+from planloom.transport.event import (
+    Event as Event,
 )
 from planloom.transport.slots import (
     SlotPool as SlotPool,

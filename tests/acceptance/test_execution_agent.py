@@ -29,7 +29,8 @@ from planloom.runtime.explain import explained, steps_of
 from planloom.runtime.modules import Module
 from planloom.testing.fakes import CallLog, fake_tool
 from planloom.testing.models import ScriptedModel
-from planloom.transport.bus import Event, EventBus
+from planloom.transport.bus import EventBus
+from planloom.transport.event import Event
 from planloom.transport.events_out import DEAD_LETTER, DENIED
 from planloom.transport.slots import SlotPool
 

@@ -11,12 +11,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from planloom.errors import JournalError
-from planloom.transport.bus import Event, EventBus
+from planloom.transport.event import Event
 from planloom.transport.events_out import DENIED, publish_run
 
 if TYPE_CHECKING:
     from planloom.errors import NotAllowedError
     from planloom.ports import Journal
+    from planloom.transport.bus import EventBus
     from planloom.transport.staff import PoolEvent
 
 _log = logging.getLogger("planloom.agent")

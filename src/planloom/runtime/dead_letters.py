@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from planloom.core.result import RunStatus
-from planloom.transport.bus import SOURCE, Event
+from planloom.transport.event import SOURCE, Event
 from planloom.transport.events_out import DEAD_LETTER, RunEvents
 
 if TYPE_CHECKING:

@@ -37,7 +37,8 @@ from planloom.runtime.explain import explain
 from planloom.runtime.modules import Module, Modules
 from planloom.runtime.submission import QUEUED, Submission
 from planloom.runtime.workers import on_workers
-from planloom.transport.bus import SOURCE, Event, EventBus
+from planloom.transport.bus import EventBus
+from planloom.transport.event import SOURCE, Event
 from planloom.transport.slots import SlotPool
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""EventBus: tells whoever listens, in this process, what happened. `Event` is its envelope, in CloudEvents terms.
+"""EventBus: tells whoever listens, in this process, what happened.
 
 Rule 1: nothing depends on an event being delivered. The truth is the journal; an event says where to look, and wakes.
 Rule 2: `publish` never waits for a listener, and never fails because of one. In a thread it hands over to the loop.
@@ -6,302 +6,27 @@ Rule 3: a subscription hears everything from the moment it was made, before anyb
 publish, and no reply is lost.
 Rule 4: every buffer is bounded; what does not fit is counted, and its owner is told what is missing and where it is.
 Rule 5: an event of an id that was published before, as far as the history goes back, is dropped.
+Rule 6: a bus lives on one event loop, the first that it was used from; a subscription that nobody holds is forgotten.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from fnmatch import fnmatchcase
-from inspect import iscoroutinefunction
-from time import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from weakref import WeakSet
 
-from planloom.errors import ConfigError, EventGapError, NoReplyError
-from planloom.plan.frozen import frozen
+from planloom.errors import ConfigError, NoReplyError
+from planloom.transport.event import SOURCE, Event, new_event_id
+from planloom.transport.hearing import Buffer, Callback, Listener, Subscription, Wanted, checked_topic
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
-_log = logging.getLogger("planloom.bus")
-
-SOURCE = "/planloom"
-"""Who says so, where nothing else is said."""
-GAP = "planloom.bus.gap"
-"""Type of the event that tells a listener that it missed some."""
 HISTORY = 10_000
 """Events a bus remembers."""
 BUFFER = 1_000
 """Events that may wait for one subscriber or listener."""
 CLOSE_S = 1.0
 """Seconds that listeners have to take in what they were sent when the bus closes."""
-_MAX_TOPIC = 200
-
-
-def new_event_id() -> str:
-    """Return an id that does not come twice."""
-    return uuid.uuid4().hex
-
-
-@frozen
-class Event:
-    """Something that happened.
-
-    Attributes:
-        id: Unique with its source; "RUN/SEQ", or "RUN/SEQ/…", for what is on record.
-        type: Its topic, e.g. "planloom.step.completed".
-        source: Who says so, a URI reference.
-        time: Seconds since the epoch at which it happened.
-        subject: What it is about: a step's key, or a worker.
-        correlation_id: What belongs together: the run's id.
-        causation_id: Id of the event that led to it; None for what came from outside.
-        seq: Its number in the run's journal; None for what is not on record.
-    """
-
-    id: str
-    type: str
-    source: str
-    time: float
-    subject: str | None = None
-    correlation_id: str | None = None
-    causation_id: str | None = None
-    data: dict[str, Any] = field(default_factory=dict)
-    seq: int | None = None
-
-    @classmethod
-    def new(
-        cls,
-        type: str,
-        data: dict[str, Any] | None = None,
-        *,
-        subject: str | None = None,
-        correlation_id: str | None = None,
-        causation_id: str | None = None,
-        source: str = SOURCE,
-        at: float | None = None,
-    ) -> Event:
-        """Return an event with an id of its own, now."""
-        moment = time() if at is None else at
-        return cls(new_event_id(), type, source, moment, subject, correlation_id, causation_id, data or {})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the event in CloudEvents' JSON form; what is not set is left out."""
-        told: dict[str, Any] = {
-            "specversion": "1.0",
-            "id": self.id,
-            "source": self.source,
-            "type": self.type,
-            "subject": self.subject,
-            "time": datetime.fromtimestamp(self.time, UTC).isoformat().replace("+00:00", "Z"),
-            "correlationid": self.correlation_id,
-            "causationid": self.causation_id,
-            "sequence": None if self.seq is None else str(self.seq),
-            "datacontenttype": "application/json",
-            "data": self.data,
-        }
-        return {name: value for name, value in told.items() if value is not None}
-
-
-Callback = Callable[[Event], "Awaitable[Any] | Any"]
-"""Hears events: a coroutine function on the event loop, any other function in a thread; one event after the other."""
-
-
-@dataclass(slots=True)
-class _Missed:
-    """A place in a buffer where events are missing."""
-
-    count: int = 0
-    after: dict[str, int] = field(default_factory=dict)
-
-    def add(self, event: Event) -> None:
-        self.count += 1
-        if event.seq is not None and event.correlation_id is not None:
-            # What is derived from an entry has its number too, so the entry itself is read again.
-            self.after.setdefault(event.correlation_id, event.seq - 1)
-
-    def error(self) -> EventGapError:
-        return EventGapError(self.count, self.after)
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """Which events somebody wants to hear."""
-
-    topic: str
-    correlation_id: str | None = None
-
-    def fits(self, event: Event) -> bool:
-        if self.correlation_id is not None and event.correlation_id != self.correlation_id:
-            return False
-        return self.topic in ("*", event.type) or fnmatchcase(event.type, self.topic)
-
-
-class _Buffer:
-    """Events that wait for one reader, and marks where some are missing."""
-
-    def __init__(self, size: int) -> None:
-        if size < 1:
-            raise ConfigError(f"a buffer of {size} events holds none", remedy="give at least 1")
-        self.missed = 0
-        self.waiting: deque[Event | _Missed] = deque()
-        self._size = size
-
-    def put(self, event: Event) -> None:
-        waiting = self.waiting
-        if len(waiting) < self._size:
-            waiting.append(event)
-            return
-        self.missed += 1
-        last = waiting[-1]
-        if not isinstance(last, _Missed):
-            last = _Missed()
-            waiting.append(last)
-        last.add(event)
-
-
-def checked_topic(topic: str) -> str:
-    """Return the topic.
-
-    Raises:
-        ConfigError: It is no text, empty, or too long to be one.
-    """
-    if not isinstance(topic, str) or not topic or len(topic) > _MAX_TOPIC:
-        raise ConfigError(f"{topic!r:.80} is no topic", remedy='give an event\'s type, or a pattern: "planloom.step.*"')
-    return topic
-
-
-class Subscription:
-    """Events of a topic from the moment it was made: an async iterator, and an async context manager.
-
-    Attributes:
-        missed: How many events its buffer had no room for.
-    """
-
-    def __init__(self, wanted: _Wanted, buffer: _Buffer, on_close: Callable[[Subscription], None]) -> None:
-        self.wanted = wanted
-        self._buffer = buffer
-        self._on_close = on_close
-        self._news: asyncio.Event = asyncio.Event()
-        self._closed = False
-
-    @property
-    def missed(self) -> int:
-        return self._buffer.missed
-
-    def __aiter__(self) -> Subscription:
-        return self
-
-    async def __anext__(self) -> Event:
-        """Return the next event.
-
-        Raises:
-            EventGapError: Some are missing here; the next call goes on after them.
-        """
-        while not self._buffer.waiting:
-            if self._closed:
-                raise StopAsyncIteration
-            self._news.clear()
-            await self._news.wait()
-        found = self._buffer.waiting.popleft()
-        if isinstance(found, _Missed):
-            raise found.error()
-        return found
-
-    def offer(self, event: Event) -> None:
-        self._buffer.put(event)
-        self._news.set()
-
-    def close(self) -> None:
-        """Hear no more; what has come can still be read. A second call is harmless."""
-        if not self._closed:
-            self._closed = True
-            self._news.set()
-            self._on_close(self)
-
-    async def __aenter__(self) -> Subscription:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class Listener:
-    """A function that hears events, one after the other, in a task of its own.
-
-    Attributes:
-        heard: Events it was called with. `failed`: calls that raised. `missed`: events its buffer had no room for.
-    """
-
-    def __init__(
-        self, callback: Callback, wanted: _Wanted, buffer: _Buffer, on_close: Callable[[Listener], None]
-    ) -> None:
-        self.wanted = wanted
-        self.heard = 0
-        self.failed = 0
-        self._callback = callback
-        # An object with an async __call__ is as good as a coroutine function.
-        self._is_async = iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None))  # noqa: B004
-        self._buffer = buffer
-        self._on_close = on_close
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def missed(self) -> int:
-        return self._buffer.missed
-
-    def offer(self, event: Event) -> None:
-        self._buffer.put(event)
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._hear_all())
-
-    def close(self) -> None:
-        """Hear no more, not even what has come. A second call is harmless."""
-        self._buffer.waiting.clear()
-        self._on_close(self)
-
-    async def drained(self) -> None:
-        """Wait until it was called with everything that has come."""
-        while self._task is not None:
-            await asyncio.wait([self._task])
-
-    async def stop(self) -> None:
-        """Hear no more, and wait for the call that is under way, unless it runs in a thread."""
-        self.close()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _hear_all(self) -> None:
-        try:
-            while self._buffer.waiting:
-                found = self._buffer.waiting.popleft()
-                event = found if isinstance(found, Event) else _gap_event(found)
-                await self._hear(event)
-        finally:
-            self._task = None
-
-    async def _hear(self, event: Event) -> None:
-        self.heard += 1
-        try:
-            if self._is_async:
-                await self._callback(event)
-            else:
-                await asyncio.to_thread(self._callback, event)
-        except Exception as error:  # noqa: BLE001 - a listener's bug is its own, and must not keep others from hearing
-            self.failed += 1
-            _log.warning("a listener of %r failed at %s: %r", self.wanted.topic, event.id, error)
-
-
-def _gap_event(missed: _Missed) -> Event:
-    return Event.new(GAP, {"missed": missed.count, "after": missed.after})
 
 
 class EventBus:
@@ -317,7 +42,8 @@ class EventBus:
         self._recent: deque[Event] = deque()
         self._history = history
         self._ids: set[tuple[str, str]] = set()
-        self._hearing: list[Subscription | Listener] = []
+        self._subscriptions: WeakSet[Subscription] = WeakSet()
+        self._listeners: list[Listener] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -330,12 +56,8 @@ class EventBus:
         Raises:
             ConfigError: This thread has no event loop, and nobody published here from one before.
         """
-        try:
-            self._loop = asyncio.get_running_loop()
-        except RuntimeError:  # a thread: that of a listener, say
-            if self._loop is None or self._loop.is_closed():
-                raise ConfigError("there is no event loop here", remedy="publish from a coroutine") from None
-            self._loop.call_soon_threadsafe(self.publish, event)
+        if not self._is_home():
+            self._hand_over(event)
             return True
         place = (event.source, event.id)
         if self._closed or place in self._ids:
@@ -346,10 +68,31 @@ class EventBus:
                 self._ids.discard((oldest.source, oldest.id))
             self._recent.append(event)
             self._ids.add(place)
-        for one in tuple(self._hearing):
+        hearing: list[Subscription | Listener] = [*self._subscriptions, *self._listeners]
+        for one in hearing:
             if one.wanted.fits(event):
                 one.offer(event)
         return True
+
+    def _is_home(self) -> bool:
+        """Return whether this is the event loop that the bus lives on; the first that it sees is."""
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+        if self._loop is not here and (self._loop is None or not self._loop.is_running()):
+            self._loop = here
+        return self._loop is here
+
+    def _hand_over(self, event: Event) -> None:
+        """Have an event published on the loop of the bus; this is a thread: that of a listener, say."""
+        try:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self.publish, event)
+                return
+        except RuntimeError:  # it has closed
+            pass
+        raise ConfigError("there is no event loop here", remedy="publish from a coroutine")
 
     def subscribe(
         self, topic: str = "*", correlation_id: str | None = None, *, buffer: int | None = None
@@ -361,12 +104,13 @@ class EventBus:
             correlation_id: Only events of this run, or request.
             buffer: Events that may wait to be read.
         """
-        kept = _Buffer(self._buffer if buffer is None else buffer)
-        made = Subscription(_Wanted(checked_topic(topic), correlation_id), kept, self._leave)
+        kept = Buffer(self._buffer if buffer is None else buffer)
+        made = Subscription(Wanted(checked_topic(topic), correlation_id), kept, self._subscriptions.discard)
+        self._is_home()
         if self._closed:
             made.close()
         else:
-            self._hearing.append(made)
+            self._subscriptions.add(made)
         return made
 
     def listen(
@@ -377,14 +121,16 @@ class EventBus:
         A function that is not async is called in a thread. Where its buffer had no room, it is called with an event of
         type "planloom.bus.gap".
         """
-        kept = _Buffer(self._buffer if buffer is None else buffer)
-        made = Listener(callback, _Wanted(checked_topic(topic), correlation_id), kept, self._leave)
-        self._hearing.append(made)
+        kept = Buffer(self._buffer if buffer is None else buffer)
+        made = Listener(callback, Wanted(checked_topic(topic), correlation_id), kept, self._leave)
+        self._is_home()
+        if not self._closed:
+            self._listeners.append(made)
         return made
 
-    def _leave(self, one: Subscription | Listener) -> None:
-        if one in self._hearing:
-            self._hearing.remove(one)
+    def _leave(self, listener: Listener) -> None:
+        if listener in self._listeners:
+            self._listeners.remove(listener)
 
     async def request(self, topic: str, payload: dict[str, Any], timeout: float, *, source: str = SOURCE) -> Event:
         """Publish an event and return the first that was caused by it (see `reply`).
@@ -419,21 +165,25 @@ class EventBus:
 
     def recent(self, topic: str = "*", correlation_id: str | None = None) -> list[Event]:
         """Return the events that are remembered, oldest first."""
-        wanted = _Wanted(checked_topic(topic), correlation_id)
-        return [event for event in self._recent if wanted.fits(event)]
+        wanted = Wanted(checked_topic(topic), correlation_id)
+        return [event.copy() for event in self._recent if wanted.fits(event)]
 
     async def close(self) -> None:
         """End every subscription, and give listeners CLOSE_S to take in what has come. A second call is harmless."""
         self._closed = True
-        hearing, self._hearing = self._hearing, []
-        listeners = [one for one in hearing if isinstance(one, Listener)]
-        for one in hearing:
-            if isinstance(one, Subscription):
-                one.close()
-        if listeners:
-            draining = [asyncio.create_task(one.drained()) for one in listeners]
+        for subscription in tuple(self._subscriptions):
+            subscription.close()
+        others = [one for one in self._listeners if not one.is_here]
+        for one in set(self._listeners) - set(others):
+            one.close()
+        self._listeners = []
+        if others:
+            draining = [asyncio.create_task(one.drained()) for one in others]
             await asyncio.wait(draining, timeout=CLOSE_S)
-            await asyncio.gather(*(one.stop() for one in listeners), *draining)
+            await asyncio.gather(*(one.stop() for one in others))
+            for task in draining:
+                task.cancel()
+            await asyncio.gather(*draining, return_exceptions=True)
 
     async def __aenter__(self) -> EventBus:
         return self

@@ -23,7 +23,7 @@ from planloom.core.machine import RunMachine
 from planloom.core.result import SkipReason, StepStatus
 from planloom.plan.model import Plan
 from planloom.plan.policy import FailureKind
-from planloom.transport.bus import SOURCE, Event
+from planloom.transport.event import SOURCE, Event
 
 if TYPE_CHECKING:
     from planloom.ports import Journal, Recorded
