@@ -65,6 +65,26 @@ def test_inputs_are_variables_and_output_is_kept(runtime: str) -> None:
     assert (result.result, result.output) == (3, "hello Ada\n")
 
 
+def test_text_of_any_language_goes_in_and_comes_out(runtime: str) -> None:
+    text = 'naïve – 日本語 🙂 \t\n"' * 9_000
+
+    result = run(runtime, "for _ in range(3): print(text)\ntext", inputs={"text": text})
+
+    assert (result.error, result.result == text, result.output == f"{text}\n" * 3) == (None, True, True)
+
+
+def test_text_that_utf8_cannot_write_is_no_result(runtime: str) -> None:
+    assert run(runtime, "return chr(0xD800)").error_type in (ErrorType.RESULT, ErrorType.RUNTIME)
+
+
+def test_a_tool_that_is_cancelled_cancels_the_program(runtime: str) -> None:
+    async def gone(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        run(runtime, "gone()\nwhile True: pass", tools={"gone": gone})
+
+
 CALLS = {
     "plainly": "add(1) + tools.add(2, more=5) + functions.add(3)",
     "with await": "return await add(1) + await tools.add(2, more=5) + await functions.add(3)",

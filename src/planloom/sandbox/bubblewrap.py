@@ -9,6 +9,7 @@ Rule 3: nothing that comes from the program is believed: messages are bounded, a
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import os
 import secrets
@@ -37,12 +38,15 @@ AT_ONCE = 16
 """Programs of one backend at a time; more wait their turn."""
 LAST_WORDS_S = 0.5
 """Seconds that a program which has answered may take to end by itself, so that all it printed arrives."""
+_decoder = codecs.getincrementaldecoder("utf-8")
 _NOBODY = 65_534
 _USERS = range(0x6000_0000, 0x6FFF_0000)
 """Where a program's user is drawn from when we are root: no system gives these out, so what it runs is its alone."""
 _ADDRESS_SPACE_MORE = 512 * 10**6
 """Bytes of addresses beyond the memory limit: libraries, stacks and reserves, which are no memory in use."""
 _OPEN_FILES = 64
+_ENVELOPE = 16_384
+"""Bytes of a message beside the value that it carries."""
 
 _NAMESPACE_RIGHTS = "bubblewrap may not make namespaces here"
 _REMEDY = (
@@ -88,6 +92,7 @@ class _Running:
         self._first = 0
         """Id of the process that all others of the sandbox are under."""
         self._heard = bytearray()
+        self._decoders = {name: _decoder(errors="replace") for name in ("stdout", "stderr")}
         self._facts = b""
         self._complaint = bytearray()
         self._is_ready = False
@@ -207,18 +212,20 @@ class _Running:
     def _printed(self, stream: str, piece: bytes) -> None:
         if not self._is_ready and stream == "stderr":
             self._complaint += piece[:1_000]
-        if piece and not self._ending.printed(stream, piece.decode(errors="replace")):
+        text = self._decoders[stream].decode(piece, final=not piece)
+        if text and not self._ending.printed(stream, text):
             self._child.kill()
 
     def _hear(self, piece: bytes) -> None:
         self._heard += piece
-        # A message carries no more than one value, as JSON that may escape every character.
-        most = 6 * self._program.limits.result_bytes + 65_536
+        most = self._program.limits.result_bytes
         while not self._ending.is_over:
             end = self._heard.find(b"\n")
             if end < 0:
-                if len(self._heard) > most:
-                    self._ending.failed(ErrorType.RESULT, f"it sent more than {most:,} bytes at once")
+                if len(self._heard) > most + _ENVELOPE:
+                    self._ending.failed(
+                        ErrorType.RESULT, f"it returned, or gave to a tool, more than {most:,} bytes of JSON"
+                    )
                 return
             line = bytes(self._heard[:end])
             del self._heard[: end + 1]
@@ -275,7 +282,7 @@ class _Running:
 
     def _called_out(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
-        error = None if task.cancelled() else task.exception()
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None:
             self._ending.raises(error)
 

@@ -63,7 +63,7 @@ def _begin() -> dict[str, Any]:
 
 
 def _send(message: dict[str, Any]) -> None:
-    line = json.dumps(message, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    line = json.dumps(message, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
     while line:
         line = line[os.write(_TO_HOST, line) :]
 

@@ -134,7 +134,7 @@ class _Running:
 
     def _called(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
-        error = None if task.cancelled() else task.exception()
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None:
             self._ending.raises(error)
 
