@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.events import AttemptFailed
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from planloom.core.events import Fact
     from planloom.ports import Clock, Deliver, Lane, Record, Transport
     from planloom.transport.pool import WorkerPool
+    from planloom.transport.wants import Want
     from planloom.transport.wire import WireFormat
     from planloom.transport.worker import Worker
 
@@ -58,6 +60,8 @@ class ProcessLane:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Errand] = deque()
         self._at: dict[tuple[str, str], Errand] = {}
+        self._waiting: dict[Errand, Want | None] = {}
+        """Attempts for which a worker was asked."""
         self._held: list[Held] = []
         self._here: Lane | None = None
         self._recording: set[asyncio.Task[None]] = set()
@@ -107,15 +111,15 @@ class ProcessLane:
         self._ask()
 
     def _fill_one(self, held: Held) -> None:
-        if not held.has_room or not self._queue:
-            return
-        for errand in list(self._queue) if len(self._queue) > 1 else (self._queue[0],):
+        while held.has_room and self._queue:
+            errand = self._queue[0]
             if self._misfit(errand, held.worker):
-                continue
+                found = next((one for one in self._queue if not self._misfit(one, held.worker)), None)
+                if found is None:
+                    return
+                errand = found
             self._queue.remove(errand)
             self._send(errand, held)
-            if not held.has_room:
-                return
 
     def _misfit(self, errand: Errand, worker: Worker) -> bool:
         place = place_of(errand.request, self._terms.patience_s)
@@ -123,13 +127,11 @@ class ProcessLane:
 
     def _ask(self) -> None:
         """Have a worker provisioned for each attempt that waits, as far as there may be that many."""
-        asked = sum(errand.want is not None for errand in self._queue)
-        most = self._pool.max if self._terms.max_per_run is None else self._terms.max_per_run
-        for errand in list(self._queue):
-            if asked + len(self._held) >= max(1, most):
+        most = max(1, self._pool.max if self._terms.max_per_run is None else self._terms.max_per_run)
+        for errand in list(islice(self._queue, most)):
+            if len(self._waiting) + len(self._held) >= most:
                 return
-            if errand.want is None:
-                asked += 1
+            if errand not in self._waiting and errand in self._queue:
                 self._ask_for(errand)
 
     def _ask_for(self, errand: Errand) -> None:
@@ -137,17 +139,17 @@ class ProcessLane:
         place = place_of(request, self._terms.patience_s)
 
         def given(worker: Worker) -> None:
-            errand.want = None
+            self._waiting.pop(errand, None)
             self._take(worker)
 
         def failed(error: PlanloomError) -> None:
-            errand.want = None
+            self._waiting.pop(errand, None)
             if errand in self._queue:
                 self._queue.remove(errand)
                 self._loop.call_soon(self._answer, errand, self._not_begun(errand, error))
 
         try:
-            errand.want = _JUST_NOW  # it may be given before `ask` returns
+            self._waiting[errand] = None  # a worker may be given before `ask` returns
             want = self._pool.ask(
                 given,
                 failed,
@@ -157,8 +159,8 @@ class ProcessLane:
                 patience_s=place.patience_s,
                 fits=lambda offer: misfit(request, offer),
             )
-            if errand.want is _JUST_NOW:
-                errand.want = want
+            if errand in self._waiting:
+                self._waiting[errand] = want
         except (OverloadedError, ConfigError) as error:
             failed(error)
 
@@ -171,10 +173,13 @@ class ProcessLane:
         self._fill_one(held)
         self._release_if_idle(held)
 
+    def _withdraw(self, errand: Errand) -> None:
+        want = self._waiting.pop(errand, None)
+        if want is not None:
+            self._pool.withdraw(want)
+
     def _send(self, errand: Errand, held: Held) -> None:
-        if errand.want is not None:
-            self._pool.withdraw(errand.want)
-            errand.want = None
+        self._withdraw(errand)
         request, now = errand.request, self._clock.now()
         token = held.lease(errand)
         at = [request.run_id, request.key, request.attempt, request.epoch]
@@ -315,9 +320,7 @@ class ProcessLane:
             return  # it was answered meanwhile
         if errand in self._queue:
             self._queue.remove(errand)
-        if errand.want is not None:
-            self._pool.withdraw(errand.want)
-            errand.want = None
+        self._withdraw(errand)
         self._answer(errand, errand.failed(FailureKind.CANCELLED, "stopped before it began", now))
 
     def _end_after(self, errand: Errand, seconds: float, kind: FailureKind, text: str) -> None:
@@ -390,6 +393,3 @@ class ProcessLane:
             task.cancel()
         if self._recording:
             await asyncio.wait(self._recording)
-
-
-_JUST_NOW: Any = object()

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from planloom.core.events import Fact
     from planloom.plan.policy import FailureKind
     from planloom.ports import Deliver, Record
-    from planloom.transport.wants import Want
     from planloom.transport.worker import Worker
 
 ENDS = (AttemptSucceeded, AttemptFailed)
@@ -45,7 +44,6 @@ class Errand:
     Attributes:
         stopping: It was asked to stop.
         timer: What cancels the timer that ends it if nothing else does, or None.
-        want: The worker it waits for, or None.
     """
 
     request: RunStep
@@ -53,7 +51,6 @@ class Errand:
     record: Record
     stopping: bool = False
     timer: Callable[[], None] | None = None
-    want: Want | None = None
 
     def clear_timer(self) -> None:
         if self.timer is not None:
