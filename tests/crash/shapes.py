@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from planloom import Effects, Engine, NotDoneError, RunStatus, Tool, ToolContext
-from planloom.core.events import StepDispatched
+from planloom.core.events import CallStarted, StepDispatched
 from planloom.core.result import RunResult
 from planloom.ports import Journal
 from planloom.runtime.run import Run
@@ -22,6 +22,8 @@ SPINS = 40
 """Turns of the loop after which a run that does nothing waits for time to pass."""
 PATIENCE = 4_000
 """Rounds of that after which a run is stuck."""
+TURN_S = 0.001
+"""How long a round takes where turns of the loop tell nothing."""
 PATIENCE_S = 30.0
 """Seconds after which anything else is."""
 
@@ -165,6 +167,8 @@ class Done:
     step: str
     attempt: int
     n: int
+    key: str = ""
+    """Its idempotency key."""
 
 
 @dataclass
@@ -175,6 +179,7 @@ class World:
         busy: Calls under way; `peak`: the most there ever were in one process.
         disk: What is on record for good; None while nobody looks.
         unrecorded: Effectful calls whose start was not on record when they began.
+        in_real_time: Whether other processes have a part in what steps do, so that turns of the loop tell nothing.
     """
 
     log: list[Done] = field(default_factory=list)
@@ -182,6 +187,12 @@ class World:
     peak: int = 0
     disk: Journal | None = None
     unrecorded: list[Done] = field(default_factory=list)
+    in_real_time: bool = False
+    spins: int = SPINS
+
+    def parts(self) -> dict[str, Any]:
+        """Return what an engine is made of that works in this world."""
+        return {"tools": self.tools()}
 
     def called(self, step: str) -> list[Done]:
         return [done for done in self.log if done.step == step]
@@ -190,13 +201,10 @@ class World:
         """Return the tools that act on this world."""
 
         async def began(name: str, n: int, context: ToolContext, *, effectful: bool) -> None:
-            done = Done(name, context.step, context.attempt, n)
+            done = Done(name, context.step, context.attempt, n, context.idempotency_key or "")
             self.log.append(done)
-            if effectful and self.disk is not None:
-                events = [entry.event for entry in await self.disk.read(context.run_id)]
-                starts = [event for event in events if isinstance(event, StepDispatched)]
-                if not any(start.step == done.step and start.attempt == done.attempt for start in starts):
-                    self.unrecorded.append(done)
+            if effectful and self.disk is not None and not await self.is_on_record(done, context.run_id):
+                self.unrecorded.append(done)
 
         def made(name: str, effects: Effects, answer: Any) -> Tool:
             async def call(n: int, context: ToolContext) -> int:
@@ -248,6 +256,22 @@ class World:
             made("endless", Effects.NONE, endless),
         ]
 
+    async def is_on_record(self, done: Done, run_id: str) -> bool:
+        """Return whether the start of a call is on record: its attempt's, and, inside an attempt, its own."""
+        assert self.disk is not None
+        events = [entry.event for entry in await self.disk.read(run_id)]
+        inside = done.key.startswith(f"{run_id}/{done.step}/")
+        starts = [event for event in events if isinstance(event, CallStarted if inside else StepDispatched)]
+        return any(
+            (start.step, start.attempt) == (done.step, done.attempt)
+            and (isinstance(start, StepDispatched) or done.key == f"{run_id}/{done.step}/{start.key}")
+            for start in starts
+        )
+
+    async def looked_up(self, step: str) -> Any:
+        """Return what somebody who looks would say that a step of unknown outcome came to; None: try it again."""
+        return self.outcome(step)
+
     def outcome(self, step: str) -> int | None:
         """Return what a `once` step came to, as somebody who looks would find out; None if it did not happen."""
         happened = [done for done in self.called(step) if done.tool == "pay"]
@@ -283,8 +307,10 @@ async def _driven(run: Run, clock: ManualClock, world: World, until: asyncio.Eve
     try:
         idle = 0
         for _ in range(PATIENCE):
-            for _ in range(SPINS):
+            for _ in range(world.spins):
                 await asyncio.sleep(0)
+            if world.in_real_time:
+                await asyncio.sleep(TURN_S)
             if until is not None and until.is_set():
                 return None
             if not answering.done():
@@ -296,7 +322,7 @@ async def _driven(run: Run, clock: ManualClock, world: World, until: asyncio.Eve
                     return result
                 answering = asyncio.ensure_future(answered(run, result, world))
                 waiter = asyncio.ensure_future(run.result())
-            elif world.busy == 0 and not clock.advance_to_next():
+            elif not world.in_real_time and world.busy == 0 and not clock.advance_to_next():
                 state = run.state_now()
                 idle += 1
                 if not state.blocked and idle > 3:
@@ -317,7 +343,7 @@ async def answered(run: Run, result: RunResult, world: World) -> None:
         if step.waiting == "approval":
             await run.approve(step.id, by="a person")
             continue
-        outcome = world.outcome(step.id)
+        outcome = await world.looked_up(step.id)
         if outcome is None:
             await run.resolve(step.id, "retry", by="a person")
         else:

@@ -78,7 +78,7 @@ def look(where: str, before: list[Recorded], world: World, called: int, record: 
     assert again == [], f"{where}: made again although it is on record"
     completed = {event.step for event in ends if isinstance(event, AttemptSucceeded)}
     assert [done for done in world.log[called:] if done.step in completed] == [], where
-    paid = [done.step for done in world.log if done.tool == "pay"]
+    paid = [done.key for done in world.log if done.tool == "pay"]
     assert len(paid) == len(set(paid)), f"{where}: a once tool was called twice"
     assert world.unrecorded == [], f"{where}: an effect whose start was not on record"
     assert diverges("r", record) is None, where
