@@ -100,6 +100,7 @@ from planloom.errors import (
     JournalError as JournalError,
     MissingKeyError as MissingKeyError,
     ModelError as ModelError,
+    NoWorkerError as NoWorkerError,
     NotAllowedError as NotAllowedError,
     NotDoneError as NotDoneError,
     OverloadedError as OverloadedError,
@@ -115,6 +116,8 @@ from planloom.errors import (
     UnknownPriceError as UnknownPriceError,
     ValidationError as ValidationError,
     VerificationError as VerificationError,
+    WorkerError as WorkerError,
+    WorkerLostError as WorkerLostError,
 )
 from planloom.journal.memory import (
     MemoryJournal as MemoryJournal,
@@ -157,6 +160,9 @@ from planloom.runtime.run import (
 from planloom.runtime.settings import (
     Settings as Settings,
 )
+from planloom.runtime.workers import (
+    on_workers as on_workers,
+)
 from planloom.sandbox.program import (
     SandboxLimits as SandboxLimits,
     SandboxResult as SandboxResult,
@@ -194,6 +200,12 @@ from planloom.transport.bus import (
 )
 from planloom.transport.event import (
     Event as Event,
+)
+from planloom.transport.pool import (
+    WorkerPool as WorkerPool,
+)
+from planloom.transport.setup import (
+    WorkerSetup as WorkerSetup,
 )
 from planloom.transport.slots import (
     SlotPool as SlotPool,

@@ -37,7 +37,7 @@ GRACE_S = 1.4
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class LendingTerms:
     """On what terms runs are lent workers; see `processes.ProcessTransport`."""
 
     pool: WorkerPool
@@ -53,7 +53,7 @@ class Terms:
 class ProcessLane:
     """The attempts of one run."""
 
-    def __init__(self, terms: Terms, on_end: Callable[[ProcessLane], None]) -> None:
+    def __init__(self, terms: LendingTerms, on_end: Callable[[ProcessLane], None]) -> None:
         self._terms = terms
         self._on_end = on_end
         self._pool, self._wire, self._clock = terms.pool, terms.wire, terms.clock

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from planloom.transport.lanes import GRACE_S, ProcessLane, Terms
+from planloom.transport.lanes import GRACE_S, ProcessLane, LendingTerms
 
 if TYPE_CHECKING:
     from planloom.ports import Clock, Transport
@@ -42,7 +42,7 @@ class ProcessTransport:
         linger_s: float = 0.0,
         patience_s: float = 5.0,
     ) -> None:
-        self._terms = Terms(pool, wire, clock, here, kinds_here, max_per_run, linger_s, patience_s)
+        self._terms = LendingTerms(pool, wire, clock, here, kinds_here, max_per_run, linger_s, patience_s)
         self._lanes: list[ProcessLane] = []
         self._emptied: asyncio.Future[None] | None = None
         """Is done when the last lane has nothing under way, while this closes."""
