@@ -316,6 +316,10 @@ class AgentMemory:
 
 
 def _read(message: Message | Mapping[str, Any]) -> Message:
+    if not isinstance(message, Message | Mapping):
+        raise ConfigError(
+            f"a {type(message).__name__} is no message", remedy="give a Message, or a dict of role and content"
+        )
     if isinstance(message, Message):
         if message.role not in ROLES:
             raise ConfigError(f"no message has the role {message.role!r}", remedy=f"use one of: {', '.join(ROLES)}")

@@ -68,6 +68,8 @@ class AgentRegistry:
         found = _name_of(agent) if name is None else name
         if not isinstance(found, str) or not found.strip():
             raise ConfigError(f"{found!r} is no name of an agent", remedy="give name=")
+        if "${{" in found:
+            raise ConfigError(f"{found!r} looks like a reference, and no plan could name it", remedy="give name=")
         known = self._agents.get(found)
         if known is not None and known is not agent and not replace:
             raise ConfigError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import resource
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, is_dataclass
 from dataclasses import fields as fields_of
@@ -23,8 +23,11 @@ from planloom.agents.roster import definition_of, streams, way_of
 from planloom.core.chat import Message
 from planloom.errors import ConfigError
 from planloom.plan.policy import Effects, FailureKind
+from planloom.plan.values import as_json
 
 MB = 1_000_000
+_NO_ANSWERS = (BaseException, Awaitable, Generator, AsyncGenerator)
+"""What has text, as everything has, and is no answer for all that."""
 _RESOURCES = frozenset({"MemoryError", "ResourceLimitError"})
 
 
@@ -53,9 +56,14 @@ def answer_of(result: Any) -> dict[str, Any]:
 
     A dict is itself. A `Message` gives its content, role and metadata. Pydantic models, dataclasses and whatever has a
     method `dict` give their fields. Everything else is text, ``{"content": str(result)}``, and None is no text.
+
+    Raises:
+        OutputError: It is an error that should have been raised, or what nobody awaited or went through.
     """
     if isinstance(result, dict):
         return result
+    if isinstance(result, _NO_ANSWERS):
+        as_json(result)
     if isinstance(result, Message):
         return {"content": result.content, "role": result.role, "metadata": dict(result.metadata)}
     fields = _fields_of(result)
@@ -138,10 +146,16 @@ def _awaited(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _called(call: Callable[..., Any]) -> Callable[..., Any]:
-    def ask(*given: Any) -> dict[str, Any]:
-        return answer_of(call(*given))
+    def ask(*given: Any) -> Any:
+        result = call(*given)
+        # A function that only hands on what an async one gives is not async itself.
+        return _answered(result) if inspect.isawaitable(result) else answer_of(result)
 
     return ask
+
+
+async def _answered(result: Awaitable[Any]) -> dict[str, Any]:
+    return answer_of(await result)
 
 
 def _in_pieces(stream: Callable[..., Any]) -> Callable[..., AsyncGenerator[Any]]:

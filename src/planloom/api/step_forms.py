@@ -20,6 +20,8 @@ from planloom.plan.policy import RetryPolicy
 RETRYABLE = (TimeoutError, ConnectionError, "HTTPError", "HttpStatusError", "ModelError")
 """What is tried again unless told otherwise: client libraries call theirs `HTTPError`, the last two are planloom's own.
 Of HTTP statuses only 408, 425, 429 and 5xx ever are."""
+_MOST_SECONDS = 1e9
+"""A time limit of thirty years and more is a mistake, or one that clocks cannot count to."""
 _NAMES = ("name", "tool_name", "tool")
 _ARGUMENTS = ("arguments", "args", "parameters", "params", "input")
 
@@ -102,6 +104,41 @@ class ExecutionStep:
             raise ValidationError(f"steps[{place}] is no step", remedy=f"give a dict of {', '.join(names)}")
         told = {"step_type": StepType.TOOL if "tool_calls" in given else StepType.AGENT} | dict(given)
         return cls(**told)
+
+    def check(self) -> None:
+        """Check what has a type of its own.
+
+        Raises:
+            ValidationError: A name that is no text, or a priority that is no whole number.
+        """
+        if not isinstance(self.agent_name, str):
+            raise ValidationError(f"{self.agent_name!r:.80} is no name of an agent", remedy="give text")
+        if isinstance(self.priority, bool) or not isinstance(self.priority, int):
+            raise ValidationError(f"{self.priority!r:.80} is no priority", remedy="give a whole number")
+
+
+def seconds(told: Any) -> float:
+    """Return a time limit.
+
+    Raises:
+        ValidationError: It is none.
+    """
+    if isinstance(told, bool) or not isinstance(told, int | float) or not 0 < told < _MOST_SECONDS:
+        raise ValidationError(f"{told!r:.80} is no time limit", remedy="give a number of seconds above 0")
+    return float(told)
+
+
+def context_of_tools(context: Any) -> Mapping[str, Any]:
+    """Return what a caller says of tool calls, None as nothing.
+
+    Raises:
+        ValidationError: It is no dict.
+    """
+    if context is None:
+        return {}
+    if not isinstance(context, Mapping):
+        raise ValidationError(f"context is a {type(context).__name__}", remedy="give a dict, e.g. {'timeout': 5}")
+    return context
 
 
 @dataclass(frozen=True, slots=True)

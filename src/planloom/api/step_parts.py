@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from planloom.api.step_answers import (
     out_of_resources,
     timed_out,
 )
-from planloom.api.step_forms import WantedCall
+from planloom.api.step_forms import WantedCall, seconds
 from planloom.core.events import AttemptFailed
 from planloom.core.result import StepResult, StepStatus
 from planloom.errors import OutputError, PlanError, ValidationError
@@ -148,11 +148,13 @@ class ToolsPart:
         """
         if isinstance(calls, str | bytes | Mapping) or not isinstance(calls, Sequence):
             raise ValidationError(f"a {type(calls).__name__} is no list of tool calls", remedy="give a list")
-        allow = context.get("allow")
+        allow, wanted_s = context.get("allow"), context.get("timeout")
+        if allow is not None and not isinstance(allow, Iterable):
+            raise ValidationError(f"a {type(allow).__name__} is no allowlist", remedy="give a list of names of tools")
         return cls(
             calls=[WantedCall.read(call) for call in calls],
             tools=tools if allow is None else tools.restricted(allow),
-            timeout_s=context.get("timeout"),
+            timeout_s=None if wanted_s is None else seconds(wanted_s),
             default_timeout_s=timeout_s,
             **fields,
         )

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Self
 from planloom.agents.roster import AgentRegistry
 from planloom.api.step_answers import AnsweringAgent, StepAnswer, effects_of, is_repeatable
 from planloom.api.step_engine import StepEngine
-from planloom.api.step_forms import ExecutionStep, RetryConfig, StepType
+from planloom.api.step_forms import ExecutionStep, RetryConfig, StepType, context_of_tools, seconds
 from planloom.api.step_metrics import StepMetrics
 from planloom.api.step_parts import AgentPart, Outcomes, Part, ToolsPart
-from planloom.api.step_plan import AgentTerms, StepPlan, at_once
+from planloom.api.step_plan import AgentTerms, KnownPlans, StepPlan, at_once
 from planloom.api.step_replay import Replay, replay_run
 from planloom.api.step_request import (
     MAX_REQUEST_BYTES,
@@ -32,7 +32,7 @@ from planloom.api.step_request import (
 )
 from planloom.core.events import OutputStreamed
 from planloom.core.result import RUN_ENDED, RunStatus, StepStatus
-from planloom.errors import ConfigError, JournalError, StepError, ValidationError
+from planloom.errors import ConfigError, JournalError, StepError
 from planloom.plan.policy import NO_RETRY, CachePolicy, Effects
 from planloom.runtime.engine import Engine
 from planloom.runtime.settings import Settings
@@ -96,7 +96,7 @@ class StepExecutor:
     ) -> None:
         self.agent_registry = AgentRegistry.of(agent_registry)
         self.retry_config = retry_config or RetryConfig()
-        self.timeout_seconds = _seconds(timeout_seconds)
+        self.timeout_seconds = seconds(timeout_seconds)
         self.debug = debug
         self._rules = RequestRules(max_bytes=max_request_bytes, injection=injection)
         self._tools = ToolRegistry(ToolRegistry.of(tools).tools())
@@ -107,6 +107,7 @@ class StepExecutor:
         self._caching = CachePolicy() if cache_size else None
         self._settings = (settings or Settings()).model_copy(update={"cache_size": cache_size})
         self._books = metrics or StepMetrics()
+        self._plans = KnownPlans()
         self._engine = StepEngine(journal, self._make_engine, self._parts)
 
     async def __aenter__(self) -> Self:
@@ -175,7 +176,7 @@ class StepExecutor:
         step = ExecutionStep(StepType.AGENT, agent_name, request, metadata or {}, memory=memory)
         with self._books.counting(1):
             part = self._part(step, None, {})
-            plan = StepPlan(retry=NO_RETRY, is_streamed=True)
+            plan = StepPlan(known=self._plans, retry=NO_RETRY, is_streamed=True)
             part.put(plan)
             pieces = 0
             async with self._engine.lent() as engine:
@@ -329,7 +330,8 @@ class StepExecutor:
     ) -> list[Any]:
         asked = sum(step.step_type == StepType.AGENT for step in steps)
         with self._books.refusing(asked):
-            parts = [self._part(step, memory, context or {}) for step in steps]
+            told = context_of_tools(context)
+            parts = [self._part(step, memory, told) for step in steps]
         return await self._run(parts, max_concurrent)
 
     def _part(self, step: ExecutionStep, memory: AgentMemory | None, context: Mapping[str, Any]) -> Part:
@@ -338,6 +340,7 @@ class StepExecutor:
         Raises:
             ValidationError, SecurityError: It cannot be taken.
         """
+        step.check()
         if step.step_type == StepType.TOOL:
             return ToolsPart.of(
                 step.tool_calls,
@@ -349,7 +352,7 @@ class StepExecutor:
             )
         metadata = as_metadata(step.metadata)
         agent = self.agent_registry.all().get(step.agent_name)
-        timeout_s = _seconds(metadata.get("timeout", self.timeout_seconds))
+        timeout_s = seconds(metadata.get("timeout", self.timeout_seconds))
         if agent is None:
             given, how = None, AgentTerms(timeout_s=timeout_s)
         else:
@@ -378,7 +381,7 @@ class StepExecutor:
         """Do the parts as one plan; return their answers in their order."""
         agents = [part for part in parts if isinstance(part, AgentPart)]
         with self._books.counting(len(agents)):
-            plan = StepPlan(retry=self.retry_config, cache=self._caching)
+            plan = StepPlan(known=self._plans, retry=self.retry_config, cache=self._caching)
             for part in parts:
                 part.put(plan)
             outcomes = await self._outcomes_of(plan, max_concurrent) if plan else Outcomes()
@@ -429,9 +432,3 @@ def _raise_for(answer: StepAnswer, agent_name: str) -> None:
         remedy="debug=True tells more",
         agent=agent_name,
     )
-
-
-def _seconds(told: Any) -> float:
-    if isinstance(told, bool) or not isinstance(told, int | float) or not 0 < told < float("inf"):
-        raise ValidationError(f"{told!r} is no time limit", remedy="give a number of seconds above 0")
-    return float(told)
