@@ -6,6 +6,7 @@ that nobody knows waits for a person, and whatever is on record is paid for on r
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -13,13 +14,16 @@ from typing import Any
 
 import pytest
 
-from planloom import Engine, MemoryJournal
+from planloom import Engine, MemoryJournal, RunStatus
+from planloom.agents.reasoning import Reasoner
+from planloom.core.chat import ModelCall
 from planloom.core.events import CallEnded, CallStarted, OutcomeUnknown, RunStarted, StepDispatched
 from planloom.core.result import RunResult
 from planloom.observe.looks import every_step
 from planloom.ports import Recorded
 from planloom.testing.clock import ManualClock
 from planloom.testing.crash import CrashingJournal, Spoil
+from planloom.testing.models import FunctionModel
 from tests.crash.inner_shapes import (
     INSIDE,
     PUT_USD,
@@ -197,3 +201,47 @@ async def once_more(shape: str) -> int:
 @pytest.mark.parametrize("shape", [shape for shape in INSIDE if not is_program(plan_inside(shape))])
 def test_every_shape_with_calls_inside_survives_two_power_cuts(shape: str) -> None:
     assert bounded(once_more(shape)) > 0
+
+
+SAMPLES = 3
+NO_TWO_ALIKE = {
+    "planloom": 1,
+    "steps": [
+        {
+            "id": "ask",
+            "agent": "guesser",
+            "prompt": "guess",
+            "effects": "none",
+            "verify": {"strategy": "self_consistency", "samples": SAMPLES},
+        }
+    ],
+}
+
+
+def guesser() -> Reasoner:
+    """Return an agent that gives another answer each time, so that no two of them agree."""
+    numbers = itertools.count(1)
+
+    def answer(call: ModelCall) -> Any:
+        if "Look at what was done" in call.messages[-1].content:
+            return {"is_complete": True, "reasoning": "", "answer": f"guess {next(numbers)}"}
+        return {"has_sufficient_info": True, "reasoning": "", "tasks": []} if call.output is not None else "a thought"
+
+    return Reasoner(name="guesser", model=FunctionModel(answer))
+
+
+@pytest.mark.parametrize("at", [4, 6, 8, 10])
+def test_samples_of_an_agent_stay_as_many_after_a_power_cut_and_do_not_agree_with_themselves(at: int) -> None:
+    async def main() -> RunResult | None:
+        clock, world, disk, agent = ManualClock(), InnerWorld(), MemoryJournal(), guesser()
+        journal = CrashingJournal(disk, at=at, how=Spoil.AFTER, lag=1)
+        async with Engine(journal, agents=[agent], clock=clock) as engine:
+            await driven(engine.start(NO_TWO_ALIKE, run_id="r"), clock, world, until=journal.stopped)
+        async with Engine(disk, agents=[agent], clock=clock) as engine:
+            return await driven(engine.resume("r"), clock, world)
+
+    result = bounded(main())
+
+    assert result is not None
+    assert result.status is RunStatus.FAILED
+    assert f"at most 1 of {SAMPLES}" in (result.error or "")

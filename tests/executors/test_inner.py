@@ -188,6 +188,14 @@ def test_a_key_is_what_is_asked_and_how_often_it_was() -> None:
     assert first.endswith("/1")
 
 
+def test_what_is_asked_for_another_answer_of_the_attempt_is_another_call() -> None:
+    first, second = Inner(asking(), Books()), Inner(replace(asking(), answer=2), Books())
+
+    keys = {inner.key(TOOL, "find", {"a": 1}) for inner in (first, second)}
+
+    assert len(keys) == 2
+
+
 def test_an_answer_goes_to_json_and_back_without_loss() -> None:
     answer = LLMResponse(
         "hi",

@@ -56,6 +56,7 @@ class RunStep:
         recorded: What calls inside earlier attempts of this step came to, by their keys.
         role: "" for the step itself; "draft" for a cheaper model's guess at it; "replan" for a plan in place of it.
         tools: The run's pinned facts about tools: whoever makes the attempt elsewhere must have the same ones.
+        answer: Which of the answers that one attempt gives this is, from 1: each makes calls of its own.
     """
 
     run_id: str
@@ -74,6 +75,7 @@ class RunStep:
     recorded: Mapping[str, CallEnded] = field(default_factory=lambda: NOTHING_RECORDED)
     role: str = ""
     tools: Mapping[str, ToolFacts] = field(default_factory=dict, compare=False)  # the same in every command of a run
+    answer: int = 1
 
 
 @frozen

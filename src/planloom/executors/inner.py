@@ -2,6 +2,7 @@
 
 Rule 1: a call is known by what is asked, and by how often that was asked before: never by when, nor by which task got
 there first. A changed question is another call; two equal ones are two calls, and either's answer will do for both.
+What is asked for another answer of the attempt, a sample or a better one, is another call, too.
 Rule 2: a call with an effect is on record, durably, before it is made; what one came to that may be made only once is
 on record before anything else happens. If it failed, it is never made again; what it failed with is told again.
 Rule 3: any other failure that the attempt went on after is part of what happened, and is told again; one that it ended
@@ -54,7 +55,8 @@ class Inner:
         text = json.dumps(as_json(asked, where="call"), sort_keys=True, separators=(",", ":"))
         bare = f"{kind}/{name}/{sha256(text.encode()).hexdigest()[:_DIGITS]}"
         self._asked[bare] += 1
-        return f"{bare}/{self._asked[bare]}"
+        key = f"{bare}/{self._asked[bare]}"
+        return key if self._request.answer == 1 else f"{key}/{self._request.answer}"
 
     async def once(
         self,

@@ -49,6 +49,7 @@ class JsonWire:
             "models": {name: facts.to_dict() for name, facts in request.models.items()},
             "recorded": {key: self.fact_out(ended) for key, ended in request.recorded.items()},
             "role": request.role,
+            "answer": request.answer,
             "tools": {name: asdict(facts) for name, facts in named.items()},
         }
 

@@ -162,7 +162,7 @@ class _Doing:
     async def _run(self, request: RunStep, context: AttemptContext) -> StepOutcome:
         """Do the step once more, with arguments of its own."""
         self._runs += 1
-        request = replace(request, args=fresh(request.args))
+        request = replace(request, args=fresh(request.args), answer=self._runs)
         if request.step.kind != "tool":
             outcome = await self._inner.execute(request, context)
             self._is_priced = self._is_priced and (outcome.usage is None or outcome.cost_usd is not None)
