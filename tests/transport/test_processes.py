@@ -205,6 +205,21 @@ def test_a_tool_that_keeps_the_event_loop_for_longer_than_a_lease_is_no_lost_wor
     asyncio.run(main())
 
 
+def test_an_engine_that_did_not_listen_for_longer_than_a_lease_blames_no_worker(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with pool_of(1, 1, lease_s=0.4) as pool, engine_on(pool) as engine:
+            run = await engine.start(plan(step("a", "w.put", {"folder": str(tmp_path), "n": 3, "seconds": 1.5})))
+            await until(lambda: calls(tmp_path))
+
+            time.sleep(1.0)  # somebody's code keeps the event loop of the engine
+            result = await run.result()
+
+            assert result.output == 9
+            assert (pool.counts.lost, len(calls(tmp_path))) == (0, 1)
+
+    asyncio.run(main())
+
+
 def test_closing_leaves_no_process_file_or_thread_behind(tmp_path: Path) -> None:
     before = open_files(), children(), threading.active_count()
 

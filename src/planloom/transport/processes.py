@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from planloom.transport.lanes import GRACE_S, ProcessLane, LendingTerms
+from planloom.transport.lanes import GRACE_S, LendingTerms, ProcessLane
 
 if TYPE_CHECKING:
     from planloom.ports import Clock, Transport
