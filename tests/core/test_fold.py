@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from planloom.core.events import EVENT_TYPES
-from planloom.core.fold import APPLY, RunState
+from planloom.core.fold import APPLY, apply
 from planloom.core.result import ENDED, StepStatus
+from planloom.core.run_state import RunState
 from planloom.core.state import TRANSITIONS
 from planloom.errors import MissingValueError
 from tests.core.driving import Drive, plan, tool
@@ -56,7 +57,7 @@ def test_the_same_events_give_the_same_state_however_often() -> None:
     states = [RunState("run") for _ in range(2)]
     for state in states:
         for event in drive.journal:
-            state.apply(event)
+            apply(state, event)
 
     assert [list(state.nodes) for state in states] == [["a", "m", "b", "m[0]", "m[1]"]] * 2
     assert [sorted(state.running) for state in states] == [["m[1]"]] * 2

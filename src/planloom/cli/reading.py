@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from planloom.core.fold import RunState
     from planloom.core.result import RunResult
+    from planloom.core.run_state import RunState
     from planloom.journal.sqlite import SqliteJournal
     from planloom.plan.model import Plan
     from planloom.ports import Recorded

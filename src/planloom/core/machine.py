@@ -38,8 +38,9 @@ from planloom.core.events import (
     TimerFired,
     WentOn,
 )
-from planloom.core.fold import APPLY, RunState
+from planloom.core.fold import APPLY, apply
 from planloom.core.result import RunStatus
+from planloom.core.run_state import RunState
 from planloom.core.speculation import Speculation, speculates
 from planloom.core.starts import join, start
 from planloom.core.state import Node, Replan
@@ -98,7 +99,7 @@ class RunMachine:
         for event in events:
             if isinstance(event, RunResumed):
                 self.state.end_segment()
-            self.state.apply(event)
+            apply(self.state, event)
             self.state.to_stop.clear()
             if isinstance(event, RunStarted):
                 self._watch(event)

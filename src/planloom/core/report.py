@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from planloom.core.fold import RunState
 from planloom.core.result import RunResult, RunStatus, StepResult, Steps, StepStatus, Usage
+from planloom.core.run_state import RunState
 from planloom.core.state import Node
 from planloom.plan.policy import JoinRule
 from planloom.plan.terms import fresh

@@ -42,7 +42,7 @@ from planloom.errors import MissingValueError
 from planloom.plan.policy import Effects, FailureKind, JoinRule
 
 if TYPE_CHECKING:
-    from planloom.core.fold import RunState
+    from planloom.core.run_state import RunState
     from planloom.core.state import Node, ScopeState
     from planloom.plan.graph import GraphStep
     from planloom.plan.model import Plan

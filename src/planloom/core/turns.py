@@ -13,7 +13,7 @@ from planloom.plan.policy import JoinRule
 if TYPE_CHECKING:
     from planloom.core.commands import Command
     from planloom.core.events import Event
-    from planloom.core.fold import RunState
+    from planloom.core.run_state import RunState
     from planloom.core.state import Node
 
 

@@ -10,7 +10,7 @@ from planloom.plan.inputs import input_problems
 from planloom.plan.values import as_json
 
 if TYPE_CHECKING:
-    from planloom.core.fold import RunState
+    from planloom.core.run_state import RunState
     from planloom.core.state import Node
 
 WAYS = ("output", "retry", "fail")

@@ -23,6 +23,7 @@ from planloom.core.events import (
     SubPlanStarted,
     WaitStarted,
 )
+from planloom.core.fold import apply
 from planloom.core.machine import RunMachine
 from planloom.plan.model import Plan
 from planloom.ports import Recorded
@@ -68,7 +69,7 @@ def diverges(run_id: str, record: Sequence[Recorded], *, plan: Plan | None = Non
     while place < len(events):
         event = events[place]
         if isinstance(event, ResultRefused):
-            machine.state.apply(event)
+            apply(machine.state, event)
             place += 1
             continue
         if not isinstance(event, FACT_TYPES):
