@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from planloom.sandbox.watch import descendants, state_of
 
 TIMES = 50
 LEFT = "with a loop that was simply left"
@@ -65,3 +68,27 @@ def test_python_ends_cleanly_fifty_times_of_fifty(runtime: str, way: str, tmp_pa
 
     assert found == {(0, "")}
     assert [file.name for file in tmp_path.iterdir()] == ["script.py"]
+
+
+@pytest.mark.slow
+def test_when_python_is_killed_its_programs_go_with_it(runtime: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    limits = "SandboxLimits(wall_s=60, cpu_percent=10)"
+    script.write_text(
+        f"{BEGIN}async def main():\n"
+        f"    task = asyncio.create_task(backend_of({runtime!r}).run(Program('while True: pass', limits={limits})))\n"
+        "    await asyncio.sleep(0.5)\n    print('up', flush=True)\n    await task\n"
+        "asyncio.run(main())\n"
+    )
+
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        under = list(descendants(process.pid))
+        process.kill()
+
+    until = time.monotonic() + 5
+    while any(state_of(one) not in ("", "Z", "X") for one in under) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert under
+    assert [one for one in under if state_of(one) not in ("", "Z", "X")] == []

@@ -93,7 +93,6 @@ class _Running:
         """Id of the process that all others of the sandbox are under."""
         self._heard = bytearray()
         self._decoders = {name: _decoder(errors="replace") for name in ("stdout", "stderr")}
-        self._facts = b""
         self._complaint = bytearray()
         self._is_ready = False
         self._calls: set[asyncio.Task[None]] = set()
@@ -147,10 +146,9 @@ class _Running:
         out = pipes.reader(lambda piece: self._printed("stdout", piece))
         err = pipes.reader(lambda piece: self._printed("stderr", piece))
         answers = pipes.reader(self._hear)
-        facts = pipes.reader(self._learn)
         asks, self._send_to = pipes.writer()
-        keep = [asks, answers, facts]
-        options = ["--info-fd", str(facts)]
+        keep = [asks, answers]
+        options: list[str] = []
         if self._filter is not None:
             number = pipes.given(self._filter)
             keep.append(number)
@@ -194,20 +192,9 @@ class _Running:
 
     def _folder(self) -> str | None:
         """Return where the program's files are; before it is ready, the same path may still lead to this machine's."""
-        return f"/proc/{self._first}/root{WORK}" if self._first and self._is_ready else None
+        return f"/proc/{self._first}/root{WORK}" if self._first else None
 
     # --- what comes from the sandbox -----------------------------------------------------------
-
-    def _learn(self, piece: bytes) -> None:
-        """Read bubblewrap's own word on which process all others are under."""
-        self._facts += piece
-        if piece:
-            return
-        with suppress(ValueError, KeyError, TypeError):
-            self._first = int(json.loads(self._facts)["child-pid"])
-            self._child.hold(self._first)
-            if self._ending.is_over:
-                self._child.kill()
 
     def _printed(self, stream: str, piece: bytes) -> None:
         if not self._is_ready and stream == "stderr":
@@ -246,6 +233,7 @@ class _Running:
                 )
             elif kind == "ready":
                 self._is_ready = True
+                self._first = next(iter(self._processes()), 0)
             else:
                 raise ValueError(kind)
         except (ValueError, KeyError, TypeError, RecursionError, AttributeError, OutputError) as error:
@@ -267,6 +255,8 @@ class _Running:
         args, kwargs = as_json(message["args"]), as_json(message["kwargs"])
         if not (isinstance(name, str) and isinstance(args, list) and isinstance(kwargs, dict)):
             raise TypeError(name)
+        if not self._ending.may_call(name):
+            return
         task = asyncio.create_task(self._call(number, name, tuple(args), kwargs))
         self._calls.add(task)
         task.add_done_callback(self._called_out)
@@ -277,8 +267,7 @@ class _Running:
         except (SystemExit, KeyboardInterrupt) as error:  # from a task of its own they would end the event loop
             self._ending.raises(error)
             return
-        if told is not None:
-            self._child.pipes.send(self._send_to, _line({"id": number} | told))
+        self._child.pipes.send(self._send_to, _line({"id": number} | told))
 
     def _called_out(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)

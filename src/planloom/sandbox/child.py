@@ -4,20 +4,30 @@ Rule 1: whatever ends the use of it, `end` leaves nothing: every process killed 
 descriptor closed.
 Rule 2: a pipe is read as fast as it comes and given on in pieces; whoever gets them says when it is enough.
 Rule 3: killing goes by descriptors of processes, not by their numbers, which the kernel gives to others later.
+Rule 4: bubblewrap that is killed while it starts leaves behind the process it has just made, waiting for ever. So it is
+first stopped, then what is under it is killed, then it; also when Python shuts down.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from time import monotonic, sleep
+
+from planloom.sandbox.watch import descendants, state_of
 
 _PIECE = 65_536
+_GOING = "RSD"
+"""States of a process that has not stopped: running, sleeping, waiting for a disk."""
 GONE_S = 2.0
 """Seconds that a killed process is waited for."""
+_STANDS_S = 0.01
+"""Seconds that a process may take to stop."""
 
 OnPiece = Callable[[bytes], None]
 """Takes what came; nothing at the end of the pipe."""
@@ -115,9 +125,19 @@ class Handle:
         self._loop.remove_reader(self._number)
 
     def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Have it stand still, which takes some microseconds."""
+        self._signal(signal.SIGSTOP)
+        until = monotonic() + _STANDS_S
+        while state_of(self.process) in _GOING and monotonic() < until:
+            sleep(0)
+
+    def _signal(self, number: signal.Signals) -> None:
         if self._number >= 0:
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._number, signal.SIGKILL)
+                signal.pidfd_send_signal(self._number, number)
 
     def close(self) -> None:
         if self._number >= 0:
@@ -136,7 +156,8 @@ class Child:
     def __init__(self) -> None:
         self.pipes = Pipes()
         self._process: subprocess.Popen[bytes] | None = None
-        self._handles: list[Handle] = []
+        self._first: Handle | None = None
+        self._under: dict[int, Handle] = {}
 
     def begin(self, command: Sequence[str], *, keep: Sequence[int], out: int, err: int) -> None:
         """Start it, with these descriptors open and no environment.
@@ -151,16 +172,13 @@ class Child:
         finally:
             for number in (*keep, out, err):
                 self.pipes.close(number)
-        self.hold(self._process.pid)
+        self._first = Handle(self._process.pid)
+        _live.add(self)
 
     @property
     def process(self) -> int:
         """Return the id of the first process; 0 before it has begun."""
         return self._process.pid if self._process is not None else 0
-
-    def hold(self, process: int) -> None:
-        """Have this process, one of those under the first, killed and waited for too, before the first."""
-        self._handles.insert(0, Handle(process))
 
     @property
     def exit_code(self) -> int | None:
@@ -169,24 +187,41 @@ class Child:
 
     async def ended(self) -> None:
         """Wait until the first process has ended."""
-        if self._handles:
-            await self._handles[-1].gone.wait()
+        if self._first is not None:
+            await self._first.gone.wait()
 
     def kill(self) -> None:
-        for handle in self._handles:
+        if self._first is None or self._first.gone.is_set():
+            return
+        self._first.stop()
+        for process in descendants(self._first.process):
+            if process not in self._under:
+                self._under[process] = Handle(process)
+        for handle in (*self._under.values(), self._first):
             handle.kill()
 
     async def end(self) -> None:
         """Kill what runs, wait for it to be gone, and close everything."""
         self.kill()
+        handles = [*self._under.values(), *([self._first] if self._first is not None else [])]
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(GONE_S):
-                    for handle in self._handles:
+                    for handle in handles:
                         await handle.gone.wait()
         finally:
             if self._process is not None:
                 self._process.poll()
-            for handle in self._handles:
+            for handle in handles:
                 handle.close()
             self.pipes.close_all()
+            _live.discard(self)
+
+
+_live: set[Child] = set()
+
+
+@atexit.register
+def _leave_nothing() -> None:
+    for child in list(_live):
+        child.kill()

@@ -90,16 +90,22 @@ class Ending:
             self.failed(ErrorType.OUTPUT, f"it printed more than {self.program.limits.output_bytes:,} bytes")
         return size <= room
 
-    async def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
-        """Make a call that the program asks for; return the answer to send it, or None where the program is over."""
-        function = self.program.tools.get(name)
-        if function is None:
+    def may_call(self, name: str) -> bool:
+        """Return whether the program may make one more call, of this tool; if not, that ends it."""
+        if self.is_over:
+            return False
+        if name not in self.program.tools:
             self.deny(name)
-            return None
-        if self._asked >= self.program.limits.tool_calls:
-            self.failed(ErrorType.DENIED, f"it called tools more than {self.program.limits.tool_calls:,} times")
-            return None
+            return False
         self._asked += 1
+        if self._asked > self.program.limits.tool_calls:
+            self.failed(ErrorType.DENIED, f"it called tools more than {self.program.limits.tool_calls:,} times")
+            return False
+        return True
+
+    async def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Make a call that the program may make; return the answer to send it."""
+        function = self.program.tools[name]
         begun_at = monotonic()
         told: dict[str, Any]
         error: BaseException | None = None

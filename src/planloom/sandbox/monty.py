@@ -117,7 +117,7 @@ class _Running:
         self.stopped.set()
 
     def call(self, number: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._ending.is_over:
+        if not self._ending.may_call(name):
             return
         task = asyncio.create_task(self._call(number, name, args, kwargs))
         self._calls.add(task)
@@ -129,8 +129,7 @@ class _Running:
         except (SystemExit, KeyboardInterrupt) as error:  # from a task of its own they would end the event loop
             self._ending.raises(error)
             return
-        if told is not None:
-            self._drive.answers.put((number, told))
+        self._drive.answers.put((number, told))
 
     def _called(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)

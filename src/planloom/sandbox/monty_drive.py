@@ -79,7 +79,10 @@ class _Starter:
         folder = tempfile.mkdtemp(prefix="planloom-monty-")
         atexit.register(_remove, folder, os.getpid())
         script = Path(folder, "monty")
-        script.write_text(f'#!/bin/sh\nexec env -i {shlex.quote(monty)} "$@" 2>/dev/null\n', encoding="utf-8")
+        tied = shutil.which("setpriv")  # a process that is held back could not end by itself if this one is killed
+        ties = f"{shlex.quote(tied)} --pdeathsig KILL " if tied is not None else ""
+        line = f'exec env -i {ties}{shlex.quote(monty)} "$@" 2>/dev/null'
+        script.write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
         script.chmod(0o700)
         return str(script) if os.access(script, os.X_OK) else None  # a folder that nothing can be run from
 

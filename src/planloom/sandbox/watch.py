@@ -111,6 +111,12 @@ def used_s(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS if len(fields) > 12 else 0.0
 
 
+def state_of(process: int) -> str:
+    """Return the letter that stands for what a process is doing, as in `ps`; "" if it is gone."""
+    fields = _read(f"/proc/{process}/stat").rpartition(b")")[2].split()
+    return fields[0].decode() if fields else ""
+
+
 def descendants(process: int) -> Iterator[int]:
     """Yield the ids of the processes that a process started, and those that these did."""
     waiting = [process]
