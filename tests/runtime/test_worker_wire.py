@@ -45,6 +45,7 @@ FULL = RunStep(
     recorded={"1/x": CALL},
     role="draft",
     tools={"t": ToolFacts("0" * 64, Effects.NONE, 0.1), "u": ToolFacts("1" * 64)},
+    answer=2,
 )
 
 
