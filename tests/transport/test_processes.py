@@ -176,7 +176,7 @@ def test_a_cancelled_run_leaves_nothing_alive(tool: str, tmp_path: Path) -> None
 
     asyncio.run(main())
     if tool == "w.child":
-        assert not alive(int((tmp_path / "child.pid").read_text()))
+        asyncio.run(until(lambda: not alive(int((tmp_path / "child.pid").read_text())), within_s=2))
 
 
 def test_a_step_that_takes_too_long_and_keeps_the_event_loop_is_ended_all_the_same(tmp_path: Path) -> None:
