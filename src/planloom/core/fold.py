@@ -1,6 +1,7 @@
 """Each event's consequences for the state of its run: `apply(state, event)`.
 
-Rule 1: state changes only here (and in `ended.py`, for those who waited), and only because of an event; the same events give the same state, live or replayed.
+Rule 1: state changes only here (and in `ended.py`, for those who waited), and only because of an event; the same events
+give the same state, live or replayed.
 Rule 2: nothing here decides: what follows without choice from an event (counters, queues) is derived, the rest is an
 event.
 """
