@@ -119,7 +119,9 @@ def test_what_may_still_be_thrown_away_is_not_to_be_streamed(fields: dict[str, A
     assert f"together with {named}:" in message
 
 
-@pytest.mark.parametrize("fields", [{"effects": "once"}, {"tool": "t", "effects": "once"}, {"task": "do it"}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"effects": "once"}, {"tool": "t", "effects": "once"}, {"task": "do it", "effects": "once"}], ids=str
+)
 def test_what_may_have_had_its_effect_is_not_done_another_way(fields: dict[str, Any]) -> None:
     ((path, message),) = problems_with(replan=True, **fields)
 

@@ -34,6 +34,8 @@ class AgentRegistry:
 
     def __init__(self, agents: Mapping[str, Any] | Iterable[Any] = ()) -> None:
         self._agents: dict[str, Any] = {}
+        self._effects: dict[str, Effects] = {}
+        """What was said of agents when they were registered."""
         if isinstance(agents, Mapping):
             for name, agent in agents.items():
                 self.register(agent, name)
@@ -48,13 +50,16 @@ class AgentRegistry:
             return source
         return cls(() if source is None else source)
 
-    def register(self, agent: Any, name: str | None = None, *, replace: bool = False) -> Any:
+    def register(
+        self, agent: Any, name: str | None = None, *, effects: Effects | str | None = None, replace: bool = False
+    ) -> Any:
         """Register an agent; return it.
 
         Args:
             agent: A `Reasoner`, something with a `.definition` that is one, an object with `run_step(request,
                 context)`, `arun(value)` or `run(value)`, or something to call.
             name: None: its own, `agent.name` or that of its function or class.
+            effects: What asking an agent of another kind again would do; None: what it says itself.
             replace: Whether it may take the place of another of that name.
 
         Raises:
@@ -76,12 +81,24 @@ class AgentRegistry:
                 f"there is an agent {found!r} already", remedy="give this one another name=, or replace=True"
             )
         self._agents[found] = agent
+        self._effects.pop(found, None)
+        if effects is not None:
+            self._effects[found] = _known_effects(effects, found)
         return agent
+
+    def with_others(self, agents: Mapping[str, Any]) -> AgentRegistry:
+        """Return a registry that also has these, by their names."""
+        both = AgentRegistry(self._agents)
+        both._effects.update(self._effects)
+        for name, agent in agents.items():
+            both.register(agent, name)
+        return both
 
     def unregister(self, name: str) -> Any:
         """Take an agent out and return it; raises as `get` does."""
         agent = self.get(name)
         del self._agents[name]
+        self._effects.pop(name, None)
         return agent
 
     def get(self, name: str) -> Any:
@@ -127,7 +144,9 @@ class AgentRegistry:
             return AgentFacts(definition.digest, Effects.NONE, model_ref(name, definition))
         kind = type(getattr(agent, "__wrapped__", agent))  # what is only dressed otherwise is the same agent
         told = ["agent", name, kind.__module__, kind.__qualname__]
-        return AgentFacts(sha256("\0".join(told).encode()).hexdigest(), _effects_of(agent, name))
+        return AgentFacts(
+            sha256("\0".join(told).encode()).hexdigest(), self._effects.get(name) or _effects_of(agent, name)
+        )
 
     def model_of(self, name: str) -> LLM | Model | str | None:
         """Return an agent's model as it was given, None if it asks none that planloom knows of; raises as `get`."""
@@ -183,8 +202,12 @@ def _name_of(agent: Any) -> Any:
 
 def _effects_of(agent: Any, name: str) -> Effects | None:
     told = getattr(agent, "effects", None)
+    return None if told is None else _known_effects(told, name)
+
+
+def _known_effects(told: Any, name: str) -> Effects:
     try:
-        return None if told is None else Effects(told)
+        return Effects(told)
     except ValueError:
         known = ", ".join(map(repr, map(str, Effects)))
         raise ConfigError(f"effects={told!r} of agent {name!r} is not known", remedy=f"use one of: {known}") from None

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from planloom import blocking
+from planloom.agents.roster import AgentRegistry
 from planloom.api.dag import AgentDAG
 from planloom.api.dag_live import LiveRun
 from planloom.api.dag_plan import plan_of
@@ -125,11 +126,18 @@ class DAGExecutor:
         return Engine(
             self._journal,
             tools=graph.tools,
-            agents={name: node.agent for name, node in self.dag.nodes.items()},
+            agents=self._agents(),
             models=self._models,
             settings=self._settings,
             clock=self._clock,
         )
+
+    def _agents(self) -> AgentRegistry:
+        """Return the agents of the nodes; what a node says of its effects is said by whoever knows its agent."""
+        agents = AgentRegistry()
+        for name, node in self.dag.nodes.items():
+            agents.register(node.agent, name, effects=node.effects)
+        return agents
 
     async def _recorded(self, run_id: str) -> RunStarted | None:
         """Return how a run began that is on record, None if there is none of that name."""

@@ -28,11 +28,12 @@ class AgentTerms:
 
     Attributes:
         timeout_s: Seconds for one attempt.
+        effects: Of asking it again; None: decided call by call, by what it has called so far.
         is_repeatable: Whether an earlier answer may stand for a new one.
     """
 
     timeout_s: float
-    effects: Effects = Effects.ONCE
+    effects: Effects | None = Effects.ONCE
     is_repeatable: bool = False
 
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from planloom.agents.roster import AgentRegistry
+from planloom.agents.roster import AgentRegistry, definition_of
 from planloom.api.step_answers import AnsweringAgent, StepAnswer, effects_of, is_repeatable
 from planloom.api.step_engine import StepEngine
 from planloom.api.step_forms import ExecutionStep, RetryConfig, StepType, context_of_tools, seconds
@@ -357,7 +357,8 @@ class StepExecutor:
             given, how = None, AgentTerms(timeout_s=timeout_s)
         else:
             effects = effects_of(agent, self._effects)
-            how = AgentTerms(timeout_s=timeout_s, effects=effects, is_repeatable=is_repeatable(agent, effects))
+            told = None if definition_of(agent) is not None else effects
+            how = AgentTerms(timeout_s=timeout_s, effects=told, is_repeatable=is_repeatable(agent, effects))
             given = self._given(step, agent, memory if step.memory is None else step.memory, metadata)
         return AgentPart(
             name=step.agent_name,

@@ -1,13 +1,13 @@
 """A sound plan held against what is here: the tools, the allowlists and the kinds of step that can be done.
 
 Rule 1: deny by default. With an allowlist, a tool not on it is refused under each of its names; lists only ever narrow.
-Rule 2: a step may be stricter about its effects than its tool says, never laxer.
+Rule 2: a step may be stricter about its effects than its tool or its agent says, never laxer.
 Rule 3: an argument that holds a reference is checked when its value is known, not here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -56,8 +56,12 @@ class Catalogue(Protocol):
         ...
 
 
+AgentEffects = Callable[[Step], Effects | None]
+"""What the agent of a step, with the tools that it has there, does outside; None: nobody says, which counts as once."""
 DEFAULT_AGENT = "default"
 """Who carries out `task` steps."""
+AGENT_KINDS = frozenset({"agent", "task"})
+"""Kinds of step that an agent does."""
 
 
 def check_against(
@@ -67,6 +71,7 @@ def check_against(
     allow: Iterable[str] | None = None,
     installed_kinds: frozenset[str] = _EVERY_KIND,
     own_tools: Container[str] = (),
+    agent_effects: AgentEffects = lambda _: None,
 ) -> list[PlanError]:
     """Return every reason why a sound plan cannot run here, sub-plans included; none if it can.
 
@@ -75,7 +80,7 @@ def check_against(
         installed_kinds: Kinds of step that there is an executor for, and those of EXTRAS that are done here.
         own_tools: Agents that bring tools of their own: what their steps name is looked up there, not here.
     """
-    return _Against(catalogue, installed_kinds, own_tools).plan(plan, catalogue.expanded(allow), (), "")
+    return _Against(catalogue, installed_kinds, own_tools, agent_effects).plan(plan, catalogue.expanded(allow), (), "")
 
 
 def notices(plan: Plan, catalogue: Catalogue) -> list[str]:
@@ -88,6 +93,7 @@ class _Against:
     catalogue: Catalogue
     installed_kinds: frozenset[str]
     own_tools: Container[str] = ()
+    agent_effects: AgentEffects = lambda _: None
     schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def plan(self, plan: Plan, allow: frozenset[str], path: Path, prefix: str) -> list[PlanError]:
@@ -97,7 +103,7 @@ class _Against:
             here = (*path, "steps", place)
             problems = [*self.kind(step, here), *self.extras(step, here)]
             problems += [*self.names(step, allowed, here), *self.tool(step, allowed, here)]
-            problems += self.again(step, allowed, here)
+            problems += [*self.agent(step, here), *self.again(step, allowed, here)]
             for problem in problems:
                 problem.step = prefix + step.id
             found += problems
@@ -129,7 +135,7 @@ class _Against:
     def names(self, step: Step, allowed: frozenset[str], path: Path) -> Iterator[PlanError]:
         """Check that each tool a step names exists and may be used."""
         agent = step.agent.name if step.agent is not None else DEFAULT_AGENT
-        if step.kind in ("agent", "task") and agent in self.own_tools:
+        if step.kind in AGENT_KINDS and agent in self.own_tools:
             return
         for name, place in _tools_named(step):
             canonical = self.catalogue.resolve(name)
@@ -158,27 +164,48 @@ class _Against:
             self.schemas[canonical] = self.catalogue.schema(canonical)
         yield from _argument_problems(step, canonical, self.schemas[canonical], (*path, "with"))
         declared = self.catalogue.effects(canonical)
-        if step.effects is not None and declared is not None and STRICTNESS[step.effects] < STRICTNESS[declared]:
-            yield FieldError(
-                f"step {step.id!r} says its effects are '{step.effects}', but tool {canonical!r} declares '{declared}'",
-                remedy=f"write `effects: {declared}`, or leave it out: a step may only be stricter than its tool",
-                path=(*path, "effects"),
-            )
-        effects = step.effects or declared or Effects.ONCE
-        if effects is not Effects.NONE and step.effects is None:  # with effects of its own, `check_plan` has said so
-            for name in ("cache", "speculate"):
-                if getattr(step, name) is not None:
-                    yield not_pure(step, name, str(effects), path)
+        yield from _laxer(step, declared, f"tool {canonical!r}", path)
+        yield from _reused(step, declared, path)
+
+    def agent(self, step: Step, path: Path) -> Iterator[PlanError]:
+        """Check an agent step's effects."""
+        if step.kind in AGENT_KINDS:
+            declared = self.agent_effects(step)
+            who = f"agent {step.agent.name if step.agent is not None else DEFAULT_AGENT!r} with its tools"
+            yield from _laxer(step, declared, who, path)
+            yield from _reused(step, declared, path)
 
     def again(self, step: Step, allowed: frozenset[str], path: Path) -> Iterator[PlanError]:
         """Check what doing a step again would do by its tools; of its own effects, `check_plan` has said so."""
         if step.effects is not None or verify_problem(step, path, None) is not None:
+            return
+        if step.kind in AGENT_KINDS:
+            yield from again_problems(step, path, self.agent_effects(step) or Effects.ONCE)
             return
         names = (step.tool,) if step.tool is not None else step.tools or ()
         known = [canonical for name in names if (canonical := self.catalogue.resolve(name)) in allowed and canonical]
         if step.kind in ("tool", "model") and known:  # of the others, `names` has said all there is to say
             declared = [self.catalogue.effects(name) or Effects.ONCE for name in known]
             yield from again_problems(step, path, max(declared, key=STRICTNESS.__getitem__))
+
+
+def _laxer(step: Step, declared: Effects | None, who: str, path: Path) -> Iterator[FieldError]:
+    """Refuse effects that are less than what does the step says of itself."""
+    if step.effects is not None and declared is not None and STRICTNESS[step.effects] < STRICTNESS[declared]:
+        yield FieldError(
+            f"step {step.id!r} says its effects are '{step.effects}', but {who} declares '{declared}'",
+            remedy=f"write `effects: {declared}`, or leave it out: a step may only be stricter than what does it",
+            path=(*path, "effects"),
+        )
+
+
+def _reused(step: Step, declared: Effects | None, path: Path) -> Iterator[FieldError]:
+    """Refuse to reuse, or to do ahead, what changes something outside."""
+    effects = declared or Effects.ONCE
+    if effects is not Effects.NONE and step.effects is None:  # with effects of its own, `check_plan` has said so
+        for name in ("cache", "speculate"):
+            if getattr(step, name) is not None:
+                yield not_pure(step, name, str(effects), path)
 
 
 def _tools_named(step: Step) -> Iterator[tuple[str, Path]]:

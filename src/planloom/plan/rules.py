@@ -55,15 +55,17 @@ PLANNED_FIELDS = frozenset(
 STRICTNESS = {Effects.NONE: 0, Effects.IDEMPOTENT: 1, Effects.ONCE: 2}
 _PURE = frozenset({"model", "code"})
 """Kinds that change nothing outside unless they say so."""
+_LENT = frozenset({"tool", "agent", "task"})
+"""Kinds that somebody else does: what that changes outside is known where a plan is held against what is here."""
 
 
 def own_effects(step: Step) -> Effects | None:
-    """Return the effects a step has by itself; None where its tool decides."""
+    """Return the effects a step has by itself; None where its tool or its agent decides."""
     if step.effects is not None:
         return step.effects
     if step.kind in _PURE:
         return Effects.NONE
-    return None if step.kind == "tool" else Effects.ONCE
+    return None if step.kind in _LENT else Effects.ONCE
 
 
 def step_problems(step: Step, path: Path, *, dropped: frozenset[str] = frozenset()) -> list[PlanError]:

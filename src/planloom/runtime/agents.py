@@ -31,7 +31,7 @@ def roster_of(
     if not settings:
         return known
     made = {name: _reasoner(name, one, registry) for name, one in settings.items() if name not in known}
-    return AgentRegistry(made | known.all())
+    return known.with_others(made)
 
 
 def _reasoner(name: str, setting: AgentSetting, registry: ToolRegistry) -> Reasoner:

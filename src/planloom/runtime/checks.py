@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 from planloom.core.events import AgentFacts, ToolFacts
 from planloom.errors import ConfigError, NotAllowedError, PlanError, plan_error, unknown_agent
 from planloom.executors.calls import spec_bytes
+from planloom.executors.foreign_agent import named_tools
 from planloom.plan.against import DEFAULT_AGENT, check_against
 from planloom.plan.check import check_plan, together
 from planloom.plan.load import load_plan
 from planloom.plan.model import Plan, Step
+from planloom.plan.policy import Effects
+from planloom.plan.rules import STRICTNESS
 from planloom.runtime.asked import NamedModel, asked_by, check_recorded, facts_for, model_problems, verify_problems
 
 if TYPE_CHECKING:
@@ -87,6 +90,7 @@ class Checks:
             allow=self._allow if allow is None else allow,
             installed_kinds=self._kinds,
             own_tools=[name for name in self._agents if self._tools_of_agent(name) is not None],
+            agent_effects=self._effects_of_agent,
         )
         found += model_problems(plan, self._models)
         return [*found, *verify_problems(plan, self._validators), *self._agent_problems(plan, (), "")]
@@ -183,6 +187,22 @@ class Checks:
         """Return the tools that an agent brings; None of one that has those its step names."""
         definition = self._agents.definition(name) if name in self._agents else None
         return None if definition is None else definition.tools
+
+    def _effects_of_agent(self, step: Step) -> Effects | None:
+        """Return what a step's agent does outside: by its own word, or by the tools that it has in this step."""
+        name = _agent_of(step)
+        if name is None or name not in self._agents:
+            return None
+        if self._agents.definition(name) is None:
+            return self._agents.facts(name).effects
+        own = self._tools_of_agent(name)
+        tools = self._registry if own is None else own
+        named = named_tools(step)
+        if named is None:
+            named = () if own is None else tuple(own.names())
+        known = [canonical for one in named if (canonical := tools.resolve(one)) is not None]
+        found = [tools.get(one).effects or Effects.ONCE for one in known]
+        return max(found, key=STRICTNESS.__getitem__, default=Effects.NONE)
 
     def _tool_facts(self, plan: Plan) -> dict[str, ToolFacts]:
         facts: dict[str, ToolFacts] = {}
