@@ -164,3 +164,17 @@ def test_being_told_what_was_wrong_takes_no_more_than_a_budget_sets_aside_for_it
     first, second = talk.calls
     added = prompt_ceiling(second) - prompt_ceiling(first) - len("{}")
     assert 0 < added <= RE_ASK_TOKENS
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"category": "\\ud800"}', '{"\\ud800": 1}', '{"n": ' + "9" * 4300 + "}", '{"n": ' + "[" * 201 + "]" * 201 + "}"],
+    ids=["half a surrogate", "half a surrogate as a key", "a number of 4,300 digits", "201 levels"],
+)
+def test_what_json_can_say_and_no_step_could_hand_on_is_asked_for_again(text: str) -> None:
+    talk = Talk(text, '{"category": "food"}')
+
+    value, _ = asked(talk, ModelCall(messages=CALL.messages, output={"type": "object"}))
+
+    assert value == {"category": "food"}
+    assert len(talk.calls) == 2

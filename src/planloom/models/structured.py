@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from planloom.core.chat import LLMResponse, Message, ModelCall
 from planloom.errors import OutputError
 from planloom.plan.schemas import value_problems
+from planloom.plan.values import as_json
 
 MAX_TOLD_BYTES = 1_500
 """Of what a model is told about its answer; below `core.asking.RE_ASK_TOKENS`, which a budget sets aside for it."""
@@ -89,7 +90,7 @@ async def ask_for_value(ask: Callable[[ModelCall], Awaitable[LLMResponse]], call
 def _read(text: str, schema: dict[str, Any]) -> tuple[Any, list[str]]:
     """Return the value and what is wrong with it."""
     try:
-        value = answer_value(text)
+        value = as_json(answer_value(text), where="the answer")  # JSON can say what no step could hand on
     except OutputError as error:
         return None, [error.message]
     return value, problems_of(value, schema)
