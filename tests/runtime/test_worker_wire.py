@@ -44,7 +44,6 @@ FULL = RunStep(
     models={"default": ModelFacts("openai://x", "openai", "x", ModelPrice(1.0, 2.0, tiers=((10, 2.0, 3.0),)))},
     recorded={"1/x": CALL},
     role="draft",
-    answer=3,
     tools={"t": ToolFacts("0" * 64, Effects.NONE, 0.1), "u": ToolFacts("1" * 64)},
     answer=2,
 )
