@@ -1,4 +1,4 @@
-"""What doing an agent's step again would do: a tool that may be called only once is, whatever the step says of itself."""
+"""What doing an agent's step again would do: a tool that may be called only once is, whatever its step says."""
 
 from __future__ import annotations
 

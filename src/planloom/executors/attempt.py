@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from planloom.core.commands import RunStep
     from planloom.ports import AttemptContext, AttemptExecutor
 
+ON_THE_WAY_S, ON_THE_WAY = 0.05, 0.02
+"""Seconds, and the share of a time limit, that may be used up before an attempt begins."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
@@ -36,7 +39,10 @@ class Attempts:
                 outcome = await doing
             else:
                 allowed_s = max(0.0, request.deadline_at - started_at)
-                outcome = await in_time(doing, allowed_s=allowed_s, who=f"step {request.key!r}", context=context)
+                limit_s = _limit_s(request, allowed_s)
+                outcome = await in_time(
+                    doing, allowed_s=allowed_s, who=f"step {request.key!r}", context=context, limit_s=limit_s
+                )
         except asyncio.CancelledError as error:
             if context.closing:
                 raise
@@ -56,6 +62,14 @@ class Attempts:
             context.reported_calls,
             outcome.metadata,
         )
+
+
+def _limit_s(request: RunStep, allowed_s: float) -> float:
+    """Return the limit of which so many seconds are left: the step's own, if next to nothing of that is used up."""
+    for limit_s in (request.step.attempt_timeout, request.step.timeout_seconds):
+        if limit_s is not None and 0 <= limit_s - allowed_s < max(ON_THE_WAY_S, limit_s * ON_THE_WAY):
+            return limit_s
+    return float(f"{allowed_s:.3g}")
 
 
 def _failed(

@@ -12,18 +12,26 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-async def in_time(what: Awaitable[T], *, allowed_s: float, who: str, context: AttemptContext | None = None) -> T:
+async def in_time(
+    what: Awaitable[T],
+    *,
+    allowed_s: float,
+    who: str,
+    context: AttemptContext | None = None,
+    limit_s: float | None = None,
+) -> T:
     """Await it for at most `allowed_s` seconds.
 
     What swallows its cancellation is given up a little later, and a value that comes after its time is no value.
 
     Args:
+        limit_s: What to call the bound, where part of it was used up on the way here; None: `allowed_s`.
         context: Of the attempt that this is all of; None for a part of one, which has the attempt's own bound.
 
     Raises:
         TimeoutError: Names `who`.
     """
-    late = f"{who} gave no answer within {allowed_s:g} s"
+    late = f"{who} gave no answer within {allowed_s if limit_s is None else limit_s:g} s"
     if context is not None:
         context.give_up_after(allowed_s, late)
     scope = asyncio.timeout(allowed_s)
