@@ -22,6 +22,7 @@ CATCHING = {
     "runtime/driver.py": "a bug in the heart ends that run and does not leave it hanging",
     "tools/mcp_session.py": "a server's transport raises what it likes; whoever opens it or calls is told",
     "transport/hearing.py": "a listener's bug is its own, and must not keep others from hearing",
+    "transport/slots.py": "a slot is lent and given back whatever a watcher makes of it",
     "verify/closed.py": "whatever a validator or a judge raises is a reason against the answer, and no pass",
     "cli/main.py": "the last stop: a person gets a sentence, with --debug the traceback",
 }

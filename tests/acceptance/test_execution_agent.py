@@ -501,7 +501,7 @@ def test_a35_when_an_agent_is_killed_another_goes_on_and_repeats_no_completed_st
         own = [fake_tool("work", work, effects="idempotent")]
         async with ExecutionAgent(journal=SqliteJournal(tmp_path / "runs.db"), tools=own) as agent:
             heard = agent.bus.subscribe("planloom.run.*", "r")
-            (again,) = [one for one in agent._submissions.values() if one.run_id == "r"]
+            (again,) = [one for one in agent.submissions if one.run_id == "r"]
             result = await again
             heard.close()
             return result.status.value, [event.type async for event in heard]

@@ -155,3 +155,16 @@ def test_a_wide_run_does_not_outrun_a_subscriber_that_reads() -> None:
             return count
 
     assert asyncio.run(main()) >= 1_502
+
+
+def test_a_run_whose_name_has_a_slash_shares_no_event_with_another() -> None:
+    async def main() -> tuple[list[str], list[str]]:
+        async with Engine(tools=[fake_tool("t")]) as engine:
+            for name in ("a", "a/1"):
+                await engine.run({"planloom": 1, "steps": [{"id": "1", "tool": "t"}]}, run_id=name)
+            return tuple([[event.id async for event in events_of(engine.journal, name)] for name in ("a", "a/1")])  # type: ignore[return-value]
+
+    first, second = asyncio.run(main())
+
+    assert set(first).isdisjoint(second)
+    assert second[0] == "a%2F1/1"

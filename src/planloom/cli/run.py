@@ -29,7 +29,8 @@ from planloom.core.result import RunStatus
 from planloom.observe.looks import printable
 from planloom.observe.text import summary_lines
 from planloom.plan.inputs import check_inputs
-from planloom.runtime.engine import Engine, new_run_id
+from planloom.runtime.engine import Engine
+from planloom.runtime.run_ids import new_run_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator

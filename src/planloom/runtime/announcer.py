@@ -64,25 +64,34 @@ class Announcer:
     def follow(self, journal: Journal, run_id: str) -> None:
         """Tell of a run from here to its end; a second call is harmless."""
         view = self._views.get(run_id)
-        if view is None or view.done():
-            self._views[run_id] = asyncio.get_running_loop().create_task(self._view(journal, run_id))
+        if view is None or view.done() or view.cancelling():
+            task = self._views[run_id] = asyncio.get_running_loop().create_task(self._view(journal, run_id))
+            task.add_done_callback(lambda ended: self._told(run_id, ended))
+
+    def _told(self, run_id: str, view: asyncio.Task[None]) -> None:
+        if self._views.get(run_id) is view:
+            del self._views[run_id]
+        error = None if view.cancelled() else view.exception()
+        if error is not None:
+            _log.error("events of run %s are not told: %r", run_id, error, exc_info=error)
 
     async def told(self, run_id: str) -> None:
         """Wait until everything was told of a run that has ended."""
-        view = self._views.pop(run_id, None)
+        view = self._views.get(run_id)
         if view is not None:
-            await view
+            await asyncio.wait([view])
 
-    async def drop(self, run_id: str) -> None:
+    def drop(self, run_id: str) -> None:
         """Tell no more of a run: its record is broken, or it was let go of."""
-        view = self._views.pop(run_id, None)
+        view = self._views.get(run_id)
         if view is not None:
             view.cancel()
-            await asyncio.gather(view, return_exceptions=True)
 
     async def close(self) -> None:
-        for run_id in list(self._views):
-            await self.drop(run_id)
+        views = list(self._views.values())
+        for view in views:
+            view.cancel()
+        await asyncio.gather(*views, return_exceptions=True)
 
     async def _view(self, journal: Journal, run_id: str) -> None:
         try:

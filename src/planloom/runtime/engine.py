@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace
@@ -32,6 +31,7 @@ from planloom.runtime.driver import Driver
 from planloom.runtime.guesses import Guesses
 from planloom.runtime.replay import replayed
 from planloom.runtime.run import Run
+from planloom.runtime.run_ids import checked_run_id, new_run_id
 from planloom.runtime.settings import Settings
 from planloom.runtime.wiring import catalogue_of, wire
 from planloom.tools.registry import ToolRegistry
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from planloom.agents.roster import AgentRegistry
+    from planloom.core.events import Fact
     from planloom.core.state import Node
     from planloom.executors.acceptance import AcceptanceGate
     from planloom.models.llm import LLM
@@ -222,7 +223,7 @@ class Engine:
             agents=checked.agents,
             module=module,
         )
-        return await self._begin(run_id or new_run_id(), started)
+        return await self._begin(new_run_id() if run_id is None else checked_run_id(run_id), started)
 
     async def run(self, plan: PlanSource, inputs: Mapping[str, Any] | None = None, **options: Any) -> RunResult:
         """Start a run (see `start`), wait for it, let go of it, and return its result."""
@@ -356,6 +357,7 @@ class Engine:
             return Run(machine, None, self._journal, self._clock)
         self._checks.recorded(machine)
         driver = Driver(machine, self._wired.transport.lane(), self._clock)
+        writer = None
         try:
             record, writer = await self._journal.take(run_id, driver.on_durable)
             driver.machine = machine = replayed(run_id, record)
@@ -364,12 +366,16 @@ class Engine:
                 await driver.close()
                 return Run(machine, None, self._journal, self._clock)
             self._clock.not_before(machine.state.last_at)
+            posted = await self._journal.posted(run_id)
             driver.begin(writer, RunResumed(machine.state.epoch + 1, self._clock.now()))
         except BaseException:
             await driver.close()
+            if writer is not None:
+                await writer.close()
             raise
         self._keep(run_id, driver, told=record[-1].seq)
-        await self._take_posted(run_id, driver)
+        # In the turn it goes on in: one that somebody cancelled meanwhile must not begin its steps again first.
+        await self._take_posted(run_id, driver, posted)
         return Run(machine, driver, self._journal, self._clock)
 
     async def recover(self) -> list[Run]:
@@ -441,13 +447,12 @@ class Engine:
                 for run_id in await self._journal.posted_runs():
                     driver = self._drivers.get(run_id)
                     if driver is not None:
-                        await self._take_posted(run_id, driver)
+                        await self._take_posted(run_id, driver, await self._journal.posted(run_id))
             except JournalError as error:
                 # Heard at the next look; a disk that stays broken ends each run through its own writer.
                 _log.warning("cannot look for people's answers: %s", error)
 
-    async def _take_posted(self, run_id: str, driver: Driver) -> None:
-        posted = await self._journal.posted(run_id)
+    async def _take_posted(self, run_id: str, driver: Driver, posted: list[tuple[int, Fact]]) -> None:
         for _, fact in posted:
             # It says when it was left; it takes effect when it is heard.
             driver.deliver(replace(fact, at=self._clock.now()))
@@ -460,11 +465,6 @@ def _tracing_of(telemetry: bool | Tracer | Tracing) -> Tracing | None:
     from planloom.observe.trace import Tracing  # an extra, and only where it is asked for
 
     return Tracing.of(telemetry)
-
-
-def new_run_id() -> str:
-    """Return a name that sorts by time and does not come twice: 20261120-093015-4f1c09ab."""
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(4).hex()}"
 
 
 def _reusable(node: Node) -> bool:

@@ -12,30 +12,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
-from contextlib import AsyncExitStack
-from time import time
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
-from planloom.core.events import CancelRequested
-from planloom.core.result import RUN_ENDED, RunResult, RunStatus
+from planloom.core.result import RunStatus
 from planloom.errors import (
     ConfigError,
     JournalError,
     JournalFormatError,
     NotAllowedError,
-    OverloadedError,
     PlanError,
-    PlanloomError,
-    RunBusyError,
     RunNotFoundError,
     plan_error,
 )
 from planloom.runtime.announcer import Announcer
 from planloom.runtime.dead_letters import dead_letters
-from planloom.runtime.engine import Engine, new_run_id
+from planloom.runtime.engine import Engine
 from planloom.runtime.explain import explain
 from planloom.runtime.modules import Module, Modules
-from planloom.runtime.submission import QUEUED, Submission
+from planloom.runtime.programs import Programs
+from planloom.runtime.run_ids import checked_run_id, new_run_id
+from planloom.runtime.submission import Submission
 from planloom.runtime.workers import on_workers
 from planloom.transport.bus import EventBus
 from planloom.transport.event import SOURCE, Event
@@ -49,6 +46,7 @@ if TYPE_CHECKING:
     from planloom.runtime.explain import StepExplanation
     from planloom.runtime.run import Run
     from planloom.transport.pool import WorkerPool
+    from planloom.transport.staff import PoolEvent
 
 _log = logging.getLogger("planloom.agent")
 
@@ -56,7 +54,6 @@ MAX_QUEUE = 100
 """Programs that may wait for a worker."""
 POLL_S = 0.5
 """Seconds between looks for what people left for runs that wait for them."""
-REMEMBERED = 1_000
 
 
 class ExecutionAgent:
@@ -74,9 +71,6 @@ class ExecutionAgent:
         recover: Whether it takes up the runs on record that have not ended and that nobody drives.
         adopt_every_s: Seconds between looks for such runs later on; None: it looks only when it starts.
         source: Who says what it tells on the bus.
-
-    Attributes:
-        remembered: Programs that have ended and can be asked about without the journal; twice as many at times.
     """
 
     def __init__(
@@ -108,18 +102,14 @@ class ExecutionAgent:
             self._places = self.pool
         else:
             # Its workers are lent to a run by the transport, as its steps need them; here it only waits for its turn.
-            self._places = SlotPool(0, self.pool.max)
+            self._places = SlotPool(0, max(1, self.pool.max))
             if engine is None:
                 options.setdefault("transport", on_workers(self.pool))
-        self._room = asyncio.Semaphore(max_queue)
-        self._max_queue = max_queue
         self._recover = recover
         self._adopt_every_s = adopt_every_s
-        self.remembered = REMEMBERED
         self._source = source
         self._announcer = Announcer(self.bus, source)
-        self._submissions: dict[str, Submission] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._programs = Programs(lambda: self.engine, self._places, self._announcer, max_queue=max_queue)
         self._looking: list[asyncio.Task[None]] = []
         self._stop_watching: Any = None
         self._closed = False
@@ -127,7 +117,11 @@ class ExecutionAgent:
     # --- from start to end ---
 
     async def __aenter__(self) -> ExecutionAgent:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -139,14 +133,14 @@ class ExecutionAgent:
         Raises:
             ConfigError: A module names a tool that is not here.
         """
-        self._check_open()
+        self._programs.check_open()
         if self._stop_watching is not None:
             return
         if self._engine is None:
             self._engine = Engine(**self._options)
         for module in self.modules:
             module.tools(self._engine.tools)
-        self._stop_watching = self.pool.watch(self._announcer.worker)
+        self._stop_watching = self.pool.watch(self._hear_worker)
         await self.pool.start()
         if self._recover:
             await self.adopt()
@@ -172,11 +166,16 @@ class ExecutionAgent:
             ending.push_async_callback(self._end_tasks)
 
     async def _end_tasks(self) -> None:
-        tasks = [*self._looking, *self._tasks.values()]
-        for task in tasks:
+        for task in self._looking:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._looking, return_exceptions=True)
+        await self._programs.close()
         await self._announcer.close()
+
+    def _hear_worker(self, event: PoolEvent) -> None:
+        self._announcer.worker(event)
+        if self._places is not self.pool:
+            self._places.resize(max(1, self.pool.max))
 
     @property
     def engine(self) -> Engine:
@@ -196,16 +195,21 @@ class ExecutionAgent:
     @property
     def submissions(self) -> list[Submission]:
         """Return the programs it has, the first first; of those that have ended, the last `remembered`."""
-        return list(self._submissions.values())
+        return self._programs.all()
 
     @property
     def queued(self) -> int:
         """Return how many programs wait for a worker."""
-        return sum(one.status == QUEUED for one in self._submissions.values())
+        return self._programs.queued
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ConfigError("this agent is closed", remedy="start another one; its journal has what there was")
+    @property
+    def remembered(self) -> int:
+        """Return how many programs that have ended can be asked about without the journal; twice as many at times."""
+        return self._programs.remembered
+
+    @remembered.setter
+    def remembered(self, count: int) -> None:
+        self._programs.remembered = count
 
     # --- programs ---
 
@@ -232,40 +236,22 @@ class ExecutionAgent:
             NotAllowedError: It uses what its module may not use; this is told on the bus, too.
             OverloadedError: The queue is full, and `wait` is False.
         """
-        self._check_open()
-        engine, name = self.engine, run_id or new_run_id()
-        if name in self._submissions and not self._submissions[name].is_settled:
-            raise ConfigError(f"there is a program {name!r} already", remedy="give it another run_id, or none")
+        self._programs.check_open()
+        engine, name = self.engine, new_run_id() if run_id is None else checked_run_id(run_id)
         whose = self.modules.find(module)
+        owner = "" if whose is None else whose.name
         checked = self._checked(plan, whose, name)
         allow = None if whose is None else whose.tools(engine.tools)
-        if not wait and self._room.locked():
-            self._announcer.tell(
-                "planloom.agent.overloaded", {"waiting": self.queued, "plan": checked.name}, run_id=name
-            )
-            raise OverloadedError(
-                f"{self._max_queue} programs wait for a worker already",
-                remedy="submit it again later, or let it wait, or let the pool have more workers",
-                waiting=self._max_queue,
-            )
-        await self._room.acquire()
-        try:
-            self._check_open()
-        except ConfigError:
-            self._room.release()
-            raise
 
         async def begin() -> Run:
-            owner = "" if whose is None else whose.name
             return await engine.start(
                 checked, inputs, run_id=name, limits=limits, parallel=parallel, allow=allow, module=owner
             )
 
-        one = Submission(name, checked.name, "" if whose is None else whose.name, begin, self._cancel)
-        told = {"plan": checked.name, "plan_hash": checked.hash, "module": one.module}
+        one = Submission(name, checked.name, owner, begin, self._programs.cancel)
+        await self._programs.submit(one, wait=wait)
+        told = {"plan": checked.name, "plan_hash": checked.hash, "module": owner}
         self._announcer.tell("planloom.run.requested", told, run_id=name)
-        one.has_room = True
-        self._take_on(one)
         return one
 
     def _checked(self, plan: PlanSource, whose: Module | None, run_id: str) -> Plan:
@@ -282,89 +268,6 @@ class ExecutionAgent:
             raise
         return checked
 
-    def _take_on(self, one: Submission) -> None:
-        self._submissions[one.run_id] = one
-        self._forget_old()
-        task = asyncio.get_running_loop().create_task(self._serve(one))
-        self._tasks[one.run_id] = task
-        task.add_done_callback(lambda ended: self._served(one, ended))
-
-    def _served(self, one: Submission, task: asyncio.Task[None]) -> None:
-        """See to it that whoever waits hears of a program's end, also of one whose task ended before it began."""
-        if self._tasks.get(one.run_id) is not task:
-            return  # it rested, and was taken up again meanwhile
-        del self._tasks[one.run_id]
-        self._leave_queue(one)
-        if not one.is_settled:
-            if one.cancelled is not None and one.run is None and not self._closed:
-                one.settle(self._withdrawn(one))
-            else:
-                one.fail(self._let_go(one))
-
-    def _leave_queue(self, one: Submission) -> None:
-        one.waits = False
-        if one.has_room:
-            one.has_room = False
-            self._room.release()
-
-    def _forget_old(self) -> None:
-        if len(self._submissions) > 2 * self.remembered:
-            ended = [name for name, one in self._submissions.items() if one.is_settled and not one.rests]
-            for name in ended[: len(self._submissions) - self.remembered]:
-                del self._submissions[name]
-
-    async def _serve(self, one: Submission) -> None:
-        """See one program through: provision, run, release, and tell whoever waits."""
-        try:
-            place = await self._places.provision(one.run_id)
-            self._leave_queue(one)
-            try:
-                result = await self._driven(one)
-            finally:
-                self._places.release(place)
-            if result.status in RUN_ENDED:
-                await self._announcer.told(one.run_id)
-            one.settle(result)
-        except RunBusyError as error:
-            one.fail(error)  # somebody else drives it, and tells what there is to tell
-        except PlanloomError as error:
-            await self._announcer.drop(one.run_id)
-            self._announcer.tell(
-                "planloom.run.not_done", {"error": error.message, "code": error.code}, run_id=one.run_id
-            )
-            one.fail(error)
-
-    async def _driven(self, one: Submission) -> RunResult:
-        """Begin a run and see it to where it ends, or waits for a person; let go of it then, whatever it came to."""
-        run = await one.begin()
-        one.run = run
-        try:
-            self._announcer.follow(self.journal, one.run_id)
-            if one.cancelled is not None:
-                by, reason = one.cancelled
-                await run.cancel(by=by, reason=reason)
-            return await run.result()
-        finally:
-            await self.engine.release(one.run_id)
-
-    def _withdrawn(self, one: Submission) -> RunResult:
-        """Return the result of a program that was cancelled before a worker was found for it."""
-        assert one.cancelled is not None
-        by, reason = one.cancelled
-        why = f"cancelled before it began, by {by}{f': {reason}' if reason else ''}"
-        self._announcer.tell("planloom.run.withdrawn", {"by": by, "reason": reason}, run_id=one.run_id)
-        return RunResult(one.run_id, one.plan, RunStatus.CANCELLED, None, (), error=why)
-
-    def _let_go(self, one: Submission) -> PlanloomError:
-        if one.run is None:
-            return ConfigError(
-                f"the agent closed before program {one.run_id} began", remedy="submit it to another agent"
-            )
-        return JournalError(
-            f"run {one.run_id} was let go of before it ended",
-            remedy="another agent of the same journal takes it up, or: planloom resume",
-        )
-
     # --- what people want of programs ---
 
     async def status(self, run_id: str) -> str:
@@ -373,8 +276,8 @@ class ExecutionAgent:
         Raises:
             RunNotFoundError: No such run.
         """
-        one = self._submissions.get(run_id)
-        if one is not None and not one.rests:
+        one = self._programs.get(run_id)
+        if one is not None and not one.rests and not (one.has_failed and one.is_on_record):
             return one.status
         return (await self.engine.result_of(run_id)).status.value
 
@@ -384,22 +287,7 @@ class ExecutionAgent:
         Raises:
             RunNotFoundError: No such program here.
         """
-        await self._cancel(run_id, by, reason)
-
-    async def _cancel(self, run_id: str, by: str, reason: str) -> None:
-        one = self._submissions.get(run_id)
-        if one is None:
-            raise RunNotFoundError(f"there is no program {run_id!r} here", remedy="planloom cancel asks any journal")
-        if one.run is not None:
-            await one.run.cancel(by=by, reason=reason)
-        elif one.rests:
-            await self.journal.post(run_id, CancelRequested(by, time(), reason))
-            self.go_on(run_id)
-        elif not one.is_settled:
-            one.cancelled = by, reason
-            task = self._tasks.get(run_id)
-            if task is not None and one.waits:
-                task.cancel()
+        await self._programs.cancel(run_id, by, reason)
 
     def go_on(self, run_id: str) -> Submission:
         """Take up a program that waited for a person, or was paused.
@@ -407,13 +295,7 @@ class ExecutionAgent:
         Raises:
             RunNotFoundError: No such program waits here.
         """
-        self._check_open()
-        one = self._submissions.get(run_id)
-        if one is None or not one.rests:
-            raise RunNotFoundError(f"no program {run_id!r} waits here", remedy="planloom resume takes up any run")
-        one.reopen(lambda: self.engine.resume(run_id))
-        self._take_on(one)
-        return one
+        return self._programs.go_on(run_id)
 
     async def explain(self, run_id: str, step: str) -> StepExplanation:
         """Return why a step stands as it does, back to the submission of its run, from the record alone.
@@ -431,12 +313,13 @@ class ExecutionAgent:
         """Take up what waited for a person and was answered, from here or another process."""
         while True:
             await asyncio.sleep(POLL_S)
-            resting = {name for name, one in self._submissions.items() if one.rests}
+            resting = {one.run_id for one in self._programs.all() if one.rests}
             if not resting:
                 continue
             try:
                 for run_id in await self.journal.posted_runs() & resting:
-                    self.go_on(run_id)
+                    with suppress(RunNotFoundError):  # somebody here has it go on already
+                        self.go_on(run_id)
             except JournalError as error:
                 _log.warning("cannot look for people's answers: %s", error)  # heard at the next look
 
@@ -449,11 +332,11 @@ class ExecutionAgent:
         """
         found = []
         for row in await self.journal.runs(status=RunStatus.RUNNING.value, limit=1_000_000):
-            known = self._submissions.get(row.run_id)
-            if known is None or (known.is_settled and not known.rests):
-                one = Submission(row.run_id, row.plan, "", self._taking_up(row.run_id), self._cancel)
+            if not self._programs.is_here(row.run_id):
+                begin, cancel = self._taking_up(row.run_id), self._programs.cancel
+                one = Submission(row.run_id, row.plan, "", begin, cancel, is_on_record=True)
                 found.append(one)
-                self._take_on(one)
+                self._programs.take_on(one)
         return found
 
     def _taking_up(self, run_id: str) -> Any:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from planloom.core.result import RunStatus
+from planloom.core.result import RUN_ENDED, RunStatus
 
 if TYPE_CHECKING:
     from planloom.core.result import RunResult
@@ -28,7 +28,9 @@ class Submission:
         module: Whose program it is; "" where there are no modules.
     """
 
-    def __init__(self, run_id: str, plan: str, module: str, begin: Begin, cancel: Cancel) -> None:
+    def __init__(
+        self, run_id: str, plan: str, module: str, begin: Begin, cancel: Cancel, *, is_on_record: bool = False
+    ) -> None:
         self.run_id = run_id
         self.plan = plan
         self.module = module
@@ -38,8 +40,9 @@ class Submission:
         self.waits = True
         """Whether it waits for a worker; `has_room`: whether it has one of the queue's places."""
         self.has_room = False
+        self.is_on_record = is_on_record
         self.cancelled: tuple[str, str] | None = None
-        """Who asked to cancel it and why, if that was before it was under way."""
+        """Who asked to cancel it and why, if that was before it was on record."""
         self._cancel = cancel
         self._settled = asyncio.Event()
         self._result: RunResult | None = None
@@ -56,7 +59,7 @@ class Submission:
         """Return "queued", or a `RunStatus`, as far as it is durable."""
         if self.run is not None:
             return self.run.status.value
-        if self._result is not None and self._settled.is_set():
+        if self._result is not None:
             return self._result.status.value
         if self._error is not None:
             return RunStatus.FAILED.value
@@ -92,9 +95,22 @@ class Submission:
         waits = self._result is not None and self._result.status is RunStatus.WAITING
         return self.is_settled and waits
 
-    def settle(self, result: RunResult) -> None:
+    @property
+    def has_ended(self) -> bool:
+        return self._result is not None and self._result.status in RUN_ENDED
+
+    @property
+    def has_failed(self) -> bool:
+        """Return True if the agent could not see it through; its run may go on elsewhere."""
+        return self._error is not None
+
+    def let_go(self, result: RunResult) -> None:
+        """Take in how its run stands that nobody here drives from now on."""
         self.run = None
         self._result = result
+
+    def settle(self, result: RunResult) -> None:
+        self.let_go(result)
         self._settled.set()
 
     def fail(self, error: BaseException) -> None:
@@ -106,4 +122,5 @@ class Submission:
         """Take it up again after it rested."""
         self.begin = begin
         self.waits = True
+        self._result = None
         self._settled.clear()

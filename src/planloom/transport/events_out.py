@@ -1,7 +1,8 @@
 """From the record to the bus: what each entry of a run's journal is to those who listen.
 
 Rule 1: everything said here follows from durable entries alone: telling a run again says the same, with the same ids.
-Rule 2: an entry is the event "RUN/SEQ"; what follows from it besides is "RUN/SEQ/…" and was caused by it.
+Rule 2: an entry is the event "RUN/SEQ", RUN as a URI spells it; what follows from it besides is "RUN/SEQ/…" and was
+caused by it.
 Rule 3: each attempt is requested; each step starts at most once, and ends once: completed, failed or skipped.
 
 `planloom.step.requested` is the heart's request for an attempt, `planloom.step.started` its first; a step with items, a
@@ -17,6 +18,7 @@ from contextlib import aclosing
 from dataclasses import fields, is_dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from planloom.core import events as record
 from planloom.core.machine import RunMachine
@@ -109,6 +111,8 @@ class RunEvents:
 
     def __init__(self, run_id: str, *, source: str = SOURCE) -> None:
         self._run_id = run_id
+        # A run may be called "a/7"; its entries must not have the names of what follows from those of run "a".
+        self._name = quote(run_id, safe="")
         self._source = source
         self._machine = RunMachine(run_id)
         self._ended: set[str] = set()
@@ -215,13 +219,13 @@ class RunEvents:
         self, recorded: Recorded, topic: str, told: dict[str, Any], subject: str | None = None, suffix: str = ""
     ) -> Event:
         return Event(
-            f"{self._run_id}/{recorded.seq}{suffix}",
+            f"{self._name}/{recorded.seq}{suffix}",
             topic,
             self._source,
             recorded.event.at,
             subject,
             self._run_id,
-            f"{self._run_id}/{recorded.cause}" if recorded.cause else None,
+            f"{self._name}/{recorded.cause}" if recorded.cause else None,
             told,
             recorded.seq,
         )
@@ -230,7 +234,7 @@ class RunEvents:
         self, recorded: Recorded, what: str, topic: str, told: dict[str, Any], subject: str, cause: int | None = None
     ) -> Event:
         own = self._event(recorded, topic, told, subject, f"/{what}")
-        return replace(own, causation_id=f"{self._run_id}/{cause or recorded.seq}")
+        return replace(own, causation_id=f"{self._name}/{cause or recorded.seq}")
 
 
 def _is_dead(entry: record.Event) -> bool:

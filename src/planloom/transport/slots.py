@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ from planloom.transport.worker import NO_LABELS
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+_log = logging.getLogger("planloom.slots")
 
 IDLE_S = 10.0
 
@@ -129,6 +132,14 @@ class SlotPool:
         """Return how many provisions wait for a slot."""
         return len(self._waiting)
 
+    def resize(self, max: int) -> None:
+        """Let there be more slots, or fewer: what is lent beyond that stays until it is given back."""
+        self.max = max
+        while self._waiting and self.size < self.max:
+            program, waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(self._lend(self._new(), program))
+
     async def provision(
         self,
         program: str = "",
@@ -178,12 +189,12 @@ class SlotPool:
         worker.released = True
         del self._lent[worker.id]
         self._tell("released", worker.id, worker.program)
-        while self._waiting:
+        while self._waiting and self.size < self.max:
             program, waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(self._lend(worker.id, program))
                 return
-        if not self._closed:
+        if not self._closed and self.size < self.max:
             self._idle.append(worker.id)
             self._timers[worker.id] = asyncio.get_running_loop().call_later(self._idle_s, self._leave, worker.id)
 
@@ -209,7 +220,10 @@ class SlotPool:
 
     def _tell(self, kind: str, slot_id: str, program: str = "") -> None:
         for listener in tuple(self._listeners):
-            listener(PoolEvent(kind, time.time(), slot_id, program))
+            try:
+                listener(PoolEvent(kind, time.time(), slot_id, program))
+            except Exception:  # noqa: BLE001 - a slot is lent and given back whatever a watcher makes of it
+                _log.exception("a watcher of the slots failed")
 
     def _check_open(self) -> None:
         if self._closed:
