@@ -9,11 +9,14 @@ as cancelled (or as what the run came to before) and grows no more.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import os
+import re
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +30,11 @@ from planloom.core.events import CancelRequested, RunFinished
 from planloom.errors import PlanloomError
 from planloom.ports import Journal
 from planloom.runtime.replay import diverges, replayed
+from planloom.runtime.workers import on_workers
 from planloom.testing.models import FunctionModel
+from planloom.tools.load import load_tools
+from planloom.transport.pool import WorkerPool
+from planloom.transport.setup import WorkerSetup
 
 WITHIN_S = 2.0
 """Seconds after a cancel in which everything must be gone."""
@@ -36,6 +43,9 @@ MOST_TURNS = 60
 TURN_S = 0.0005
 TURNS = 3
 """Turns that whatever waits here takes."""
+
+PR_SET_CHILD_SUBREAPER = 36
+WORKER_TOOLS = str(Path(__file__).parents[1] / "transport" / "worker_tools.py")
 
 Steps = list[dict[str, Any]]
 
@@ -125,6 +135,7 @@ class World:
             "m": FunctionModel(answer, before=before),
             "strong": FunctionModel(answer, before=before),
             "mute": FunctionModel(answer, before=never),
+            "plans": FunctionModel(self.planned, before=before),
             "says_no": FunctionModel(lambda call: '{"verdict": "no", "score": 0, "reason": "no"}', before=before),
         }
 
@@ -136,9 +147,74 @@ class World:
             return "done"
 
         def in_a_thread(value: Any) -> str:
-            return "done"
+            self._begin(1)
+            try:
+                time.sleep(TURNS * TURN_S)
+                return "done"
+            finally:
+                self._begin(-1)
 
-        return {"thinks": Reasoner(name="thinks", model="m"), "foreign": foreign, "in_a_thread": in_a_thread}
+        return {
+            "thinks": Reasoner(name="thinks", model="plans", max_iterations=3),
+            "foreign": foreign,
+            "in_a_thread": in_a_thread,
+            "with_context": _WithContext(self),
+            "heard": _Heard(self),
+            "later": _Later(self),
+        }
+
+    def planned(self, call: ModelCall) -> Any:
+        """Answer as the model of an agent that calls each of its tools once."""
+        said = call.messages[-1].content
+        if "Plan what is to be done next" in said:
+            names = re.findall(r"^- (\w+)\(", said, re.MULTILINE)
+            tasks = [{"description": f"call {name}", "tool_name": name} for name in names]
+            return {"has_sufficient_info": True, "reasoning": "", "tasks": tasks}
+        if "Look at what was done" in said:
+            return {"is_complete": True, "reasoning": "", "answer": "done"}
+        return {"n": 1}
+
+
+class _WithContext:
+    """An agent of another kind that is told whose attempt it makes."""
+
+    effects = "none"
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def run_step(self, request: Any, context: dict[str, Any]) -> str:
+        await self.world.turns()
+        return "done"
+
+
+class _Heard:
+    """An agent of another kind that is heard piece by piece."""
+
+    effects = "idempotent"
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def stream_step(self, request: Any, context: dict[str, Any]) -> AsyncIterator[str]:
+        async with self.world.at_work():
+            for piece in "done":
+                await asyncio.sleep(0)
+                yield piece
+
+
+class _Later:
+    """An agent of another kind with `arun`, and a `run` that nobody should choose."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def arun(self, value: Any) -> str:
+        await self.world.turns()
+        return "done"
+
+    def run(self, value: Any) -> str:
+        raise AssertionError("it has arun")
 
 
 @dataclass(frozen=True)
@@ -146,14 +222,17 @@ class Case:
     """A kind of step.
 
     Attributes:
-        in_real_time: Whether files and processes have a part in it: the record is a file, and a turn takes TURN_S.
+        in_real_time: Whether files and processes have a part in it: the record is a file, and a turn takes `turn_s`.
         needs: A kind of step that the engine has to know.
+        stride: It is cancelled at every turn whose number is a multiple of this.
     """
 
     steps: Steps
     in_real_time: bool = False
     needs: str = "tool"
     plan: dict[str, Any] = field(default_factory=dict)
+    turn_s: float = TURN_S
+    stride: int = 1
 
 
 def chain(step: dict[str, Any], length: int = 2) -> Steps:
@@ -164,9 +243,25 @@ def ask(step_id: str = "a", model: str = "m", **fields: Any) -> dict[str, Any]:
     return {"id": step_id, "model": model, "prompt": "p", **fields}
 
 
+def by(agent: str, **fields: Any) -> dict[str, Any]:
+    return {"id": "a", "agent": agent, "prompt": "p", **fields}
+
+
+NEVER = {"type": "object", "required": ["never"]}
 RETRY = {"max_attempts": 5, "initial_delay": 30}
 GUESS = {"draft": "m", "latency_weight": 1.0}
 CALLS = "for n in range(20): soon(n=n)"
+BESIDE = "import asyncio\nawait asyncio.gather(soon(n=1), tidy(n=2), soon(n=3))"
+FORKS = "import os, time\nfor n in range(3):\n    if os.fork() == 0: os.setsid()\ntime.sleep(60)"
+
+
+def program(
+    source: str, *tools: str, runtime: str = "monty", turn_s: float = 0.002, stride: int = 6, **fields: Any
+) -> Case:
+    code = {"source": source, "runtime": runtime, "tools": list(tools)}
+    return Case([{"id": "a", "code": code, **fields}], in_real_time=True, needs="code", turn_s=turn_s, stride=stride)
+
+
 CASES: dict[str, Case] = {
     "async tools": Case(chain({"tool": "soon"}, 4)),
     "an async tool that takes a while to end": Case([{"id": "a", "tool": "tidy"}]),
@@ -198,19 +293,40 @@ CASES: dict[str, Case] = {
     "a hedged draft": Case([ask("a", "mute", speculate=GUESS | {"policy": "hedged", "judge": "says_no"})]),
     "a cascade": Case([ask("a", "strong", speculate=GUESS | {"policy": "cascade", "judge": "m"})]),
     "a plan in place of a failed step": Case([{"id": "a", "tool": "bad", "replan": {"model": "m"}}]),
-    "code that goes on for ever": Case([{"id": "a", "code": {"source": "while True: pass"}}], needs="code"),
-    "code that calls tools": Case([{"id": "a", "code": {"source": CALLS, "tools": ["soon"]}}], needs="code"),
-    "a program that goes on for ever": Case(
-        [{"id": "a", "code": {"source": "while True: pass", "runtime": "cpython"}}], in_real_time=True, needs="code"
+    "code that goes on for ever": program("while True: pass", turn_s=0.001),
+    "code that calls tools": program(CALLS, "soon", "pay", turn_s=0.001, stride=2),
+    "code that calls a sync tool": program("for n in range(3): thread(n=n)", "thread", turn_s=0.001),
+    "code that calls tools side by side": program(BESIDE, "soon", "tidy", turn_s=0.001),
+    "a map of programs": program(CALLS, "soon", turn_s=0.001, for_each=[1, 2, 3], max_parallel=2),
+    "a program that goes on for ever": program("while True: pass", runtime="cpython"),
+    "a program that calls tools": program(CALLS, "soon", "pay", runtime="cpython", stride=2),
+    "a program with programs of its own": program(FORKS, runtime="cpython"),
+    "an agent": Case([by("thinks")], needs="agent"),
+    "an agent with async tools": Case([by("thinks", tools=["soon", "pay"])], needs="agent"),
+    "an agent with sync tools": Case(
+        [by("thinks", tools=["quick", "thread"])], in_real_time=True, needs="agent", stride=3
     ),
-    "a program that calls tools": Case(
-        [{"id": "a", "code": {"source": CALLS, "runtime": "cpython", "tools": ["soon"]}}],
-        in_real_time=True,
-        needs="code",
+    "an agent with a tool that takes a while to end": Case([by("thinks", tools=["tidy"])], needs="agent"),
+    "an agent within limits": Case(
+        [by("thinks", tools=["soon", "pay"], attempt_timeout=60, timeout_seconds=90)],
+        plan={"limits": {"max_tool_calls": 9, "max_total_tokens": 10_000_000}},
+        needs="agent",
     ),
-    "an agent": Case([{"id": "a", "agent": "thinks", "prompt": "p"}], needs="agent"),
-    "an agent of another kind": Case([{"id": "a", "agent": "foreign", "prompt": "p"}], needs="agent"),
-    "an agent in a thread": Case([{"id": "a", "agent": "in_a_thread", "prompt": "p"}], needs="agent"),
+    "an agent that is tried again": Case([by("thinks", tools=["bad"], output=NEVER, retry=RETRY)], needs="agent"),
+    "agents on disk": Case(chain(by("thinks", tools=["pay", "soon"]), 3), in_real_time=True, needs="agent"),
+    "a map of agents": Case(
+        [by("thinks", tools=["soon"], for_each=[1, 2, 3, 4], max_parallel=2, prompt="p ${{ item }}")], needs="agent"
+    ),
+    "agents in a sub-plan": Case([{"id": "a", "plan": {"steps": [by("thinks", tools=["pay"])]}}], needs="agent"),
+    "samples of an agent": Case(
+        [by("thinks", effects="none", verify={"strategy": "self_consistency", "samples": 3})], needs="agent"
+    ),
+    "an agent of another kind": Case([by("foreign")], needs="agent"),
+    "an agent of another kind that is told more": Case([by("with_context")], needs="agent"),
+    "an agent of another kind with arun": Case([by("later")], needs="agent"),
+    "an agent of another kind that is heard": Case([by("heard", stream=True)], needs="agent"),
+    "agents of another kind in a thread": Case(chain(by("in_a_thread"), 3), in_real_time=True, needs="agent"),
+    "a map of agents of another kind": Case([by("foreign", for_each=[1, 2, 3, 4], max_parallel=3)], needs="agent"),
 }
 
 
@@ -224,10 +340,9 @@ class Alive:
 
     @classmethod
     def now(cls) -> Alive:
-        children = Path(f"/proc/self/task/{os.getpid()}/children")
         return cls(
             frozenset(thread.name for thread in threading.enumerate() if thread.name.startswith("planloom")),
-            frozenset(children.read_text().split()) if children.is_file() else frozenset(),
+            frozenset(children()),
             len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0,
         )
 
@@ -237,6 +352,36 @@ class Alive:
             or not self.children <= before.children
             or self.descriptors > before.descriptors
         )
+
+
+def children() -> Iterator[str]:
+    """Yield this process's children that are alive, whichever of its threads began them."""
+    for task in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):
+            yield from filter(_is_alive, task.read_text().split())
+
+
+def _is_alive(pid: str) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.fixture
+def _orphans_are_ours() -> Iterator[None]:
+    """Have what children leave behind become children of this process, so that it is seen."""
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        with suppress(ChildProcessError):  # orphans that have ended, and that nobody else waits for
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
 
 
 async def until(what: Callable[[], bool]) -> bool:
@@ -268,7 +413,7 @@ class Cancelling:
         await self.once(MOST_TURNS, by_run=True)  # whatever is made once in a process is made here
         self.cancels, before = 0, Alive.now()
         for by_run in (True, False):
-            for turns in range(MOST_TURNS):
+            for turns in range(0, MOST_TURNS, self.case.stride):
                 if await self.once(turns, by_run=by_run):
                     break
             await self._gone(before)
@@ -325,7 +470,7 @@ class Cancelling:
 
     async def _spin(self, turns: int) -> None:
         for _ in range(turns):
-            await asyncio.sleep(TURN_S if self.case.in_real_time else 0)
+            await asyncio.sleep(self.case.turn_s if self.case.in_real_time else 0)
 
     def _parts(self, world: World) -> dict[str, Any]:
         agents = {"agents": world.agents()} if self.case.needs == "agent" else {}
@@ -358,6 +503,7 @@ def knows(kind: str) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_orphans_are_ours")
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_is_alive_two_seconds_after_a_cancel_at_any_turn(name: str, tmp_path: Path) -> None:
     case = CASES[name]
@@ -368,4 +514,52 @@ def test_nothing_is_alive_two_seconds_after_a_cancel_at_any_turn(name: str, tmp_
     asyncio.run(cancelling.everywhere())
 
     print(f"{name}: {cancelling.cancels} cancels")
-    assert cancelling.cancels >= 10
+    assert cancelling.cancels >= (4 if case.in_real_time else 10)
+
+
+LENT = [
+    {"id": "many", "tool": "w.pid", "for_each": [1, 2, 3, 4], "with": {"seconds": 0.2}},
+    {"id": "pay", "tool": "w.pay", "with": {"folder": "", "seconds": 0.2}},
+    {"id": "asked", "code": {"source": "return [w_add(a=n, b=n) for n in range(9)]", "tools": ["w.add"]}},
+]
+"""What workers are at when they are cancelled: tools, one that must not run twice, a program with calls of its own."""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_orphans_are_ours")
+@pytest.mark.parametrize("by_run", [True, False])
+def test_workers_are_free_two_seconds_after_a_cancel_and_gone_after_their_pool(tmp_path: Path, by_run: bool) -> None:
+    cancelling = Lent(tmp_path)
+
+    cancelling.before = Alive.now()
+    asyncio.run(cancelling.on_a_pool(by_run=by_run))
+
+    print(f"workers: {cancelling.cancels} cancels")
+    assert cancelling.cancels >= 4
+    assert asyncio.run(until(lambda: not Alive.now().is_more_than(cancelling.before))), f"left: {Alive.now()}"
+
+
+class Lent(Cancelling):
+    """Cancels runs whose attempts worker processes make."""
+
+    before: Alive
+
+    def __init__(self, folder: Path) -> None:
+        steps = [
+            step | {"with": step["with"] | {"folder": str(folder)}} if "pay" in step["id"] else step for step in LENT
+        ]
+        super().__init__(Case(steps, in_real_time=True, turn_s=0.004), folder)
+
+    async def on_a_pool(self, *, by_run: bool) -> None:
+        async with WorkerPool(2, 2, setup=WorkerSetup(tools=(WORKER_TOOLS,)), lease_s=5.0) as pool:
+            await until(lambda: pool.idle == 2)
+            self.pool = pool
+            await self.once(MOST_TURNS, by_run=by_run)
+            self.cancels, held = 0, Alive.now()
+            for turns in range(0, MOST_TURNS, 4):
+                await self.once(turns, by_run=by_run)
+                assert await until(lambda: pool.idle == pool.size), f"after {turns} turns a worker is still lent"
+            assert len(Alive.now().children) <= len(held.children), "more children than workers"
+
+    def _parts(self, world: World) -> dict[str, Any]:
+        return {"tools": load_tools(WORKER_TOOLS), "transport": on_workers(self.pool)}
