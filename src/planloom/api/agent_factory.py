@@ -27,6 +27,7 @@ from planloom.tools.tool import Tool
 
 if TYPE_CHECKING:
     from planloom.core.chat import Message
+    from planloom.plan.policy import ResourceLimits
     from planloom.ports import Journal, Model
     from planloom.tools.search import Embed
 
@@ -60,6 +61,7 @@ def create_agent(
     max_context_tokens: int = CONTEXT_TOKENS,
     summarise: Callable[[list[Message]], Any] | None = None,
     journal: str | os.PathLike[str] | Journal | None = None,
+    limits: ResourceLimits | None = None,
     verbose: bool = False,
 ) -> ReasoningAgent:
     """Return an agent that reasons.
@@ -78,6 +80,7 @@ def create_agent(
         memory_backend: How that memory is searched: "in_memory" by words, "vector" by likeness, which takes `embed`.
         summarise: Sums up messages that no longer fit into `max_context_tokens`; None: they are left out.
         journal: Where tasks go on record, so that one broken off can go on; a path or a journal.
+        limits: What each task may use; None: tasks are not limited.
         verbose: Whether what was done goes to the log "planloom.agent".
 
     Raises:
@@ -111,6 +114,7 @@ def create_agent(
             verbose=verbose,
         ),
         Forms(input=_form(input_schema), output=_form(output_schema)),
+        limits,
     )
 
 

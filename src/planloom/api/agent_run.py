@@ -18,6 +18,8 @@ from planloom.errors import (
     ArgumentsError,
     ConfigError,
     OutputError,
+    PlanTimeoutError,
+    ResourceLimitError,
     RunBlockedError,
     RunNotFoundError,
     StepError,
@@ -29,6 +31,7 @@ from planloom.plan.policy import AgentPolicy, FailureKind
 from planloom.runtime.engine import Engine
 
 if TYPE_CHECKING:
+    from planloom.plan.policy import ResourceLimits
     from planloom.ports import Journal
     from planloom.runtime.run import Run
 
@@ -47,6 +50,7 @@ async def run_of(
     *,
     journal: str | os.PathLike[str] | Journal | None,
     run_id: str | None,
+    limits: ResourceLimits | None = None,
 ) -> RunResult:
     """Have an agent do a task, or go on with it, and return how its run ended.
 
@@ -63,7 +67,7 @@ async def run_of(
     ) as engine:
         run = None if run_id is None else await _known(engine, run_id, inputs)
         if run is None:
-            run = await engine.start(_plan(definition), inputs, run_id=run_id)
+            run = await engine.start(_plan(definition), inputs, run_id=run_id, limits=limits)
         result = await engine.finish(run)
     _raise_for(result, seen)
     return result
@@ -102,6 +106,11 @@ def _raise_for(result: RunResult, seen: Seen) -> None:
     if result.status is RunStatus.SUCCESS:
         return
     step = result.step(ANSWER)
+    if result.status is RunStatus.LIMIT_EXCEEDED:
+        is_time = "timeout_seconds" in result.exceeded_limits
+        reached = (PlanTimeoutError if is_time else ResourceLimitError)(result.exceeded_limits)
+        reached.partial = result.to_dict()
+        raise reached
     if result.status is RunStatus.WAITING:
         blocked = result.blockers()
         raise RunBlockedError(

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from pydantic import BaseModel, ValidationError
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from planloom.agents.reasoning import Reasoner
     from planloom.core.chat import Message
     from planloom.core.result import RunResult
+    from planloom.plan.policy import ResourceLimits
     from planloom.ports import Journal
 
 _log = logging.getLogger("planloom.agent")
@@ -102,17 +103,26 @@ class Forms:
     output: type[BaseModel] | None = None
 
 
+class Options(TypedDict, total=False):
+    """What may be said of one task; see `ReasoningAgent.arun`."""
+
+    run_id: str | None
+    limits: ResourceLimits | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ReasoningAgent:
     """An agent that plans, acts and checks until a task is done. `create_agent` makes one.
 
     Attributes:
         definition: What it is made of; plans may name it where it is registered.
+        limits: What each of its tasks may use; None: they are not limited.
     """
 
     definition: Reasoner
     keeping: Keeping = field(default_factory=Keeping)
     forms: Forms = field(default_factory=Forms)
+    limits: ResourceLimits | None = None
 
     @property
     def name(self) -> str:
@@ -127,24 +137,24 @@ class ReasoningAgent:
         return self.keeping.state
 
     @overload
-    def run(self, task: Any, *, return_metrics: Literal[True] = True, run_id: str | None = None) -> AgentResponse: ...
+    def run(self, task: Any, *, return_metrics: Literal[True] = True, **options: Unpack[Options]) -> AgentResponse: ...
     @overload
-    def run(self, task: Any, *, return_metrics: bool, run_id: str | None = None) -> Any: ...
-    def run(self, task: Any, *, return_metrics: bool = True, run_id: str | None = None) -> Any:
+    def run(self, task: Any, *, return_metrics: bool, **options: Unpack[Options]) -> Any: ...
+    def run(self, task: Any, *, return_metrics: bool = True, **options: Unpack[Options]) -> Any:
         """Do what `arun` does from code that is not async.
 
         Raises:
             ConfigError: Called where an event loop runs already: await `arun` there.
         """
-        return blocking.run(self.arun(task, return_metrics=return_metrics, run_id=run_id))
+        return blocking.run(self.arun(task, return_metrics=return_metrics, **options))
 
     @overload
     async def arun(
-        self, task: Any, *, return_metrics: Literal[True] = True, run_id: str | None = None
+        self, task: Any, *, return_metrics: Literal[True] = True, **options: Unpack[Options]
     ) -> AgentResponse: ...
     @overload
-    async def arun(self, task: Any, *, return_metrics: bool, run_id: str | None = None) -> Any: ...
-    async def arun(self, task: Any, *, return_metrics: bool = True, run_id: str | None = None) -> Any:
+    async def arun(self, task: Any, *, return_metrics: bool, **options: Unpack[Options]) -> Any: ...
+    async def arun(self, task: Any, *, return_metrics: bool = True, **options: Unpack[Options]) -> Any:
         """Have the agent do a task; return an `AgentResponse`, or, without metrics, its result alone.
 
         A task that it cannot complete is answered too: see `metrics.task_completed` and `completion_status`.
@@ -152,8 +162,10 @@ class ReasoningAgent:
         Args:
             task: Text, or any JSON value that fits the agent's input schema.
             run_id: Names the task in the agent's journal. One that is there already goes on where its record ends.
+            limits: What it may use, in place of the agent's own `limits`; one on record keeps those it began with.
 
         Raises:
+            ResourceLimitError: It was stopped by a limit, `PlanTimeoutError` by that of time; `.partial` is its run.
             ModelError: The model's own, if it gives no answer.
             OutputError: The model does not answer in the form it is asked for, asked twice.
             ArgumentsError: The task does not fit the agent's input schema.
@@ -161,7 +173,7 @@ class ReasoningAgent:
                 came of it.
             ConfigError: `run_id` without a journal, or of another task.
         """
-        response = await self._done(task, run_id)
+        response = await self._done(task, **options)
         return response if return_metrics else response.result
 
     async def arun_many(
@@ -171,11 +183,13 @@ class ReasoningAgent:
         limit: int = MANY,
         return_metrics: bool = True,
         return_exceptions: bool = False,
+        limits: ResourceLimits | None = None,
     ) -> list[Any]:
         """Do many tasks and return what `arun` returns for each, in their order.
 
         Args:
             limit: Tasks under way at the same time.
+            limits: Of each task by itself; see `arun`.
             return_exceptions: Whether the place of a task that failed holds its exception; else the first one that
                 fails stops the others and is raised.
         """
@@ -185,7 +199,7 @@ class ReasoningAgent:
 
         async def one(task: Any) -> Any:
             async with places:
-                return await self.arun(task, return_metrics=return_metrics)
+                return await self.arun(task, return_metrics=return_metrics, limits=limits)
 
         doing = [asyncio.create_task(one(task)) for task in tasks]
         try:
@@ -201,7 +215,7 @@ class ReasoningAgent:
 
     # --- inside ---------------------------------------------------------------------------------
 
-    async def _done(self, task: Any, run_id: str | None) -> AgentResponse:
+    async def _done(self, task: Any, run_id: str | None = None, limits: ResourceLimits | None = None) -> AgentResponse:
         keeping = self.keeping
         if run_id is not None and keeping.journal is None:
             raise ConfigError(
@@ -210,7 +224,8 @@ class ReasoningAgent:
         told = as_json(_read(self.forms.input, task), where="task")
         said = await self._remembered()
         definition = replace(self.definition, if_incomplete="answer")
-        run = await run_of(definition, told, said, journal=keeping.journal, run_id=run_id)
+        limits = self.limits if limits is None else limits
+        run = await run_of(definition, told, said, journal=keeping.journal, run_id=run_id, limits=limits)
         response = self._response(run)
         self._keep(told, response)
         return response
