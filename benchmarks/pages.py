@@ -29,7 +29,8 @@ def brief(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
     bound = [row for row in rows if row.budget is not None and row.budget.limit is not None and row.budget.front]
     table = as_markdown(bound, ("what", "ours", "ratio", "budget (stretch)", "verdict"))
     machine = f"{facts['processor']}; Python {facts['python'].split()[-1]}; fsync {facts['fsync of 4 KB']}"
-    return f"{table}\n\nOn {machine}, {facts['date']}.\n\n{_over(bound)}"
+    why = "\n\nWhy what is over budget is so: [benchmarks](docs/benchmarks.md)." if over_budget(bound) else ""
+    return f"{table}\n\nOn {machine}, {facts['date']}.{why}"
 
 
 def _over(rows: Sequence[Row]) -> str:
