@@ -30,11 +30,7 @@ from planloom.core.events import CancelRequested, RunFinished
 from planloom.errors import PlanloomError
 from planloom.ports import Journal
 from planloom.runtime.replay import diverges, replayed
-from planloom.runtime.workers import on_workers
 from planloom.testing.models import FunctionModel
-from planloom.tools.load import load_tools
-from planloom.transport.pool import WorkerPool
-from planloom.transport.setup import WorkerSetup
 
 WITHIN_S = 2.0
 """Seconds after a cancel in which everything must be gone."""
@@ -45,7 +41,6 @@ TURNS = 3
 """Turns that whatever waits here takes."""
 
 PR_SET_CHILD_SUBREAPER = 36
-WORKER_TOOLS = str(Path(__file__).parents[1] / "transport" / "worker_tools.py")
 
 Steps = list[dict[str, Any]]
 
@@ -294,12 +289,12 @@ CASES: dict[str, Case] = {
     "a cascade": Case([ask("a", "strong", speculate=GUESS | {"policy": "cascade", "judge": "m"})]),
     "a plan in place of a failed step": Case([{"id": "a", "tool": "bad", "replan": {"model": "m"}}]),
     "code that goes on for ever": program("while True: pass", turn_s=0.001),
-    "code that calls tools": program(CALLS, "soon", "pay", turn_s=0.001, stride=2),
+    "code that calls tools": program(CALLS, "soon", "pay", turn_s=0.001, stride=3),
     "code that calls a sync tool": program("for n in range(3): thread(n=n)", "thread", turn_s=0.001),
     "code that calls tools side by side": program(BESIDE, "soon", "tidy", turn_s=0.001),
     "a map of programs": program(CALLS, "soon", turn_s=0.001, for_each=[1, 2, 3], max_parallel=2),
     "a program that goes on for ever": program("while True: pass", runtime="cpython"),
-    "a program that calls tools": program(CALLS, "soon", "pay", runtime="cpython", stride=2),
+    "a program that calls tools": program(CALLS, "soon", "pay", runtime="cpython", stride=3),
     "a program with programs of its own": program(FORKS, runtime="cpython"),
     "an agent": Case([by("thinks")], needs="agent"),
     "an agent with async tools": Case([by("thinks", tools=["soon", "pay"])], needs="agent"),
@@ -399,11 +394,13 @@ class Cancelling:
 
     Attributes:
         cancels: How many were cancelled on their way.
+        run_id: Of the run that is being cancelled.
     """
 
     def __init__(self, case: Case, folder: Path) -> None:
         self.case = case
         self.cancels = 0
+        self.run_id = "r"
         self.noise: list[str] = []
         self._folder = folder
         self._plan = {"planloom": 1, "name": "p", "steps": case.steps, **case.plan}
@@ -436,17 +433,17 @@ class Cancelling:
         assert await until(lambda: all(task.done() for task in others)), f"{where}: {others}"
         events = [entry.event for entry in record]
         # Whoever waits for a run that waits for a person has had his answer, and leaves it as it is.
-        waits = not by_run and bool(record) and replayed("r", record).waits_for_person
+        waits = not by_run and bool(record) and replayed(self.run_id, record).waits_for_person
         if events and not waits:
             assert isinstance(events[-1], RunFinished), f"{where}: it did not end"
             was_asked = any(isinstance(event, CancelRequested) for event in events)
             assert not was_asked or events[-1].status is RunStatus.CANCELLED, where
-            assert diverges("r", record) is None, where
+            assert diverges(self.run_id, record) is None, where
         self.cancels += not ended
         return ended
 
     async def _by_run(self, engine: Engine, turns: int, where: str) -> bool:
-        run = await engine.start(self._plan, run_id="r")
+        run = await engine.start(self._plan, run_id=self.run_id)
         await self._spin(turns)
         begin = time.monotonic()
         ended = run.status not in (RunStatus.RUNNING, RunStatus.WAITING)
@@ -454,11 +451,11 @@ class Cancelling:
         result = await run.result()
         assert time.monotonic() - begin < WITHIN_S, where
         assert ended or result.status in (RunStatus.CANCELLED, RunStatus.SUCCESS, RunStatus.FAILED), where
-        await engine.release("r")
+        await engine.release(self.run_id)
         return ended
 
     async def _by_caller(self, engine: Engine, turns: int, where: str) -> bool:
-        task = asyncio.ensure_future(engine.run(self._plan, run_id="r"))
+        task = asyncio.ensure_future(engine.run(self._plan, run_id=self.run_id))
         await self._spin(turns)
         ended = task.done()
         task.cancel()
@@ -485,7 +482,7 @@ class Cancelling:
 
     async def _record(self, engine: Engine) -> list[Any]:
         try:
-            return await engine.journal.read("r")
+            return await engine.journal.read(self.run_id)
         except PlanloomError:
             return []  # it was cancelled before there was a run
 
@@ -515,51 +512,3 @@ def test_nothing_is_alive_two_seconds_after_a_cancel_at_any_turn(name: str, tmp_
 
     print(f"{name}: {cancelling.cancels} cancels")
     assert cancelling.cancels >= (4 if case.in_real_time else 10)
-
-
-LENT = [
-    {"id": "many", "tool": "w.pid", "for_each": [1, 2, 3, 4], "with": {"seconds": 0.2}},
-    {"id": "pay", "tool": "w.pay", "with": {"folder": "", "seconds": 0.2}},
-    {"id": "asked", "code": {"source": "return [w_add(a=n, b=n) for n in range(9)]", "tools": ["w.add"]}},
-]
-"""What workers are at when they are cancelled: tools, one that must not run twice, a program with calls of its own."""
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("_orphans_are_ours")
-@pytest.mark.parametrize("by_run", [True, False])
-def test_workers_are_free_two_seconds_after_a_cancel_and_gone_after_their_pool(tmp_path: Path, by_run: bool) -> None:
-    cancelling = Lent(tmp_path)
-
-    cancelling.before = Alive.now()
-    asyncio.run(cancelling.on_a_pool(by_run=by_run))
-
-    print(f"workers: {cancelling.cancels} cancels")
-    assert cancelling.cancels >= 4
-    assert asyncio.run(until(lambda: not Alive.now().is_more_than(cancelling.before))), f"left: {Alive.now()}"
-
-
-class Lent(Cancelling):
-    """Cancels runs whose attempts worker processes make."""
-
-    before: Alive
-
-    def __init__(self, folder: Path) -> None:
-        steps = [
-            step | {"with": step["with"] | {"folder": str(folder)}} if "pay" in step["id"] else step for step in LENT
-        ]
-        super().__init__(Case(steps, in_real_time=True, turn_s=0.004), folder)
-
-    async def on_a_pool(self, *, by_run: bool) -> None:
-        async with WorkerPool(2, 2, setup=WorkerSetup(tools=(WORKER_TOOLS,)), lease_s=5.0) as pool:
-            await until(lambda: pool.idle == 2)
-            self.pool = pool
-            await self.once(MOST_TURNS, by_run=by_run)
-            self.cancels, held = 0, Alive.now()
-            for turns in range(0, MOST_TURNS, 4):
-                await self.once(turns, by_run=by_run)
-                assert await until(lambda: pool.idle == pool.size), f"after {turns} turns a worker is still lent"
-            assert len(Alive.now().children) <= len(held.children), "more children than workers"
-
-    def _parts(self, world: World) -> dict[str, Any]:
-        return {"tools": load_tools(WORKER_TOOLS), "transport": on_workers(self.pool)}
