@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from planloom import Engine, MemoryJournal, NotAllowedError, RunStatus, SqliteJournal, parse_plan
+from planloom.agents.reasoning import Reasoner
 from planloom.core.chat import ToolCall
 from planloom.core.events import RunStarted
 from planloom.errors import OverloadedError, PlanError
@@ -599,3 +600,25 @@ def test_a36_the_events_alone_tell_statuses_timings_outputs_and_every_chain_ends
         ("step_dispatched", "get"),
         ("run_started", ""),
     ]
+
+
+def test_a28_an_agents_model_that_asks_for_a_tool_of_others_is_denied_and_it_is_told_who_asked() -> None:
+    wish = {"has_sufficient_info": True, "tasks": [{"description": "look", "tool_name": "read_users"}]}
+    done = {"is_complete": True, "reasoning": "", "missing_steps": [], "next_action": None, "answer": "nobody"}
+    plan = {"planloom": 1, "steps": [{"id": "ask", "agent": "clerk", "prompt": "go"}]}
+
+    async def main() -> tuple[Mail, str]:
+        clerk = Reasoner(name="clerk", model=ScriptedModel([wish, done]))
+        mail = Mail(Module("office", allow={"send_email"}, agents={"clerk"}), agents=[clerk])
+        async with mail.agent as agent:
+            one = await agent.submit(plan, module="office", run_id="r")
+            return mail, (await one).status.value
+
+    mail, status = asyncio.run(main())
+
+    assert status == "success"
+    assert mail.log.calls == []
+    (denial,) = mail.denials
+    assert denial["who"] == {"module": "office", "run": "r", "step": "ask"}
+    assert denial["what"] == "read_users"
+    assert "may not use tool 'read_users'" in denial["why"]

@@ -492,3 +492,32 @@ def test_two_agents_do_not_share_what_is_cached() -> None:
 
     assert (result.step("a").output, result.step("b").output) == ("one", "two")
     assert isinstance(AgentRegistry({"a": One()}), AgentRegistry)
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_tool_that_an_agents_model_may_not_use_is_not_called_and_the_denial_is_on_record(is_own: bool) -> None:
+    called: list[str] = []
+
+    def secrets() -> str:
+        """Return what is none of its business."""
+        called.append("secrets")
+        return "hunter2"
+
+    secret = Tool.from_function(secrets, name="users.passwords", effects="none")
+    wish = PLAN | {"tasks": [{"description": "look", "tool_name": "functions.users.passwords"}]}
+    own = [*tools(), secret] if is_own else [*tools()]
+    agent = adder((wish, DONE | {"answer": "none"}), tools=ToolRegistry(own))
+
+    async def main() -> tuple[RunResult, list[Any]]:
+        async with Engine(tools=[*tools(), secret], agents=[agent]) as engine:
+            result = await engine.run(plan(), allow=["add"], run_id="r")
+            return result, [entry.event for entry in await engine.journal.read("r")]
+
+    result, entries = asyncio.run(main())
+
+    assert called == []
+    assert result.status is RunStatus.SUCCESS
+    assert result.tool_calls == 0
+    (denied,) = [one for one in entries if isinstance(one, CallEnded) and one.error is not None]
+    assert (denied.name, denied.kind, denied.error_types[0]) == ("users.passwords", "tool", "NotAllowedError")
+    assert "may not use tool 'users.passwords'" in str(denied.error)

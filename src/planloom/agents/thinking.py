@@ -71,6 +71,7 @@ async def think(
     tools: ToolRegistry | None = None,
     memory: Sequence[Message] = (),
     now: Callable[[], float] = time.monotonic,
+    refused: Callable[[str], None] = lambda _: None,
 ) -> Thought:
     """Have an agent complete a task.
 
@@ -80,6 +81,7 @@ async def think(
         tools: What it may call; None: all it has.
         memory: What was said before.
         now: Seconds, by whatever clock.
+        refused: Hears of each tool that its model asks for and that it does not have.
 
     Raises:
         OutputError: Its model does not answer with what it is asked for, asked twice.
@@ -88,7 +90,7 @@ async def think(
     began_at = now()
     if tools is None:
         tools = agent.tools if agent.tools is not None else ToolRegistry()
-    thinking = _Thinking(agent, say.begin(agent.system, memory, task), task, ask, call_tool, tools)
+    thinking = _Thinking(agent, say.begin(agent.system, memory, task), task, ask, call_tool, tools, refused)
     result, status = await thinking.complete()
     metrics = thinking.metrics
     metrics.execution_time_seconds = now() - began_at
@@ -105,6 +107,7 @@ class _Thinking:
     ask: Ask
     call_tool: CallTool
     tools: ToolRegistry
+    refused: Callable[[str], None]
     metrics: AgentMetrics = field(default_factory=AgentMetrics)
     history: list[dict[str, Any]] = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
@@ -168,6 +171,7 @@ class _Thinking:
     async def _with_tool(self, wished: str, description: str) -> dict[str, Any]:
         """Return what a task that a tool does came to."""
         if wished not in self.tools:
+            self.refused(wished)
             known = suggestion(wished, self.tools.names(), otherwise="there are none")
             return {"tool": wished[:200], "status": FAILED, "error": f"there is no tool {wished!r:.200}; {known}"}
         tool = self.tools.get(wished)

@@ -4,7 +4,9 @@ Rule 1: every answer of a model goes through a `Meter`, every tool through `Tool
 is counted, granted and on record by itself, so that an attempt after a crash asks only for what is missing.
 Rule 2: an agent has the tools of its definition, or, if that says nothing, those its step names. The step, the plan
 and their caller can only narrow them.
-Rule 3: what an agent could not complete is no output, unless its definition says so.
+Rule 3: a tool that its model asks for and that is not among these is not called: its model is told that there is none
+of that name, and the denial is on record.
+Rule 4: what an agent could not complete is no output, unless its definition says so.
 """
 
 from __future__ import annotations
@@ -74,6 +76,8 @@ class _Working:
     request: RunStep
     context: AttemptContext
     inner: Inner
+    others: tuple[ToolRegistry, ...] = ()
+    """Where tools are looked up that it asks for and does not have."""
     asked: list[tuple[str, str]] = field(default_factory=list)
     """Key and model of each answer so far."""
 
@@ -90,6 +94,7 @@ class _Working:
             request,
             context,
             Inner(request, context),
+            (executor.calls.registry, *([] if definition.tools is None else [definition.tools])),
         )
 
     async def outcome(self) -> StepOutcome:
@@ -105,7 +110,13 @@ class _Working:
         task, memory = _task_of(definition, request), memory_of(request).messages
         try:
             thought = await think(
-                definition, task, ask=self._ask, call_tool=self._call_tool, memory=memory, now=context.clock.now
+                definition,
+                task,
+                ask=self._ask,
+                call_tool=self._call_tool,
+                memory=memory,
+                now=context.clock.now,
+                refused=self._refused,
             )
         except OutputError as error:
             for key, uri in self.asked[-2:]:  # asked twice: an attempt after this one must not be given the same again
@@ -170,6 +181,15 @@ class _Working:
         except Exception as error:
             unknown = is_unknown(classify.type_names(error), effects)
             raise InnerCallError(classify.text_of(error), is_unknown=unknown, call=tool.name) from error
+
+    def _refused(self, name: str) -> None:
+        """Put on record that the model asked for a tool that there is, and that the agent may not use here."""
+        tool = next((tools.resolve(name) for tools in self.others if tools.resolve(name) is not None), None)
+        if tool is not None:
+            remedy = "give it to the agent, and allow it to the plan and its caller, if it may use it"
+            text = f"the agent of step {self.request.key!r} may not use tool {tool!r}"
+            error = NotAllowedError(text, remedy=remedy, step=self.request.key, tool=tool)
+            self.inner.deny(self.inner.key(TOOL, tool, "denied"), tool, error)
 
     async def _made(self, tool: Tool, arguments: dict[str, Any], key: str, counted: AttemptContext) -> Any:
         request = self.request

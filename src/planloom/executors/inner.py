@@ -28,6 +28,7 @@ from planloom.plan.values import as_json
 
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
+    from planloom.errors import NotAllowedError
     from planloom.ports import AttemptContext
 
 MODEL, TOOL, OTHER = "model", "tool", "other"
@@ -111,6 +112,11 @@ class Inner:
         """Put on record that a model's answer is of no use, so that a later attempt asks again."""
         now = self._context.clock.now()
         self._context.note(self._ended(Part(self._context), key, name, MODEL, now, None, OutputError(why)))
+
+    def deny(self, key: str, name: str, error: NotAllowedError) -> None:
+        """Put on record that a tool was asked for and denied: it was not called."""
+        now = self._context.clock.now()
+        self._context.note(self._ended(Part(self._context), key, name, TOOL, now, None, error))
 
     def _stays_failed(self, known: CallEnded, effects: Effects) -> bool:
         if known.kind == MODEL:

@@ -146,8 +146,9 @@ class RunEvents:
             self._history[key] = []
             if topic != STEP + "started":
                 found.append(self._derived(recorded, "started", STEP + "started", {}, key))
-        if isinstance(entry, record.AttemptFailed) and entry.kind is FailureKind.NOT_ALLOWED:
-            found.append(self._derived(recorded, "denied", DENIED, self._denial(key, entry.error), key))
+        denial = self._denial(key, entry)
+        if denial is not None:
+            found.append(self._derived(recorded, "denied", DENIED, denial, key))
         if not isinstance(entry, _PASSING):
             history = self._history.get(key, [])
             history.append(recorded)
@@ -188,12 +189,20 @@ class RunEvents:
             told |= {"reason": node.reason.value, "because": node.because}
         return told
 
-    def _denial(self, key: str, why: str) -> dict[str, Any]:
+    def _denial(self, key: str, entry: record.Event) -> dict[str, Any] | None:
+        """Return who was denied what and why, if an entry says that somebody was."""
         state = self._machine.state
         assert state.started is not None
+        if isinstance(entry, record.AttemptFailed) and entry.kind is FailureKind.NOT_ALLOWED:
+            why, named = entry.error, _TOOL_NAMED.search(entry.error)
+            # Where a model or a program asked, only the error says for what.
+            what = named[1] if named else state.nodes[key].step.tool
+        elif isinstance(entry, record.CallEnded) and "NotAllowedError" in entry.error_types:
+            why, what = entry.error or "", entry.name  # the agent's model was told, and the agent went on
+        else:
+            return None
         who = {"module": state.started.module, "run": self._run_id, "step": key}
-        named = _TOOL_NAMED.search(why)  # where a model or a program asked, only the error says for what
-        return {"who": who, "what": named[1] if named else state.nodes[key].step.tool, "why": why}
+        return {"who": who, "what": what, "why": why}
 
     def _letter(self, key: str, history: list[Recorded]) -> dict[str, Any]:
         state = self._machine.state
