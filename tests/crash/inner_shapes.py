@@ -186,7 +186,7 @@ class InnerWorld(World):
             self.log.append(done)
             if tool != "pure" and self.disk is not None and not await self.is_on_record(done, "r"):
                 self.unrecorded.append(done)
-            await asyncio.sleep(0)
+            await asyncio.sleep(self.moment_s)
         finally:
             self.busy -= 1
 
@@ -195,14 +195,14 @@ class InnerWorld(World):
         assert self.disk is not None
         record = await self.disk.read("r")
         keys = {f"r/{step}/{key}" for place, key in open_calls(record) if place == step} or {f"r/{step}"}
-        return self.expected[step] if keys & {done.key for done in self.log} else None
+        return self.expected.get(step, "it happened") if keys & {done.key for done in self.log} else None
 
     # --- its model ------------------------------------------------------------------------------
 
     async def _think(self, call: ModelCall) -> None:
         self.busy += 1
         try:
-            await asyncio.sleep(0)
+            await asyncio.sleep(self.moment_s)
         finally:
             self.busy -= 1
 

@@ -179,6 +179,7 @@ class World:
         busy: Calls under way; `peak`: the most there ever were in one process.
         disk: What is on record for good; None while nobody looks.
         unrecorded: Effectful calls whose start was not on record when they began.
+        moment_s: Seconds that a call takes.
         in_real_time: Whether other processes have a part in what steps do, so that turns of the loop tell nothing.
     """
 
@@ -189,6 +190,7 @@ class World:
     unrecorded: list[Done] = field(default_factory=list)
     in_real_time: bool = False
     spins: int = SPINS
+    moment_s: float = 0.0
 
     def parts(self) -> dict[str, Any]:
         """Return what an engine is made of that works in this world."""
@@ -212,7 +214,7 @@ class World:
                 self.peak = max(self.peak, self.busy)
                 try:
                     await began(name, n, context, effectful=effects is not Effects.NONE)
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(self.moment_s)
                     return await answer(n, context)
                 finally:
                     self.busy -= 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,21 @@ from planloom.runtime.replay import diverges
 from planloom.runtime.run import Run
 from planloom.testing.clock import ManualClock
 from planloom.testing.crash import CrashingJournal, Spoil
+from tests.crash.inner_shapes import INSIDE, InnerWorld, plan_inside
 from tests.crash.shapes import SHAPES, World, bounded, driven, plan_of
 from tests.crash.test_power_cuts import whole
+from tests.crash.test_power_cuts_inside import whole as whole_inside
+
+SOME = ("agent", "map of agents", "agent in a sub-plan", "agents of another kind", "agents within limits")
+"""Shapes with calls inside their steps."""
+
+
+def any_plan(shape: str) -> dict[str, Any]:
+    return plan_inside(shape) if shape in INSIDE else plan_of(shape)
+
+
+def world_of(shape: str) -> World:
+    return InnerWorld() if shape in INSIDE else World()
 
 
 class CancelsAt(CrashingJournal):
@@ -58,11 +72,12 @@ def look(where: str, record: list[Recorded]) -> None:
 
 async def cancelled(shape: str, at: int, cut: int | None) -> None:
     where = f"{shape}: cancelled at write {at}, cut at {cut}"
-    clock, world, disk = ManualClock(), World(), MemoryJournal()
+    clock, world, disk = ManualClock(), world_of(shape), MemoryJournal()
+    world.disk = disk
     journal = CancelsAt(disk, at=None if cut is None else at + cut, how=Spoil.AFTER, lag=1)
     result = None
-    async with Engine(journal, tools=world.tools(), clock=clock) as engine:
-        starting = asyncio.ensure_future(engine.start(plan_of(shape), run_id="r"))
+    async with Engine(journal, clock=clock, **world.parts()) as engine:
+        starting = asyncio.ensure_future(engine.start(any_plan(shape), run_id="r"))
         waiter = asyncio.create_task(journal.wait_for_write(at))
         driving = asyncio.create_task(driven(starting, clock, world, until=journal.stopped))
         await asyncio.wait({waiter, driving}, return_when=asyncio.FIRST_COMPLETED)
@@ -72,7 +87,7 @@ async def cancelled(shape: str, at: int, cut: int | None) -> None:
         cancelling.cancel()  # without power it is never taken
     if result is None:
         clock.advance(3_600)
-        async with Engine(disk, tools=world.tools(), clock=clock) as engine:
+        async with Engine(disk, clock=clock, **world.parts()) as engine:
             result = await driven(engine.resume("r"), clock, world)
     assert result is not None
     record = await disk.read("r")
@@ -81,12 +96,13 @@ async def cancelled(shape: str, at: int, cut: int | None) -> None:
         assert result.status is RunStatus.CANCELLED, where
     for step in every_step(result.steps):
         assert step.status in ENDED, f"{where}: {step.id} is {step.status}"
-    paid = [done.step for done in world.log if done.tool == "pay"]
+    paid = [done.key for done in world.log if done.tool == "pay"]
     assert len(paid) == len(set(paid)), where
+    assert world.unrecorded == [], where
 
 
 async def everywhere(shape: str, cuts: tuple[int | None, ...]) -> int:
-    _, writes = await whole(shape, 1)
+    writes = (await whole_inside(plan_inside(shape), 1)).writes if shape in INSIDE else (await whole(shape, 1))[1]
     for at in range(1, writes):
         for cut in cuts:
             await cancelled(shape, at, cut)
@@ -94,12 +110,12 @@ async def everywhere(shape: str, cuts: tuple[int | None, ...]) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, *SOME])
 def test_a_cancel_at_any_write_ends_the_run_and_starts_nothing(shape: str) -> None:
     assert bounded(everywhere(shape, (None,))) > 3
 
 
 @pytest.mark.crash
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, *SOME])
 def test_a_cancel_survives_a_power_cut_right_after_it(shape: str) -> None:
     assert bounded(everywhere(shape, (1, 2, 3))) > 3
