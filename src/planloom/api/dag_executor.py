@@ -19,7 +19,7 @@ from planloom.api.dag_plan import plan_of
 from planloom.api.dag_result import dag_result
 from planloom.api.shared_state import SharedState
 from planloom.core.events import RunStarted
-from planloom.errors import ConfigError, RunNotFoundError
+from planloom.errors import ConfigError, InputsError, RunNotFoundError
 from planloom.plan.inputs import check_inputs
 from planloom.plan.model import Plan
 from planloom.plan.policy import ResourceLimits
@@ -97,7 +97,7 @@ class DAGExecutor:
             PlanError: The graph or what it is given is not sound; no node has run.
             ConfigError: The run is on record with another graph or another initial state.
         """
-        initial = {**(self.state.get_all() if self.state is not None else {}), **dict(initial_state or {})}
+        initial = {**(self.state.get_all() if self.state is not None else {}), **_given(initial_state)}
         recorded = None if run_id is None or self._journal is None else await self._recorded(run_id)
         if recorded is not None and initial_state is None:
             initial = recorded.inputs
@@ -120,7 +120,7 @@ class DAGExecutor:
         Raises:
             PlanError: The graph is not sound, or a node is to be given what nobody before it sets.
         """
-        return plan_of(self.dag, [*(self.state or ()), *(initial_state or ())]).plan
+        return plan_of(self.dag, [*(self.state or ()), *_given(initial_state)]).plan
 
     def _engine(self, graph: GraphPlan) -> Engine:
         return Engine(
@@ -168,9 +168,25 @@ class DAGExecutor:
             showing.cancel()
             with suppress(asyncio.CancelledError):
                 await showing
-        result = dag_result(self.dag, graph, initial, ended, state)
+        result = dag_result(graph, initial, ended, state)
         live.end(result)
         return result
+
+
+def _given(initial_state: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a caller has a run begin with.
+
+    Raises:
+        InputsError: It is no mapping of texts to values.
+    """
+    if initial_state is None:
+        return {}
+    if not isinstance(initial_state, Mapping):
+        raise InputsError(f"the initial state is a {type(initial_state).__name__}", remedy="give a dict: key → value")
+    for key in initial_state:
+        if not isinstance(key, str):
+            raise InputsError(f"{key!r:.80} is no key of a state", remedy="make every key a text")
+    return dict(initial_state)
 
 
 def _checked(graph: GraphPlan, initial: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class LiveRun:
 
     def __init__(self, dag: AgentDAG, graph: GraphPlan, state: SharedState) -> None:
         self._dag = dag
+        self._nodes = graph.nodes
         self._rank = {name: at for at, name in enumerate(graph.order)}
         self._state = state
         self._winner: dict[str, int] = {}
@@ -64,18 +65,18 @@ class LiveRun:
             case AttemptSucceeded() | StepSucceeded():
                 self._left(event.step, event.output, event.at)
             case StepFailed():
-                node = self._dag.nodes.get(event.step)
+                node = self._nodes.get(event.step)
                 if node is not None and node.on_error == OnError.CONTINUE:
                     self._left(event.step, None, event.at)
             case _:
                 pass
         if self._dag.shown_run is self:
-            node = self._dag.nodes.get(getattr(event, "step", ""))
+            node = self._nodes.get(getattr(event, "step", ""))
             if node is not None:
                 _show(node, event)
 
     def _left(self, name: str, value: Any, at: float) -> None:
-        node = self._dag.nodes.get(name)
+        node = self._nodes.get(name)
         if node is None:
             return
         rank, key = self._rank[name], node.state_key
@@ -89,7 +90,7 @@ class LiveRun:
         if self._dag.shown_run is not self:
             return
         for name, step in result.nodes.items():
-            node = self._dag.nodes[name]
+            node = self._nodes[name]
             node.status, node.error = step.status, step.error
             node.result = fresh(step.output) if leaves(step, node.on_error) else None
             node.start_time, node.end_time, node.execution_count = step.started_at, step.ended_at, step.attempts

@@ -68,6 +68,10 @@ class AgentNode:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip() or "${{" in self.name or len(self.name) > 200:
             raise FieldError(f"{self.name!r} is no name of a node", remedy="give a text of at most 200 characters")
+        for name in ("name", "description", "output_key"):
+            value = getattr(self, name)
+            if isinstance(value, str) and not _is_written(value):
+                raise self._wrong(name, "give text that UTF-8 can write")
         if self.agent is None:
             raise self._wrong("agent", "give an agent, or a function of one value")
         if self.output_key is not None and (not isinstance(self.output_key, str) or not self.output_key):
@@ -91,7 +95,9 @@ class AgentNode:
         given = self.input_mapping
         if given is None:
             return
-        if not isinstance(given, Mapping) or not all(isinstance(part, str) for pair in given.items() for part in pair):
+        if not isinstance(given, Mapping) or not all(
+            isinstance(part, str) and _is_written(part) for pair in given.items() for part in pair
+        ):
             raise self._wrong("input_mapping", "give a dict: parameter → key of the state")
 
     def _one_of(self, kind: type[_ANY], name: str) -> _ANY:
@@ -114,6 +120,10 @@ class AgentNode:
         self.status = StepStatus.PENDING
         self.result = self.error = self.start_time = self.end_time = None
         self.execution_count = 0
+
+
+def _is_written(text: str) -> bool:
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,12 +48,14 @@ class GraphPlan:
     """What a graph became.
 
     Attributes:
+        nodes: Those there were then, as they came: the graph may grow while this runs.
         order: The nodes in stable topological order.
         tools: What its hidden steps call.
         conditions: Hidden step → the edge whose condition it works out.
     """
 
     plan: Plan
+    nodes: dict[str, AgentNode]
     order: tuple[str, ...]
     tools: tuple[Tool, ...]
     conditions: dict[str, Edge]
@@ -134,7 +136,7 @@ class _Translation:
         # In the order they came: the engine's own order of them is then the graph's.
         ordered = (*self.before, *(steps[name] for name in self.dag.nodes))
         plan = Plan(name=self.dag.name, fail_fast=False, steps=ordered)
-        return GraphPlan(plan, tuple(self.order), tuple(self.tools), self.conditions)
+        return GraphPlan(plan, dict(self.dag.nodes), tuple(self.order), tuple(self.tools), self.conditions)
 
     def _look(self, node: AgentNode, edges: tuple[Edge, ...], *, is_branched: bool) -> None:
         """Work out when a node may run, which nodes are before it, and which of them are certain to be done then."""
@@ -338,7 +340,13 @@ def _condition_tool(name: str, condition: Callable[[dict[str, Any]], Any]) -> To
         return int(bool(await told))
 
     def ask(state: dict[str, Any]) -> int:
-        return int(bool(condition(state)))
+        told = condition(state)
+        if inspect.isawaitable(told) or inspect.isgenerator(told) or inspect.isasyncgen(told):
+            if inspect.iscoroutine(told):
+                told.close()
+            # It would count as true, whatever it came to.
+            raise TypeError(f"a condition that returns a {type(told).__name__} says nothing: write it with `async def`")
+        return int(bool(told))
 
     described = f"Whether {getattr(condition, '__name__', 'the condition')} holds."
     return Tool.from_function(wait_for_it if is_async else ask, name=name, description=described, effects="none")

@@ -15,7 +15,6 @@ from planloom.plan.policy import OnError
 from planloom.plan.terms import fresh
 
 if TYPE_CHECKING:
-    from planloom.api.dag import AgentDAG
     from planloom.api.dag_plan import GraphPlan
     from planloom.api.shared_state import SharedState
     from planloom.core.result import RunResult, StepResult
@@ -74,9 +73,7 @@ class DAGResult:
         }
 
 
-def dag_result(
-    dag: AgentDAG, graph: GraphPlan, initial: Mapping[str, Any], run: RunResult, state: SharedState
-) -> DAGResult:
+def dag_result(graph: GraphPlan, initial: Mapping[str, Any], run: RunResult, state: SharedState) -> DAGResult:
     """Return a run's result as its graph's.
 
     Args:
@@ -85,14 +82,14 @@ def dag_result(
     """
     steps = {step.id: step for step in run.steps}
     blamed = broken_edges(graph, steps)
-    nodes = {name: blamed.get(name, steps[name]) for name in dag.nodes}
+    nodes = {name: blamed.get(name, steps[name]) for name in graph.nodes}
     final = fresh(dict(initial))
     for name in graph.order:
-        if leaves(nodes[name], dag.nodes[name].on_error):
-            final[dag.nodes[name].state_key] = fresh(nodes[name].output)
+        if leaves(nodes[name], graph.nodes[name].on_error):
+            final[graph.nodes[name].state_key] = fresh(nodes[name].output)
     statuses = [step.status for step in nodes.values()]
     return DAGResult(
-        dag_name=dag.name,
+        dag_name=graph.plan.name,
         run_id=run.run_id,
         status=run.status.value,
         total_nodes=len(nodes),
