@@ -13,12 +13,14 @@ from planloom.core.events import ApprovalAnswered
 from planloom.errors import ConfigError
 from planloom.runtime.execution_agent import ExecutionAgent
 from planloom.testing.fakes import fake_tool
+from planloom.tools.load import load_tools
 from planloom.tools.registry import ToolRegistry
 from planloom.transport.bus import EventBus
 from planloom.transport.pool import WorkerPool
 from planloom.transport.slots import SlotPool
 from planloom.transport.staff import PoolEvent
 from tests.runtime.common import ASK, ONE, turns
+from tests.transport.workplace import TOOLS, plan, pool_of, step, until
 
 HELD = {"planloom": 1, "steps": [{"id": "a", "tool": "held"}]}
 
@@ -238,3 +240,36 @@ def test_a_pool_that_starts_no_processes_of_its_own_is_a_pool_for_whoever_joins(
             return agent._places.max, len([one])
 
     assert asyncio.run(main()) == (1, 1)
+
+
+@pytest.mark.slow
+def test_a_worker_process_serves_one_program_at_a_time_and_is_given_back_once_whatever_becomes_of_it() -> None:
+    def program(number: int) -> dict[str, Any]:
+        steps = [step(f"s{n}", "w.pid", {"n": n, "seconds": 0.05}) for n in range(4)]
+        return plan(*steps, *([step("bad", "w.fail")] if number == 3 else []))
+
+    async def main() -> tuple[list[str], list[tuple[str, str, str]], int, Any]:
+        changes: list[tuple[str, str, str]] = []
+        async with pool_of(1, 3, capacity=2) as pool, ExecutionAgent(pool=pool, tools=load_tools(TOOLS)) as agent:
+            pool.watch(lambda event: changes.append((event.kind, event.worker, event.program)))
+            programs = [await agent.submit(program(number), run_id=f"r{number}") for number in range(8)]
+            await until(lambda: programs[1].run is not None)
+            await programs[1].cancel()
+            await programs[7].cancel()
+            statuses = [(await one).status.value for one in programs]
+            await until(lambda: pool.busy == 0)
+            return statuses, changes, pool.busy, pool.counts
+
+    statuses, changes, busy, counts = asyncio.run(main())
+
+    assert statuses == ["success", "cancelled", "success", "failed", "success", "success", "success", "cancelled"]
+    serving: dict[str, str] = {}
+    for kind, worker, program_name in changes:
+        if kind == "provisioned":
+            assert worker not in serving
+            serving[worker] = program_name
+        elif kind == "released":
+            assert serving.pop(worker) == program_name
+    assert serving == {}
+    assert busy == 0
+    assert counts.provisioned == counts.released > 0
