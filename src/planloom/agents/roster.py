@@ -141,7 +141,8 @@ class AgentRegistry:
         definition = definition_of(agent)
         if definition is not None:
             # By itself it only thinks: its tools' effects are on record call by call.
-            return AgentFacts(definition.digest, Effects.NONE, model_ref(name, definition))
+            costs = [one.cost_per_call for one in definition.tools or () if one.cost_per_call]
+            return AgentFacts(definition.digest, Effects.NONE, model_ref(name, definition), max(costs, default=None))
         kind = type(getattr(agent, "__wrapped__", agent))  # what is only dressed otherwise is the same agent
         told = ["agent", name, kind.__module__, kind.__qualname__]
         return AgentFacts(

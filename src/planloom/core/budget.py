@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from planloom.core.asking import ROUND_TASKS
 from planloom.core.commands import NO_LIMIT, Grant
 from planloom.core.events import ToolFacts
 from planloom.core.result import Usage
@@ -107,7 +108,7 @@ class Budget:
         slack = 1e-9  # dollars are floats: 5 × 0.1 must fit into 0.5
         tokens = self.usage.total_tokens + self._reserved_tokens + claim.tokens
         for name, limit, wanted in (
-            ("max_tool_calls", limits.max_tool_calls, claim.calls and self.calls + self._reserved_calls + claim.calls),
+            ("max_tool_calls", limits.max_tool_calls, self._calls_with(claim)),
             ("max_total_cost_usd", limits.max_total_cost_usd, self._cost_with(claim) - slack),
             ("max_total_tokens", limits.max_total_tokens, claim.tokens and tokens),
             ("max_memory_mb", limits.max_memory_mb, claim.memory_mb and self._memory_mb + claim.memory_mb),
@@ -116,6 +117,14 @@ class Budget:
             if limit is not None and wanted > limit:
                 found.append(name)
         return tuple(found)
+
+    def _calls_with(self, claim: Claim) -> int:
+        if claim.calls:
+            return self.calls + self._reserved_calls + claim.calls
+        if claim.spare_calls and self._reserved_calls and self.running:
+            # What others at work do not need they give back: it waits rather than begin with next to nothing.
+            return self.calls + self._reserved_calls + min(claim.spare_calls, ROUND_TASKS)
+        return 0
 
     def _cost_with(self, claim: Claim) -> float:
         return self.cost_usd + self._reserved_cost + claim.cost_usd if claim.cost_usd else 0.0

@@ -18,7 +18,7 @@ from planloom.core.replanning import asked_with, plan_claim
 
 if TYPE_CHECKING:
     from planloom.core.budget import Budget
-    from planloom.core.events import RunStarted, ToolFacts
+    from planloom.core.events import AgentFacts, RunStarted, ToolFacts
     from planloom.core.prices import ModelFacts
     from planloom.core.state import Node, ScopeState
 
@@ -84,7 +84,7 @@ class Claims:
         step = node.entry.step
         facts = agent_facts(step, self._started.agents)
         if facts is not None and facts.model in self._models:
-            return self._of_agent(node, facts.model)
+            return self._of_agent(node, facts)
         if step.model is None or step.model not in self._models:
             tokens = step.max_tokens or 1  # one at least: with none left, no model is asked
             return self._same(Claim(tokens=tokens))
@@ -99,15 +99,15 @@ class Claims:
             return NO_CLAIM  # it fails before it starts
         return self._same(model_claim(step, args, self._models, self._facts))
 
-    def _of_agent(self, node: Node, model: str) -> Claim:
-        """Return what an agent takes that asks this model of the run."""
+    def _of_agent(self, node: Node, facts: AgentFacts) -> Claim:
+        """Return what an agent takes that asks one of the run's models."""
         if self._budget.limits is None:
             return NO_CLAIM
         try:
             args = node.entry.args.resolve(node.view)
         except CANNOT_RESOLVE:
             return NO_CLAIM  # it fails before it starts
-        return self._same(agent_claim(node.entry.step, args, model, self._models, self._facts))
+        return self._same(agent_claim(node.entry.step, args, facts, self._models, self._facts))
 
     def _of_code(self, node: Node) -> Claim:
         limits = self._budget.limits

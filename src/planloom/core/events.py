@@ -48,6 +48,8 @@ class AgentFacts:
     """None: it declares nothing."""
     model: str | None = None
     """Name of its model among the run's models; None: it asks none that planloom knows of."""
+    cost_per_call_usd: float | None = None
+    """The most that one of its own tools declares to cost; None: none declares anything."""
 
 
 # --- facts: what the outside says --------------------------------------------------------------

@@ -137,14 +137,14 @@ def agent_facts(step: Step, agents: Mapping[str, AgentFacts]) -> AgentFacts | No
 
 
 def agent_claim(
-    step: Step, args: Mapping[str, Any], model: str, models: Models, tools: Mapping[str, ToolFacts]
+    step: Step, args: Mapping[str, Any], facts: AgentFacts, models: Models, tools: Mapping[str, ToolFacts]
 ) -> Claim:
     """Return what one attempt of an agent's step needs, its first call, and could use.
 
     Args:
-        model: Its model's name among the run's.
+        facts: Of the agent; its model is among the run's.
     """
-    own, policy = models[model], step.verify
+    own, policy = models[facts.model or ""], step.verify
     rounds = step.agent.max_iterations if step.agent is not None else DEFAULT_ITERATIONS
     answer = step.max_tokens or own.max_tokens
     prompt = rounded_up(AGENT_BYTES + SPEC_BYTES * TOLD_TOOLS + PER_MESSAGE + size_bytes(task_of(step, args)))
@@ -152,7 +152,8 @@ def agent_claim(
     whole.need.ask(own, prompt, answer)
     whole.spare.ask(own, prompt + HISTORY_BYTES, answer, times=rounds * ROUND_CALLS)
     whole.add(_judging(policy, models, DEFAULT, prompt + _quoted(answer), times=1))
-    dearest = max((_cost_of(facts) for facts in tools.values()), default=0.0)
+    dearest = max((_cost_of(one) for one in tools.values()), default=0.0)
+    dearest = max(dearest, facts.cost_per_call_usd or 0.0)
     calls = rounds * ROUND_TASKS
     return Claim(
         cost_usd=whole.need.usd,
