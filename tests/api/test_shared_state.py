@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -196,3 +197,44 @@ def test_an_entry_that_counts_less_goes_into_the_history_only() -> None:
 
     assert state.get("a") == 1
     assert [entry.value for entry in state.get_history("a")] == [1, 2]
+
+
+def test_what_is_handed_out_with_its_source_or_as_history_is_a_copy_too() -> None:
+    state = SharedState({"a": [1]}).set("b", 1, metadata={"m": [1]})
+
+    for entry in (state.get_entry("a"), *state.get_history("a"), *state.entries()):
+        assert entry is not None
+        if entry.key == "a":
+            entry.value.append(2)
+        if entry.metadata is not None:
+            entry.metadata["m"].append(2)
+
+    assert state.get("a") == [1]
+    assert [entry.value for entry in state.get_history("a")] == [[1]]
+    told = state.get_entry("b")
+    assert told is not None
+    assert told.metadata == {"m": [1]}
+
+
+@pytest.mark.parametrize("arguments", [{"values": [1]}, {"max_history": "5"}, {"max_history": True}])
+def test_a_state_that_cannot_be_is_refused(arguments: Any) -> None:
+    with pytest.raises(ConfigError):
+        SharedState(**arguments)
+
+
+def test_a_key_that_nobody_can_write_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no key"):
+        SharedState().set("\ud800", 1)
+
+
+@pytest.mark.parametrize(
+    "entry", [{"key": ""}, {"key": "\ud800"}, {"timestamp": float("nan")}, {"timestamp": float("inf")}]
+)
+def test_an_exported_state_with_what_no_state_can_have_is_refused_whole(entry: dict[str, Any]) -> None:
+    whole = {"key": "a", "value": 1, "timestamp": 1.0} | entry
+    manager = StateManager(SharedState({"kept": 1}))
+
+    with pytest.raises(ConfigError):
+        manager.import_json(json.dumps({"planloom_state": 1, "entries": [whole], "history": []}))
+
+    assert manager.state.get_all() == {"kept": 1}

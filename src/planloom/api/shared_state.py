@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from threading import RLock
 from typing import Any
 
@@ -37,6 +37,10 @@ class StateEntry:
     timestamp: float = 0.0
     metadata: dict[str, Any] | None = None
 
+    def copy(self) -> StateEntry:
+        """Return the entry with a value and metadata of its own."""
+        return replace(self, value=fresh(self.value), metadata=fresh(self.metadata))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the entry as JSON, nothing of it shared with the entry."""
         return {
@@ -59,9 +63,11 @@ class SharedState:
         OutputError: A value that is no JSON.
     """
 
-    def __init__(self, values: dict[str, Any] | None = None, *, max_history: int = MAX_HISTORY) -> None:
-        if max_history < 1:
+    def __init__(self, values: Mapping[str, Any] | None = None, *, max_history: int = MAX_HISTORY) -> None:
+        if isinstance(max_history, bool) or not isinstance(max_history, int) or max_history < 1:
             raise ConfigError(f"max_history={max_history!r} keeps nothing", remedy="give 1 or more")
+        if values is not None and not isinstance(values, Mapping):
+            raise ConfigError(f"a {type(values).__name__} is no state", remedy="give a dict: key → value")
         self._lock = RLock()
         self._entries: dict[str, StateEntry] = {}
         self._history: deque[StateEntry] = deque(maxlen=max_history)
@@ -77,7 +83,7 @@ class SharedState:
             OutputError: The value or the metadata is no JSON.
             ConfigError: The key is no text, or an empty one.
         """
-        _check_key(key)
+        check_key(key)
         kept = as_json(value, where=f"state[{key!r}]")
         told = None if metadata is None else as_json(metadata, where="metadata")
         self.put(StateEntry(key, kept, source, time.time(), told))
@@ -109,21 +115,24 @@ class SharedState:
 
     def get_entry(self, key: str) -> StateEntry | None:
         """Return a value with who set it and when, or None."""
-        return self._entries.get(key)
+        entry = self._entries.get(key)
+        return None if entry is None else entry.copy()
 
     def get_all(self) -> dict[str, Any]:
         """Return every value by its key."""
-        return {entry.key: fresh(entry.value) for entry in self.entries()}
+        return {entry.key: entry.value for entry in self.entries()}
 
     def entries(self) -> list[StateEntry]:
         """Return what holds now, in the order in which the keys came."""
         with self._lock:
-            return list(self._entries.values())
+            found = list(self._entries.values())
+        return [entry.copy() for entry in found]
 
     def get_history(self, key: str | None = None) -> list[StateEntry]:
         """Return everything that was set, oldest first; of one key, or of all."""
         with self._lock:
-            return [entry for entry in self._history if key is None or entry.key == key]
+            found = [entry for entry in self._history if key is None or entry.key == key]
+        return [entry.copy() for entry in found]
 
     def clear(self) -> None:
         """Forget every value and the history."""
@@ -146,12 +155,14 @@ class SharedState:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[str]:
-        return iter([entry.key for entry in self.entries()])
+        with self._lock:
+            return iter(list(self._entries))
 
     def __repr__(self) -> str:
         return f"SharedState({', '.join(self)})"  # values may be anybody's secrets
 
 
-def _check_key(key: object) -> None:
-    if not isinstance(key, str) or not key:
-        raise ConfigError(f"{key!r} is no key of a state", remedy="give a text")
+def check_key(key: object) -> None:
+    """Raise ConfigError where this cannot be the key of a value."""
+    if not isinstance(key, str) or not key or any("\ud800" <= sign <= "\udfff" for sign in key):
+        raise ConfigError(f"{key!r:.80} is no key of a state", remedy="give a text")

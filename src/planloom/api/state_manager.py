@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from threading import get_ident
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from planloom.api.shared_state import SharedState, StateEntry
+from planloom.api.shared_state import SharedState, StateEntry, check_key
 from planloom.errors import ConfigError, OutputError, suggestion
 from planloom.plan.values import as_json
 
@@ -27,11 +28,12 @@ class _Entry(BaseModel):
     key: str
     value: Any
     source: str | None = None
-    timestamp: float
+    timestamp: float = Field(allow_inf_nan=False)
     metadata: dict[str, Any] | None = None
 
     @property
     def entry(self) -> StateEntry:
+        check_key(self.key)
         told = None if self.metadata is None else as_json(self.metadata)
         return StateEntry(self.key, as_json(self.value), self.source, self.timestamp, told)
 
@@ -124,14 +126,14 @@ class StateManager:
             raise ConfigError(
                 f"{where} is no exported state of version {STATE_VERSION}: {told}", remedy="give what export_json wrote"
             ) from error
-        except (OSError, ValueError, RecursionError, OutputError) as error:
+        except (OSError, ValueError, RecursionError, OutputError, ConfigError) as error:
             raise ConfigError(f"{where} cannot be read: {error}", remedy="give what export_json wrote") from error
         self.state.replace(entries, history)
         return self.state
 
 
 def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.tmp")
     try:
         with beside.open("w", encoding="utf-8") as file:
             file.write(text)
