@@ -134,3 +134,39 @@ def test_agents_of_every_kind_fit_into_a_pool() -> None:
 def test_a_pool_of_none_is_refused() -> None:
     with pytest.raises(ConfigError):
         AgentPool(One, 0)
+
+
+def test_a_pool_serves_one_event_loop_after_the_other_with_callers_waiting_in_both() -> None:
+    pool, made = pooled(2)
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(pool.run_step(str(place), {}) for place in range(5)))
+
+    assert asyncio.run(main()) == asyncio.run(main()) == [0, 1, 2, 3, 4]
+    assert len(made) == 2
+
+
+def test_as_many_sync_agents_work_at_once_as_there_may_be() -> None:
+    size = 40  # more than the threads that an event loop has of its own
+    all_there = threading.Barrier(size, timeout=5)
+
+    async def main() -> list[Any]:
+        pool = AgentPool(lambda: lambda value: (all_there.wait(), value)[1], size)
+        return await asyncio.gather(*(pool.run_step(place, {}) for place in range(size)))
+
+    assert asyncio.run(main()) == list(range(size))
+
+
+def test_an_agent_that_was_at_work_when_its_pool_closed_is_closed_when_it_is_done() -> None:
+    pool, made = pooled(1)
+
+    async def main() -> None:
+        doing = asyncio.create_task(pool.run_step("1", {}))
+        await asyncio.sleep(0)
+        await pool.close()
+        assert not made[0].is_closed
+        await doing
+
+    asyncio.run(main())
+
+    assert made[0].is_closed

@@ -91,5 +91,6 @@ def test_tools_of_an_agents_own_never_cost_more_than_the_budget() -> None:
     result = shop.run(3, max_total_cost_usd=1.0)
 
     assert result.status is RunStatus.LIMIT_EXCEEDED
-    assert result.cost_usd is not None and result.cost_usd <= 1.0 + 1e-9
+    assert result.cost_usd is not None
+    assert result.cost_usd <= 1.0 + 1e-9
     assert shop.called * 0.1 == pytest.approx(result.cost_usd)

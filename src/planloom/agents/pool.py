@@ -3,6 +3,7 @@
 Rule 1: an agent is given to one caller at a time, and comes back whatever became of the call.
 Rule 2: an agent is made when none is free and there may be another; one that raised is as good as any other, unless
 `is_sound` says otherwise.
+Rule 3: an agent that is sync has a thread of its own while it works, so that as many work at once as there may be.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from planloom import blocking
 from planloom.agents.roster import way_of
 from planloom.errors import ConfigError
 from planloom.plan.policy import Effects
@@ -23,7 +26,7 @@ class AgentPool:
 
     Args:
         make: Makes an agent that is asked by `run_step`, `arun` or `run`, or is called; may be async.
-        size: Agents at most; whoever finds none free waits, the first come first.
+        size: Agents at work at most, in one event loop; whoever finds none free waits, the first come first.
         effects: What asking an agent again would do; None: nobody says.
         is_sound: Whether an agent may be used again after a call that raised; None: always.
     """
@@ -42,7 +45,9 @@ class AgentPool:
         self.effects = None if effects is None else Effects(effects)
         self._make = make
         self._is_sound = is_sound
-        self._places = asyncio.Semaphore(size)
+        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+        """By event loop: who waits in one cannot be woken in another."""
+        self._is_closed = False
         self._free: list[Any] = []
 
     async def run_step(self, request: Any, context: dict[str, Any]) -> Any:
@@ -50,13 +55,13 @@ class AgentPool:
         async with self.lent() as agent:
             asked = _asked(agent)
             given = (request, context) if way_of(agent) == "run_step" else (request,)
-            answer = await asyncio.to_thread(asked, *given) if _is_sync(asked) else asked(*given)
+            answer = await blocking.in_thread(asked, *given) if _is_sync(asked) else asked(*given)
             return await answer if isawaitable(answer) else answer
 
     @asynccontextmanager
     async def lent(self) -> AsyncIterator[Any]:
         """Give out an agent that nobody else has."""
-        async with self._places:
+        async with self._places.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.size)):
             if self._free:
                 agent = self._free.pop()
             else:
@@ -67,15 +72,19 @@ class AgentPool:
             except BaseException as error:
                 if isinstance(error, asyncio.CancelledError) and _is_sync(_asked(agent)):
                     raise  # its thread cannot be stopped: it may be busy for a long time yet
-                if self._is_sound is None or self._is_sound(agent):
-                    self._free.append(agent)
-                else:
-                    await _let_go(agent)
+                await self._take_back(agent, is_sound=self._is_sound is None or self._is_sound(agent))
                 raise
+            await self._take_back(agent)
+
+    async def _take_back(self, agent: Any, *, is_sound: bool = True) -> None:
+        if is_sound and not self._is_closed:
             self._free.append(agent)
+        else:
+            await _let_go(agent)
 
     async def close(self) -> None:
-        """Let go of the agents that are free: call their `aclose` or `close`, where they have one."""
+        """Let go of the agents: call their `aclose` or `close`, where they have one; of those at work when they end."""
+        self._is_closed = True
         while self._free:
             await _let_go(self._free.pop())
 

@@ -6,12 +6,12 @@ Rule 1: none of these changes how a step is done, so any of them can be had with
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from planloom import blocking
 from planloom.api.step_metrics import StepMetrics
 from planloom.api.steps import StepExecutor
 from planloom.errors import ConfigError
@@ -61,7 +61,7 @@ class PooledStepExecutor(StepExecutor):
     """Has a pool of threads for functions that block.
 
     Args:
-        pool_size: Functions under way at once; more wait for their turn.
+        pool_size: Functions under way at once; more wait for their turn. One that was given up no longer counts.
     """
 
     def __init__(self, *args: Any, pool_size: int = 10, **options: Any) -> None:
@@ -92,8 +92,11 @@ class PooledStepExecutor(StepExecutor):
                 call.done.set()  # also one that was given up before it began
 
     async def close(self) -> None:
-        """Wait until every function that was called is done, and let go of the threads and the engine."""
-        await asyncio.to_thread(lambda calls: [call.done.wait() for call in calls], list(self._calls))
+        """Wait until every function that was called is done, and let go of the threads and the engine.
+
+        A wait that is cancelled leaves the functions to themselves: none keeps the process from ending.
+        """
+        await blocking.in_thread(lambda calls: [call.done.wait() for call in calls], list(self._calls))
         self._pool.close()
         await super().close()
 
