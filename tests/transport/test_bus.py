@@ -337,7 +337,11 @@ async def is_cancelled_by_itself(_: Event) -> None:
     raise asyncio.CancelledError
 
 
-@pytest.mark.parametrize("callback", [exits, ends_an_iterator, exits_on_the_loop, is_cancelled_by_itself])
+def interrupts(_: Event) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("callback", [exits, ends_an_iterator, interrupts, exits_on_the_loop, is_cancelled_by_itself])
 def test_a_listener_may_raise_whatever_it_likes_and_goes_on_hearing(callback: Any) -> None:
     async def main() -> tuple[int, int]:
         async with EventBus() as bus:

@@ -1,7 +1,7 @@
 """Who hears events: a `Subscription` reads them, a `Listener` is a function that is called with them.
 
 Rule 1: a listener's bug is its own: whatever it raises, exits with or never comes back from, nobody else notices.
-Rule 2: a listener that is not async has threads of its own, daemons: one that never returns keeps no other from
+Rule 2: a listener that is not async is called in threads of its own, daemons: one that never returns keeps no other from
 hearing, nor the process from ending.
 Rule 3: whoever hears an event has it for himself: its data is a copy.
 """
@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from inspect import isawaitable, iscoroutine, iscoroutinefunction
-from queue import SimpleQueue
+from inspect import isawaitable, iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
+from planloom.blocking import in_thread
 from planloom.errors import ConfigError, EventGapError
 from planloom.transport.event import Event
 
@@ -220,76 +217,30 @@ class Listener:
             _log.warning("a listener of %r does not end, and is left to itself", self.wanted.topic)
 
     async def _hear_all(self) -> None:
-        thread = None if self._is_async else OneThread()
         try:
             while self._buffer.waiting:
                 found = self._buffer.waiting.popleft()
-                event = found.copy() if isinstance(found, Event) else _gap_event(found)
-                await self._hear(event, thread)
+                await self._hear(found.copy() if isinstance(found, Event) else _gap_event(found))
         finally:
             self._task = None
-            if thread is not None:
-                thread.end()
 
-    async def _hear(self, event: Event, thread: OneThread | None) -> None:
+    async def _hear(self, event: Event) -> None:
         self.heard += 1
         try:
-            told = self._callback(event) if thread is None else await thread.call(self._callback, event)
+            told = self._callback(event) if self._is_async else await in_thread(self._callback, event)
             if isawaitable(told):
                 await told
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # a listener's bug is its own, and must not keep others from hearing
-            task = self._task
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # it was stopped; any other was the listener's own
+            if self._is_meant_for_us(error):
+                raise
             self.failed += 1
             _log.warning("a listener of %r failed at %s: %s", self.wanted.topic, event.id, _shown(error))
 
-
-class OneThread:
-    """A thread for the calls of one listener, begun with the first of them. It is a daemon: nobody waits for it."""
-
-    def __init__(self) -> None:
-        self._calls: SimpleQueue[tuple[Callback, Event, Context, asyncio.Future[Any]] | None] = SimpleQueue()
-        self._begun = False
-
-    async def call(self, function: Callback, event: Event) -> Any:
-        """Return what the function returns, or raise what it raises."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._calls.put((function, event, copy_context(), future))
-        if not self._begun:
-            self._begun = True
-            threading.Thread(target=self._work, name="planloom-listener", daemon=True).start()
-        return await future
-
-    def end(self) -> None:
-        """Have the thread end after the call that is under way."""
-        self._calls.put(None)
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            function, event, context, future = call
-            told: Any = None
-            error: BaseException | None = None
-            try:
-                told = context.run(function, event)
-            except BaseException as raised:  # noqa: BLE001 - carried to the loop, which tells of it
-                # What ends a loop or a generator gets through no future as itself.
-                is_plain = isinstance(raised, Exception) and not isinstance(raised, StopIteration)
-                error = raised if is_plain else RuntimeError(_shown(raised))
-            with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                future.get_loop().call_soon_threadsafe(_answer, future, told, error)
-
-
-def _answer(future: asyncio.Future[Any], told: Any, error: BaseException | None) -> None:
-    if future.done():
-        if iscoroutine(told):
-            told.close()
-    elif error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(told)
+    def _is_meant_for_us(self, error: BaseException) -> bool:
+        """Return whether something from outside ends this: it was stopped, or somebody presses Ctrl-C."""
+        if isinstance(error, asyncio.CancelledError):
+            return self._task is not None and self._task.cancelling() > 0
+        return isinstance(error, KeyboardInterrupt) and self._is_async
 
 
 def _shown(error: BaseException) -> str:
