@@ -68,6 +68,7 @@ async def think(
     *,
     ask: Ask,
     call_tool: CallTool,
+    tell: Ask | None = None,
     tools: ToolRegistry | None = None,
     memory: Sequence[Message] = (),
     now: Callable[[], float] = time.monotonic,
@@ -78,6 +79,7 @@ async def think(
     Args:
         ask: Asks its model once.
         call_tool: Calls one of its tools.
+        tell: Asks its model for what is sure to be the result, and may show it while it comes; None: as any other.
         tools: What it may call; None: all it has.
         memory: What was said before.
         now: Seconds, by whatever clock.
@@ -90,7 +92,9 @@ async def think(
     began_at = now()
     if tools is None:
         tools = agent.tools if agent.tools is not None else ToolRegistry()
-    thinking = _Thinking(agent, say.begin(agent.system, memory, task), task, ask, call_tool, tools, refused)
+    thinking = _Thinking(
+        agent, say.begin(agent.system, memory, task), task, ask, tell or ask, call_tool, tools, refused
+    )
     result, status = await thinking.complete()
     metrics = thinking.metrics
     metrics.execution_time_seconds = now() - began_at
@@ -105,6 +109,7 @@ class _Thinking:
     beginning: tuple[Message, ...]
     task: str
     ask: Ask
+    tell: Ask
     call_tool: CallTool
     tools: ToolRegistry
     refused: Callable[[str], None]
@@ -225,7 +230,9 @@ class _Thinking:
         if schema is None:
             if answer is not None:
                 return answer
-            return done[0]["result"] if len(done) == 1 else (await self._asked(say.to_end(self.history))).text
+            if len(done) == 1:
+                return done[0]["result"]
+            return (await self._counted(self._call(say.to_end(self.history)), self.tell)).text
         if len(done) == 1 and done[0]["tool"] is not None and not problems_of(done[0]["result"], schema):
             return done[0]["result"]
         return await self._value(say.to_end(self.history), schema)
@@ -252,7 +259,7 @@ class _Thinking:
         value, _ = await ask_for_value(self._counted, self._call(message, schema))
         return value
 
-    async def _counted(self, call: ModelCall) -> LLMResponse:
-        answer = await self.ask(call)
+    async def _counted(self, call: ModelCall, ask: Ask | None = None) -> LLMResponse:
+        answer = await (ask or self.ask)(call)
         self.metrics.answered(answer.usage)
         return answer

@@ -11,7 +11,7 @@ Rule 4: what an agent could not complete is no output, unless its definition say
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +80,8 @@ class _Working:
     """Where tools are looked up that it asks for and does not have."""
     asked: list[tuple[str, str]] = field(default_factory=list)
     """Key and model of each answer so far."""
+    heard: list[str] = field(default_factory=list)
+    """What was streamed of the result so far."""
 
     @classmethod
     def of(
@@ -114,6 +116,7 @@ class _Working:
                 task,
                 ask=self._ask,
                 call_tool=self._call_tool,
+                tell=self._tell if request.step.stream else None,
                 memory=memory,
                 now=context.clock.now,
                 refused=self._refused,
@@ -124,7 +127,7 @@ class _Working:
             raise
         if not thought.metrics.task_completed and definition.if_incomplete == "error":
             raise _incomplete(thought, request)
-        if request.step.stream and isinstance(thought.result, str):
+        if request.step.stream and isinstance(thought.result, str) and not self.heard:
             context.stream(thought.result)  # there is nothing of it before there is all of it
         told = {
             "model": str(self._meter(context).llm(self.ref).uri),
@@ -144,10 +147,21 @@ class _Working:
         return Meter(context, self.request, self.models)
 
     async def _ask(self, call: ModelCall) -> LLMResponse:
+        return await self._answered(call, lambda meter: meter.ask(self.ref, call))
+
+    async def _tell(self, call: ModelCall) -> LLMResponse:
+        """Ask for the result, streaming it; one that is on record comes whole."""
+        return await self._answered(call, lambda meter: meter.stream(self.ref, call, self._hear))
+
+    def _hear(self, piece: str) -> None:
+        self.heard.append(piece)
+        self.context.stream(piece)
+
+    async def _answered(self, call: ModelCall, ask: Callable[[Meter], Awaitable[LLMResponse]]) -> LLMResponse:
         uri = str(self._meter(self.context).llm(self.ref).uri)
 
         async def asked(counted: AttemptContext) -> dict[str, Any]:
-            return (await self._meter(counted).ask(self.ref, call)).to_dict()
+            return (await ask(self._meter(counted))).to_dict()
 
         key = self.inner.key(MODEL, self.ref, call)
         self.asked.append((key, uri))
