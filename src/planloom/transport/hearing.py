@@ -1,9 +1,9 @@
 """Who hears events: a `Subscription` reads them, a `Listener` is a function that is called with them.
 
 Rule 1: a listener's bug is its own: whatever it raises, exits with or never comes back from, nobody else notices.
-Rule 2: a listener that is not async is called in threads of its own, daemons: one that never returns keeps no other from
-hearing, nor the process from ending.
-Rule 3: whoever hears an event has it for himself: its data is a copy.
+Rule 2: a listener that is not async is called in threads of its own, daemons: one that never returns keeps no other
+from hearing, nor the process from ending.
+Rule 3: whoever hears an event has a copy of its data.
 """
 
 from __future__ import annotations
