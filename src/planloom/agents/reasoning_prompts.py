@@ -27,6 +27,7 @@ PLAN = {
     "properties": {
         "has_sufficient_info": {"type": "boolean"},
         "reasoning": _NULLABLE_TEXT,
+        "independent": {"type": ["boolean", "null"]},
         "tasks": {
             "type": ["array", "null"],
             "items": {
@@ -62,7 +63,8 @@ _PLAN = (
     '{"has_sufficient_info": whether the task can be worked on with what is known, '
     '"reasoning": why, or, if it cannot, what is missing, '
     '"tasks": [{"description": what is to be done, "tool_name": the tool that does it, or null to answer from what is '
-    "known}]}\n"
+    "known}], "
+    '"independent": true if no task needs the result of another of them, else false}\n'
     f"List only what is still to be done, in its order, at most {ROUND_TASKS} tasks; one tool for each."
 )
 _ARGUMENTS = "Write the arguments of the tool for this task: one JSON object that fits the tool's schema."

@@ -4,16 +4,19 @@ Rule 1: nothing here knows how a model is asked or a tool is called: both are gi
 Rule 2: what the model writes is untrusted: it picks among the tools it has, and their arguments must fit. What it got
 wrong goes into the history, where it is told of it.
 Rule 3: tasks are done one after the other, in the order they were planned, so that the same answers give the same
-history, to the last byte: whoever makes them again finds what is on record.
+history, to the last byte: whoever makes them again finds what is on record. Where the model says that none needs
+another's result, and none of their tools changes or costs a thing, the tools are called at once; all else stays so.
 Rule 4: a call that may be made only once, and of which nobody knows what it came to, is not made again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from planloom.agents import reasoning_prompts as say
@@ -22,6 +25,7 @@ from planloom.core.asking import ROUND_TASKS
 from planloom.core.chat import LLMResponse, Message, ModelCall
 from planloom.errors import ArgumentsError, InnerCallError, OutputError, suggestion
 from planloom.models.structured import ask_for_value, problems_of
+from planloom.plan.policy import Effects
 from planloom.tools.registry import ToolRegistry
 
 if TYPE_CHECKING:
@@ -36,6 +40,8 @@ Raises:
     ArgumentsError: They do not fit; the tool was not called.
     InnerCallError: It was called, and failed.
 """
+_Call = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+"""Calls a tool; returns what that adds to the entry of its task."""
 COMPLETED, FAILED = "completed", "failed"
 _NO_TOOL = frozenset({"", "none", "null", "no tool", "n/a"})
 """What models write for no tool at all."""
@@ -127,8 +133,7 @@ class _Thinking:
             if not plan["has_sufficient_info"]:
                 return self._not_enough(plan)
             tasks = plan.get("tasks") or [{"description": self.task, "tool_name": None}]
-            for planned in tasks[:ROUND_TASKS]:
-                await self._do(iteration, planned)
+            await self._do(iteration, tasks[:ROUND_TASKS], in_any_order=plan.get("independent") is True)
             answer, status = await self._check()
             if status["is_complete"]:
                 metrics.task_completed = True
@@ -150,10 +155,37 @@ class _Thinking:
         missing = [planned["description"] for planned in plan.get("tasks") or ()]
         return why, {"is_complete": False, "reasoning": why, "missing_steps": missing, "next_action": None}
 
-    async def _do(self, iteration: int, planned: dict[str, Any]) -> None:
-        """Do one task, and put into the history what it came to."""
+    async def _do(self, iteration: int, tasks: Sequence[dict[str, Any]], *, in_any_order: bool) -> None:
+        """Do tasks, and put into the history what they came to, in their order."""
+        if in_any_order and len(tasks) > 1 and all(map(self._is_harmless, tasks)):
+            begun = [await self._begin(iteration, planned) for planned in tasks]
+            ended = await _all_of([call() for _, call in begun if call is not None])
+            for entry, call in begun:
+                self._enter(entry if call is None else entry | ended.pop(0))
+            return
+        for planned in tasks:
+            entry, call = await self._begin(iteration, planned)
+            self._enter(entry if call is None else entry | await call())
+
+    def _is_harmless(self, planned: dict[str, Any]) -> bool:
+        wished = _tool_of(planned)
+        if wished not in self.tools:
+            return False
+        tool = self.tools.get(wished)
+        return tool.effects is Effects.NONE and not tool.cost_per_call
+
+    def _enter(self, entry: dict[str, Any]) -> None:
+        if entry["tool"] is not None:
+            if entry["status"] == COMPLETED:
+                self.metrics.successful_tool_calls += 1
+            else:
+                self.metrics.failed_tool_calls += 1
+        self.history.append(entry)
+
+    async def _begin(self, iteration: int, planned: dict[str, Any]) -> tuple[dict[str, Any], _Call | None]:
+        """Return a task's entry so far, and the call of a tool that brings the rest of it, if there is one."""
         description = planned["description"]
-        wished = (planned.get("tool_name") or "").strip()
+        wished = _tool_of(planned)
         entry: dict[str, Any] = {
             "iteration": iteration,
             "task": description,
@@ -165,31 +197,28 @@ class _Thinking:
         }
         if wished not in self.tools and wished.lower() in _NO_TOOL:
             entry["result"] = (await self._asked(say.to_answer(description, self.history))).text
-        else:
-            entry |= await self._with_tool(wished, description)
-            if entry["status"] == COMPLETED:
-                self.metrics.successful_tool_calls += 1
-            else:
-                self.metrics.failed_tool_calls += 1
-        self.history.append(entry)
+            return entry, None
+        told, call = await self._with_tool(wished, description)
+        return entry | told, call
 
-    async def _with_tool(self, wished: str, description: str) -> dict[str, Any]:
-        """Return what a task that a tool does came to."""
+    async def _with_tool(self, wished: str, description: str) -> tuple[dict[str, Any], _Call | None]:
+        """Return what there is of a task that a tool does, and its call."""
         if wished not in self.tools:
             self.refused(wished)
             known = suggestion(wished, self.tools.names(), otherwise="there are none")
-            return {"tool": wished[:200], "status": FAILED, "error": f"there is no tool {wished!r:.200}; {known}"}
+            error = f"there is no tool {wished!r:.200}; {known}"
+            return {"tool": wished[:200], "status": FAILED, "error": error}, None
         tool = self.tools.get(wished)
         told: dict[str, Any] = {"tool": tool.name}
         try:
             arguments = await self._value(say.to_call(tool, description, self.history), tool.schema)
-        except OutputError as error:
-            return told | {"status": FAILED, "error": error.message}
+        except OutputError as unfit:
+            return told | {"status": FAILED, "error": unfit.message}, None
         told["arguments"] = arguments
         call = json.dumps([tool.name, arguments], sort_keys=True)
         if call in self.unknown:
-            return told | {"status": FAILED, "error": NOT_AGAIN}
-        return told | await self._called(tool, arguments, call)
+            return told | {"status": FAILED, "error": NOT_AGAIN}, None
+        return told, partial(self._called, tool, arguments, call)
 
     async def _called(self, tool: Tool, arguments: dict[str, Any], call: str) -> dict[str, Any]:
         try:
@@ -263,3 +292,18 @@ class _Thinking:
         answer = await (ask or self.ask)(call)
         self.metrics.answered(answer.usage)
         return answer
+
+
+def _tool_of(planned: dict[str, Any]) -> str:
+    return (planned.get("tool_name") or "").strip()
+
+
+async def _all_of(calls: Sequence[Coroutine[Any, Any, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return what each comes to, in order; what one raises ends the others, and nothing is left running."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
