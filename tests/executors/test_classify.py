@@ -13,7 +13,7 @@ from planloom.errors import (
     UnknownModelError,
     UnknownPriceError,
 )
-from planloom.executors.classify import kind_of
+from planloom.executors.classify import kind_of, text_of
 from planloom.plan.policy import FailureKind
 
 
@@ -23,3 +23,15 @@ from planloom.plan.policy import FailureKind
 )
 def test_what_only_a_person_can_mend_is_not_tried_again(kind: type[PlanloomError]) -> None:
     assert kind_of(kind("it is not set up")) is FailureKind.REFUSED
+
+
+def test_what_this_process_was_given_as_a_key_is_in_no_text_that_goes_on_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SOME_SERVICE_API_KEY", "sk-nobody-may-read-this")
+
+    told = text_of(ConnectionError("401 for sk-nobody-may-read-this at the door"))
+
+    assert "sk-nobody" not in told
+    assert told.startswith("ConnectionError: 401 for ")
+    assert told.endswith(" at the door")

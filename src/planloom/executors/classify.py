@@ -26,6 +26,7 @@ from planloom.errors import (
     PlanningError,
     VerificationError,
 )
+from planloom.models.tape import masked
 from planloom.plan.policy import FailureKind
 
 MAX_ERROR = 4_000
@@ -119,7 +120,10 @@ def type_names(error: BaseException) -> tuple[str, ...]:
 
 
 def text_of(error: BaseException) -> str:
-    """Return the error as one text: planloom's own as they read, others with their class name."""
+    """Return the error as one text: planloom's own as they read, others with their class name.
+
+    It goes on record, so that what this process was given as a key is not in it.
+    """
     if isinstance(error, PlanloomError):
         text = str(error)
     elif isinstance(error, SystemExit):
@@ -127,7 +131,8 @@ def text_of(error: BaseException) -> str:
     else:
         message = _message(error)
         text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return text if len(text) <= MAX_ERROR else f"{text[: MAX_ERROR - 1]}…"
+    told: str = masked(text)
+    return told if len(told) <= MAX_ERROR else f"{told[: MAX_ERROR - 1]}…"
 
 
 def _message(error: BaseException) -> str:
