@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from planloom import Effects, Engine, Step
 from planloom.core.commands import RunStep
-from planloom.core.events import AttemptFailed, AttemptSucceeded
+from planloom.core.events import AttemptFailed, AttemptSucceeded, CallEnded, CallStarted
 from planloom.core.result import StepOutcome
 from planloom.executors.attempt import Attempts
 from planloom.plan.policy import FailureKind
@@ -509,3 +509,28 @@ def test_context_variables_whose_values_cannot_be_compared_harm_nobody() -> None
             return [(await run.result()).output for run in runs]
 
     assert asyncio.run(main()) == [True, True]
+
+
+def test_a_stopped_attempt_still_tells_of_a_call_that_has_ended_and_begins_no_other() -> None:
+    told: list[bool] = []
+
+    async def work(request: RunStep, context: AttemptContext) -> None:
+        place = (request.key, request.attempt, request.epoch, "call", "send")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told.append(await context.record(CallEnded(*place, "tool", 1, 0.0, 0.0)))
+            told.append(await context.record(CallStarted(*place, 0.0)))
+
+    async def main() -> list[type[Any]]:
+        place = Place(work, ManualClock())
+        lane = place.lane()
+        lane.submit(request("a"), place.deliver, place.record)
+        await asyncio.sleep(0)
+        lane.stop("r", "a")
+        await place.answered(2)
+        await place.transport.close()
+        return [type(answer) for answer in place.answers]
+
+    assert asyncio.run(main()) == [CallEnded, AttemptFailed]
+    assert told == [False, False]

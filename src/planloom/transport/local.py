@@ -16,7 +16,7 @@ from contextvars import Context, copy_context
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from planloom.core.events import AttemptFailed, AttemptWaiting, OutputStreamed
+from planloom.core.events import AttemptFailed, AttemptWaiting, CallEnded, OutputStreamed
 from planloom.plan.policy import FailureKind
 
 if TYPE_CHECKING:
@@ -82,7 +82,10 @@ class _Underway:
             self.deliver(fact)
 
     async def record(self, fact: Note) -> bool:
-        return not (self.answered or self.stopping) and await self._record(fact)
+        # What has ended is told also by an attempt that is to stop; what it would begin now, it must not.
+        if self.answered or (self.stopping and not isinstance(fact, CallEnded)):
+            return False
+        return await self._record(fact) and not self.stopping
 
     def stream(self, text: str) -> None:
         request = self.request
