@@ -31,7 +31,6 @@ from planloom.core.asking import (
     task_of,
 )
 from planloom.core.budget import Claim, tool_claim
-from planloom.plan.against import DEFAULT_AGENT
 
 if TYPE_CHECKING:
     from planloom.core.events import AgentFacts, ToolFacts
@@ -131,9 +130,8 @@ def model_claim(step: Step, args: Mapping[str, Any], models: Models, tools: Mapp
 
 def agent_facts(step: Step, agents: Mapping[str, AgentFacts]) -> AgentFacts | None:
     """Return what the run was told of the agent that does this step, None if none does or nothing is known of it."""
-    if step.agent is None and step.task is None:
-        return None
-    return agents.get(step.agent.name if step.agent is not None else DEFAULT_AGENT)
+    name = step.agent_name
+    return None if name is None else agents.get(name)
 
 
 def agent_claim(

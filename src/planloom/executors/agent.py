@@ -28,7 +28,7 @@ from planloom.executors.foreign_agent import ask_foreign, memory_of, named_tools
 from planloom.executors.inner import MODEL, TOOL, Inner, is_unknown
 from planloom.executors.meter import Meter
 from planloom.models.structured import problems_of
-from planloom.plan.against import DEFAULT_AGENT
+from planloom.plan.model import DEFAULT_AGENT
 from planloom.plan.policy import Effects
 from planloom.tools.registry import ToolRegistry
 
@@ -55,7 +55,7 @@ class AgentExecutor:
     calls: ToolCalls
 
     async def execute(self, request: RunStep, context: AttemptContext) -> StepOutcome:
-        name = request.step.agent.name if request.step.agent is not None else DEFAULT_AGENT
+        name = request.step.agent_name or DEFAULT_AGENT
         agent = self.registry.get(name)
         definition = definition_of(agent)
         if definition is None:

@@ -58,8 +58,6 @@ class Catalogue(Protocol):
 
 AgentEffects = Callable[[Step], Effects | None]
 """What the agent of a step, with the tools that it has there, does outside; None: nobody says, which counts as once."""
-DEFAULT_AGENT = "default"
-"""Who carries out `task` steps."""
 AGENT_KINDS = frozenset({"agent", "task"})
 """Kinds of step that an agent does."""
 
@@ -134,8 +132,7 @@ class _Against:
 
     def names(self, step: Step, allowed: frozenset[str], path: Path) -> Iterator[PlanError]:
         """Check that each tool a step names exists and may be used."""
-        agent = step.agent.name if step.agent is not None else DEFAULT_AGENT
-        if step.kind in AGENT_KINDS and agent in self.own_tools:
+        if step.agent_name in self.own_tools:
             return
         for name, place in _tools_named(step):
             canonical = self.catalogue.resolve(name)
@@ -171,7 +168,7 @@ class _Against:
         """Check an agent step's effects."""
         if step.kind in AGENT_KINDS:
             declared = self.agent_effects(step)
-            who = f"agent {step.agent.name if step.agent is not None else DEFAULT_AGENT!r} with its tools"
+            who = f"agent {step.agent_name!r} with its tools"
             yield from _laxer(step, declared, who, path)
             yield from _reused(step, declared, path)
 

@@ -37,6 +37,9 @@ FORMAT_VERSION = 1
 KINDS = ("tool", "model", "agent", "code", "plan", "approve", "wait", "task")
 """The step kinds; a step has exactly one. `task` is a line of English that no tool is bound to yet."""
 
+DEFAULT_AGENT = "default"
+"""Who carries out `task` steps."""
+
 _CONFIG = ConfigDict(extra="forbid", validate_by_name=True, validate_by_alias=True)
 
 
@@ -180,6 +183,13 @@ class Step:
         if self.tool is not None:
             return "tool"
         return next((kind for kind in KINDS if getattr(self, kind) is not None), "task")
+
+    @property
+    def agent_name(self) -> str | None:
+        """Return the agent that does the step, None if none does."""
+        if self.agent is not None:
+            return self.agent.name
+        return None if self.task is None else DEFAULT_AGENT
 
     @property
     def doer(self) -> str:

@@ -16,7 +16,7 @@ from planloom.core.events import AgentFacts, ToolFacts
 from planloom.errors import ConfigError, NotAllowedError, PlanError, plan_error, unknown_agent
 from planloom.executors.calls import spec_bytes
 from planloom.executors.foreign_agent import named_tools
-from planloom.plan.against import DEFAULT_AGENT, check_against
+from planloom.plan.against import check_against
 from planloom.plan.check import check_plan, together
 from planloom.plan.load import load_plan
 from planloom.plan.model import Plan, Step
@@ -157,7 +157,7 @@ class Checks:
     def _agent_problems(self, plan: Plan, path: PlanPath, prefix: str) -> Iterator[PlanError]:
         for place, step in enumerate(plan.steps):
             here = (*path, "steps", place)
-            name = _agent_of(step)
+            name = step.agent_name
             if name is not None and "agent" in self._kinds and name not in self._agents:
                 field = "agent" if step.agent is not None else "task"
                 yield unknown_agent(name, self._agents.names(), step=prefix + step.id, path=(*here, field))
@@ -190,7 +190,7 @@ class Checks:
 
     def _effects_of_agent(self, step: Step) -> Effects | None:
         """Return what a step's agent does outside: by its own word, or by the tools that it has in this step."""
-        name = _agent_of(step)
+        name = step.agent_name
         if name is None or name not in self._agents:
             return None
         if self._agents.definition(name) is None:
@@ -228,15 +228,8 @@ class Checks:
             yield name, True
 
 
-def _agent_of(step: Step) -> str | None:
-    """Return the agent that does a step; None if none does."""
-    if step.agent is not None:
-        return step.agent.name
-    return DEFAULT_AGENT if step.kind == "task" else None
-
-
 def _agents_of(plan: Plan) -> set[str]:
-    return {name for one in _plans_of(plan) for step in one.steps if (name := _agent_of(step)) is not None}
+    return {name for one in _plans_of(plan) for step in one.steps if (name := step.agent_name) is not None}
 
 
 def _tools_of(plan: Plan) -> Iterable[tuple[str, bool]]:

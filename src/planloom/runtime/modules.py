@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from planloom.errors import ConfigError, NotAllowedError, PlanError, suggestion
-from planloom.plan.against import DEFAULT_AGENT, check_against
+from planloom.plan.against import check_against
 from planloom.plan.model import Plan
 
 if TYPE_CHECKING:
     from planloom.plan.document import Path
-    from planloom.plan.model import Step
     from planloom.tools.registry import ToolRegistry
 
 
@@ -64,7 +63,7 @@ class Module:
     def _agents_denied(self, plan: Plan, path: Path, prefix: str) -> Iterator[NotAllowedError]:
         for place, step in enumerate(plan.steps):
             here = (*path, "steps", place)
-            name = agent_of(step)
+            name = step.agent_name
             if name is not None and name not in self.agents:
                 error = NotAllowedError(
                     f"step {step.id!r} uses agent {name!r}, which module {self.name!r} may not use",
@@ -76,13 +75,6 @@ class Module:
                 yield error
             if isinstance(step.plan, Plan):
                 yield from self._agents_denied(step.plan, (*here, "plan"), f"{prefix}{step.id}/")
-
-
-def agent_of(step: Step) -> str | None:
-    """Return the name of the agent that does a step, or None if none does."""
-    if step.task is not None:
-        return DEFAULT_AGENT
-    return None if step.agent is None else step.agent.name
 
 
 class Modules:

@@ -23,7 +23,7 @@ from planloom.executors.wrap.cached import CachedExecutor, LruCache
 from planloom.executors.wrap.guarded import Guards
 from planloom.executors.wrap.verified import VerifiedExecutor
 from planloom.models.catalogue import Models
-from planloom.plan.against import DEFAULT_AGENT
+from planloom.plan.model import DEFAULT_AGENT
 from planloom.sandbox.sandbox import BACKENDS, backend_of
 from planloom.transport.local import LocalTransport
 from planloom.verify.checks import ValidatorRegistry
@@ -127,7 +127,7 @@ def _by_kind(
 def _digest(request: RunStep, registry: ToolRegistry, models: Models, agents: AgentRegistry | None) -> str:
     """Return everything besides its arguments that decides what a step answers: models, tools, what both are asked."""
     step = request.step
-    asked = step.agent.name if step.agent is not None else DEFAULT_AGENT if step.kind == "task" else None
+    asked = step.agent_name
     refs = [step.model, step.verify.model if step.verify else None, step.replan.model if step.replan else None]
     if step.speculate is not None:
         refs += [step.speculate.draft, step.speculate.judge]
