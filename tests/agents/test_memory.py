@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -240,3 +241,65 @@ def test_a_memory_comes_back_from_json_as_it_was() -> None:
     assert twin.context(40) == memory.context(40)
     with pytest.raises(ConfigError, match="no memory"):
         AgentMemory.from_dict({"messages": "hello"})
+
+
+def waiting_memory() -> tuple[AgentMemory, list[int], asyncio.Event, Any]:
+    """Return a memory that overflows, what was summed up, what lets summaries through, and who makes them."""
+    memory = AgentMemory([Message("user", "word " * 50) for _ in range(8)])
+    summed_up: list[int] = []
+    may_go = asyncio.Event()
+
+    async def summarise(messages: list[Message]) -> str:
+        summed_up.append(len(messages))
+        await may_go.wait()
+        return "much was said"
+
+    return memory, summed_up, may_go, summarise
+
+
+def test_a49_of_several_who_ask_at_once_one_waits_for_a_summary() -> None:
+    async def main() -> None:
+        memory, summed_up, may_go, summarise = waiting_memory()
+        asking = [asyncio.create_task(memory.acontext(200, summarise)) for _ in range(5)]
+        await asyncio.sleep(0)
+        may_go.set()
+
+        contexts = await asyncio.gather(*asking)
+
+        assert len(summed_up) == 1
+        assert all(context == contexts[0] for context in contexts)
+        assert "much was said" in contexts[0][0].content
+
+    asyncio.run(main())
+
+
+def test_who_gives_up_waiting_for_a_summary_leaves_it_to_the_next() -> None:
+    async def main() -> None:
+        memory, summed_up, may_go, summarise = waiting_memory()
+        first = asyncio.create_task(memory.acontext(200, summarise))
+        second = asyncio.create_task(memory.acontext(200, summarise))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        may_go.set()
+
+        assert "much was said" in (await second)[0].content
+        assert len(summed_up) == 2
+
+    asyncio.run(main())
+
+
+def test_a_summary_of_what_was_forgotten_meanwhile_covers_nothing_new() -> None:
+    async def main() -> None:
+        memory, _, may_go, summarise = waiting_memory()
+        asking = asyncio.create_task(memory.acontext(200, summarise))
+        await asyncio.sleep(0)
+        memory.clear()
+        for number in range(9):
+            memory.add_message("user", f"new {number}")
+        may_go.set()
+        await asking
+
+        assert [one.content for one in memory.context(1_000)] == [f"new {number}" for number in range(9)]
+
+    asyncio.run(main())

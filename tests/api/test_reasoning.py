@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from planloom.agents.memory import AgentMemory
 from planloom.agents.reasoning import Reasoner
@@ -518,3 +518,21 @@ def test_a_key_is_sent_and_shown_nowhere() -> None:
 def test_what_cannot_be_done_is_an_error_when_the_agent_is_made(options: dict[str, Any], what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         create_gemma_agent(**options)
+
+
+class Even(BaseModel):
+    total: int
+
+    @field_validator("total")
+    @classmethod
+    def _even(cls, value: int) -> int:
+        if value % 2:
+            raise ValueError("it is odd")
+        return value
+
+
+def test_a_result_that_only_its_form_refuses_is_an_error_of_the_output() -> None:
+    one = create_agent(ScriptedModel([*ANSWERS, {"total": 59}]), [add], output_schema=Even)
+
+    with pytest.raises(OutputError, match="the result is no Even: total: Value error, it is odd"):
+        one.run("42 + 17?")

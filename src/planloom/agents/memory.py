@@ -7,6 +7,7 @@ Rule 3: a copy shares nothing that can change with what it was made from.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -77,6 +78,8 @@ class AgentMemory:
         self._vectors: dict[str, list[float]] = {}
         """By text: each is embedded once."""
         self._summary: _Summary | None = None
+        self._summing: asyncio.Future[None] | None = None
+        """Done when the summary that somebody waits for is."""
         for message in messages:
             self.add_message(message)
 
@@ -138,7 +141,7 @@ class AgentMemory:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._messages.clear()
+        self._messages = []
         self._vectors.clear()
         self._summary = None
 
@@ -176,10 +179,26 @@ class AgentMemory:
     async def acontext(
         self, max_tokens: int, summarise: Callable[[list[Message]], Awaitable[str]] | None = None
     ) -> list[Message]:
-        """Do as `context`, with a summary that has to be waited for, e.g. a model's."""
-        rest = self._overflow(max_tokens) if summarise is not None else None
-        if rest is not None and summarise is not None:
-            self._sum_up(rest, await summarise(self._to_sum_up(rest)))
+        """Do as `context`, with a summary that has to be waited for, e.g. a model's.
+
+        Of several who ask at once, one waits for the summary, and the others for that one.
+        """
+        if summarise is None:
+            return self._within(max_tokens)
+        while self._summing is not None and self._summing.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait([self._summing])
+        rest = self._overflow(max_tokens)
+        if rest is not None:
+            said, before = self._messages, self._summary
+            summing = asyncio.get_running_loop().create_future()
+            self._summing = summing
+            try:
+                text = await summarise(self._to_sum_up(rest))
+            finally:
+                self._summing = None
+                summing.set_result(None)
+            if self._messages is said and self._summary is before:  # else all was forgotten meanwhile
+                self._sum_up(rest, text)
         return self._within(max_tokens)
 
     def to_dict(self) -> dict[str, Any]:

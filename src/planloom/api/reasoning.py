@@ -23,7 +23,7 @@ from planloom import blocking
 from planloom.agents.memory import AgentMemory
 from planloom.agents.metrics import AgentMetrics
 from planloom.api.agent_run import ANSWER, run_of
-from planloom.errors import ArgumentsError, ConfigError
+from planloom.errors import ArgumentsError, ConfigError, OutputError
 from planloom.plan.values import as_json
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class ReasoningAgent:
         metrics = AgentMetrics.from_dict(told["metrics"])
         result = step.output
         if self.forms.output is not None and metrics.task_completed:
-            result = self.forms.output.model_validate(result)
+            result = _formed(self.forms.output, result)
         return AgentResponse(
             result=result,
             metrics=metrics,
@@ -288,5 +288,24 @@ def _read(form: type[BaseModel] | None, task: Any) -> Any:
     try:
         return form.model_validate(task)
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors())
+        told = _problems(error)
         raise ArgumentsError(f"the task is no {form.__name__}: {told}", remedy=f"give a {form.__name__}") from error
+
+
+def _formed(form: type[BaseModel], result: Any) -> BaseModel:
+    """Return the result in the form of the agent's output.
+
+    Raises:
+        OutputError: It fits the form's JSON Schema, and not what the form checks beyond that.
+    """
+    try:
+        return form.model_validate(result)
+    except ValidationError as error:
+        raise OutputError(
+            f"the result is no {form.__name__}: {_problems(error)}",
+            remedy="tell the agent in `system` what no JSON Schema can say",
+        ) from error
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors())
