@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import subprocess
@@ -85,3 +86,10 @@ async def child(folder: str, context: ToolContext) -> None:
     (Path(folder) / "child.pid").write_text(str(started.pid))
     note(folder, "child", context)
     await asyncio.sleep(60)
+
+
+@tool(name="w.lock", effects="none")
+async def lock(folder: str, context: ToolContext) -> None:
+    """Keep Python's lock: nothing else in this process goes on."""
+    note(folder, "lock", context)
+    ctypes.PyDLL(None).sleep(60)

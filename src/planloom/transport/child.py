@@ -8,6 +8,7 @@ Rule 3: its group is killed before it is reaped: until then its number cannot be
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -17,8 +18,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from planloom.transport.guardian import Guardian
+
 LAST_WORDS_BYTES = 4_000
 """How much of what it printed is kept, from the end."""
+READS_AT_ONCE = 4
+"""Pieces of what it printed that are read in one go."""
 POLL_S = 0.05
 """Seconds between looks whether it has ended, where the system has no better way to say so."""
 
@@ -29,6 +34,7 @@ class ChildProcess:
     Args:
         first_line: What it reads from its standard input, which then ends.
         on_exit: Hears of its end once, with its exit code, negative for a signal; its group is dead by then.
+        guardian: Sees to the end of its group should this process end first.
     """
 
     def __init__(
@@ -37,17 +43,26 @@ class ChildProcess:
         first_line: str,
         *,
         on_exit: Callable[[int], None],
+        guardian: Guardian,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_exit = on_exit
+        self._guardian = guardian
         self._printed = bytearray()
+        line = first_line.encode() + b"\n"
         self._pipe, printing = os.pipe()
-        told, telling = os.pipe()
+        try:
+            told, telling = os.pipe()
+        except OSError:
+            os.close(self._pipe)
+            os.close(printing)
+            raise
         try:
             os.set_blocking(self._pipe, False)
             os.set_blocking(telling, False)  # a line that does not fit a pipe is an error, not a wait
-            os.write(telling, first_line.encode() + b"\n")
+            if os.write(telling, line) < len(line):
+                raise OSError(errno.E2BIG, f"what a worker is told takes {len(line)} bytes, more than a pipe does")
             self._popen = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 list(command), stdin=told, stdout=printing, stderr=printing, env=env, start_new_session=True
             )
@@ -57,6 +72,7 @@ class ChildProcess:
         finally:
             for end in (printing, told, telling):
                 os.close(end)
+        self._guardian.watch(self.pid)
         self._loop.add_reader(self._pipe, self._read)
         self._handle = self._watch()
 
@@ -91,6 +107,7 @@ class ChildProcess:
                 self._loop.call_later(POLL_S, self._look)
             return
         self.kill()
+        self._guardian.forget(self.pid)
         code = self._popen.wait()
         if self._handle is not None:
             self._loop.remove_reader(self._handle)
@@ -106,7 +123,9 @@ class ChildProcess:
         return self._popen.poll() is not None
 
     def _read(self) -> None:
-        while self._pipe >= 0:
+        for _ in range(READS_AT_ONCE):  # whoever prints without end must not be listened to without end
+            if self._pipe < 0:
+                return
             try:
                 piece = os.read(self._pipe, 65_536)
             except BlockingIOError:

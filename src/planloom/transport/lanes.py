@@ -250,7 +250,7 @@ class ProcessLane:
     def _ended(self, held: Held, errand: Errand, fact: Fact) -> None:
         """Hand on what an attempt came to, and end a worker in which something goes on that it cannot stop."""
         if isinstance(fact, AttemptFailed) and fact.abandoned:
-            held.leaving = True
+            held.leaving = held.tainted = True
             if not held.errands:
                 held.worker.kill("something in it could not be stopped")
                 fact = replace(fact, abandoned=False, error=f"{fact.error}; its process was killed")
@@ -362,6 +362,8 @@ class ProcessLane:
     def _let_go(self, held: Held) -> None:
         if held in self._held:
             self._held.remove(held)
+            if held.tainted:
+                held.worker.kill("something in it could not be stopped")
             self._pool.release(held.worker)
         if self._given_back and not self._held:
             self._on_end(self)

@@ -87,16 +87,18 @@ class Held:
         errands: By the token of their lease.
         since: When it last got or ended something, by the engine's clock.
         leaving: It takes nothing more.
+        tainted: Something goes on in it that could not be stopped: it is killed when the rest has ended.
     """
 
     worker: Worker
     errands: dict[str, Errand] = field(default_factory=dict)
     since: float = 0.0
     leaving: bool = False
+    tainted: bool = False
 
     @property
     def has_room(self) -> bool:
-        return not self.leaving and len(self.errands) < self.worker.capacity
+        return not self.leaving and not self.worker.seat.is_gone and len(self.errands) < self.worker.capacity
 
     def lease(self, errand: Errand) -> str:
         """Enter an attempt and return its token."""

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from planloom.errors import ConfigError, NoWorkerError, OverloadedError, WorkerError, WorkerStartError
+from planloom.transport.prospects import Rota
 from planloom.transport.setup import WorkerSetup
-from planloom.transport.staff import PoolEvent, Rota, Staff
+from planloom.transport.staff import PoolEvent, Staff
 from planloom.transport.wants import Want, match
 from planloom.transport.worker import NO_LABELS, Seat, SeatState, Worker
 
@@ -97,11 +98,17 @@ class WorkerPool:
         self._staff: Staff | None = None
         self._opening: asyncio.Task[None] | None = None
         self._closed = False
+        self._closing: asyncio.Task[None] | None = None
+        self._serving = self._serve_again = False
 
     # --- from start to end ---
 
     async def __aenter__(self) -> WorkerPool:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -134,9 +141,14 @@ class WorkerPool:
 
     async def close(self) -> None:
         """End every worker and wait for it; whoever has one hears that it is lost, whoever waits for one too."""
-        self._closed = True
-        for want in list(self._wants):
-            self._drop(want, WorkerError("the pool of workers was closed", remedy="make another one"))
+        if self._closing is None:
+            self._closed = True
+            for want in list(self._wants):
+                self._drop(want, WorkerError("the pool of workers was closed", remedy="make another one"))
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)  # whoever waits may be cancelled: the workers end all the same
+
+    async def _close(self) -> None:
         if self._opening is not None:
             await asyncio.gather(self._opening, return_exceptions=True)
         if self._staff is not None:
@@ -308,25 +320,41 @@ class WorkerPool:
             self._wants.remove(want)
 
     def _drop(self, want: Want, error: WorkerError) -> None:
-        self._wants.remove(want)
-        want.failed(error)
+        if want in self._wants:  # it may have been withdrawn when another one was dropped
+            self._wants.remove(want)
+            want.failed(error)
 
     def _serve(self) -> None:
-        """Lend what is idle to whoever waits, have started what is missing, and tell those for whom nobody comes."""
+        """Lend what is idle to whoever waits, have started what is missing, and tell those for whom nobody comes.
+
+        Whoever is lent a worker may give it back at once, and so on: that is served here in turn, and not in depth.
+        """
+        self._serve_again = True
+        if self._serving:
+            return
+        self._serving = True
+        try:
+            while self._serve_again:
+                self._serve_again = False
+                self._serve_once()
+        finally:
+            self._serving = False
+
+    def _serve_once(self) -> None:
         staff = self._staff
         if staff is None or self._closed or self._opening is None or not self._opening.done():
             return
         now = asyncio.get_running_loop().time()
         while True:
-            found = match(self._wants, staff.in_state(SeatState.IDLE), staff.could_like, now)
+            found = match(self._wants, staff.in_state(SeatState.IDLE), staff.prospects.could_like, now)
             if found is None:
                 break
             want, seat = found
             self._wants.remove(want)
             self._lend(staff, seat, want)
         staff.grow(self._wants)
-        for want in [want for want in self._wants if now >= want.until or staff.is_all_there_is(want)]:
-            why = staff.hopeless(want)
+        for want in [want for want in self._wants if now >= want.until or staff.prospects.is_all_there_is(want)]:
+            why = staff.prospects.hopeless(want)
             if why:
                 remedy = "start a worker that does, or have the pool start such processes"
                 self._drop(want, NoWorkerError(f"no worker does this: {why}", remedy=remedy))

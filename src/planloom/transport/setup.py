@@ -40,8 +40,9 @@ class WorkerSetup:
     def command(self) -> list[str]:
         return [sys.executable, "-m", MODULE]
 
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, **self.env}
+    def environment(self, token: str) -> dict[str, str]:
+        """Return its environment, without variables that hold the pool's token: everything a tool starts sees it."""
+        return {name: value for name, value in os.environ.items() if token not in value} | dict(self.env)
 
     def first_line(self, *, address: str, token: str, worker: str, labels: Mapping[str, str], capacity: int) -> str:
         """Return what a worker process reads first."""

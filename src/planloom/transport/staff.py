@@ -11,25 +11,27 @@ import asyncio
 import itertools
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from planloom.transport.child import ChildProcess, ended_how
+from planloom.transport.guardian import Guardian
+from planloom.transport.prospects import HERE, Prospects, Rota
 from planloom.transport.reception import Reception
-from planloom.transport.wants import carries
 from planloom.transport.worker import Offer, Seat, SeatState
 
 if TYPE_CHECKING:
     from planloom.transport.handshake import Hello
     from planloom.transport.link import Link
-    from planloom.transport.setup import WorkerSetup
     from planloom.transport.wants import Want
 
 _log = logging.getLogger("planloom.workers")
 
 LEAVE_S = 1.0
 """Seconds a worker that was told to go has to do so."""
+DRAIN_S = 5.0
+"""Seconds one has that goes of its own accord, after its last attempt."""
 LAST_FRAMES_S = 0.5
 """Seconds in which what a dead process sent last is still read."""
 FIRST_BACKOFF_S = 0.2
@@ -59,20 +61,6 @@ class PoolEvent:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Rota:
-    """How many workers there are to be, of what kind, and for how long."""
-
-    min: int
-    max: int
-    label_sets: Sequence[Mapping[str, str]]
-    capacity: int
-    setup: WorkerSetup
-    lease_s: float
-    idle_s: float
-    start_s: float
-
-
 class Staff:
     """Keeps the seats.
 
@@ -91,6 +79,7 @@ class Staff:
         self.rota = rota
         self.token = token
         self.seats: dict[str, Seat] = {}
+        self.prospects = Prospects(rota, self.seats)
         self.reception = Reception(self._token_of, self._admit, self._refused, lease_s=rota.lease_s)
         self.why_not = ""
         self._changed = changed
@@ -99,8 +88,7 @@ class Staff:
         self._ghosts: set[Seat] = set()
         """Lost workers that are not ours and whose connection is still open."""
         self._children: set[ChildProcess] = set()
-        self._offers: dict[int, Offer] = {}
-        """What processes turned out to offer, by the place of their labels."""
+        self._guardian = Guardian()
         self._numbers = itertools.count(1)
         self._failures = 0
         self._start_at = 0.0
@@ -129,84 +117,49 @@ class Staff:
             else:
                 self.leave(seat, "its pool was closed")
         self._emptied = self._loop.create_future()
-        if self.seats:
-            await asyncio.wait([self._emptied], timeout=LEAVE_S)
-        for seat in (*self.seats.values(), *self._ghosts):
-            if seat.link is not None:
-                seat.link.abort("the pool was closed")
-        for child in self._children:
-            child.kill()
+        try:
+            if self.seats:
+                await asyncio.wait([self._emptied], timeout=LEAVE_S)
+        finally:  # even if this is cancelled
+            for seat in (*self.seats.values(), *self._ghosts):
+                if seat.link is not None:
+                    seat.link.abort("the pool was closed")
+            for child in self._children:
+                child.kill()
         self._buried = self._loop.create_future()
         if self._children:
             await self._buried
+        self._guardian.close()
         self.seats.clear()
         await self.reception.close()
 
     def in_state(self, *states: SeatState) -> list[Seat]:
         return [seat for seat in self.seats.values() if seat.state in states]
 
-    # --- who can come ---
-
-    def could_like(self, want: Want) -> bool:
-        """Return whether a worker with everything it prefers is here, or can be started."""
-        return any(want.likes(labels) for labels in self.rota.label_sets if self.rota.max) or any(
-            want.likes(seat.labels) for seat in self.in_state(*_HERE)
-        )
-
-    def hopeless(self, want: Want) -> str:
-        """Return why no worker there is, or can be started, will do for it; "" if one may."""
-        why = "there is none, and none can be started"
-        for seat in self.in_state(*_HERE):
-            if seat.offer is None:
-                if carries(seat.labels, want.require):
-                    return ""
-                continue
-            reason = want.against(seat.offer)
-            if not reason:
-                return ""
-            why = f"worker {seat.id}: {reason}"
-        for place in range(len(self.rota.label_sets) if self.rota.max else 0):
-            offer = self._offers.get(place)
-            reason = want.against(offer or Offer(self.rota.label_sets[place])) if offer or want.require else ""
-            if offer is None and carries(self.rota.label_sets[place], want.require):
-                reason = ""  # none has come in yet: what it has is not known
-            if not reason:
-                return ""
-            why = why if why.startswith("worker") else reason
-        return why
-
-    def is_all_there_is(self, want: Want) -> bool:
-        """Return whether it makes no sense to wait for somebody who joins from outside."""
-        return self.rota.max > 0 and not want.require and not want.prefer
+    # --- who comes ---
 
     def grow(self, wants: Sequence[Want]) -> None:
         """Start processes for those who wait and for whom none is coming, and as many as there are to be at least."""
-        if self._closed or self._loop.time() < self._start_at:
+        now = self._loop.time()
+        if self._closed or now < self._start_at:
             return
         coming = self.in_state(SeatState.STARTING)
-        for want in wants:
-            soon = next((seat for seat in coming if self._suits(want, seat.labels)), None)
+        for want in list(wants):
+            soon = next((seat for seat in coming if self.prospects.suits(want, seat.labels, now)), None)
             if soon is not None:
                 coming.remove(soon)
                 continue
-            places = [place for place in range(len(self.rota.label_sets)) if self._may_start(want, place)]
+            places = [place for place in range(len(self.rota.label_sets)) if self.prospects.may_start(want, place, now)]
             if not places:
                 continue
             if self._ours() >= self.rota.max:
                 self._make_room(wants)
                 break
             self._start(min(places, key=lambda place: (not want.likes(self.rota.label_sets[place]), self._of(place))))
-        while self._ours() < self.rota.min:
+            if self._loop.time() < self._start_at:
+                return  # that one failed: not the next at once
+        while self._ours() < self.rota.min and self._loop.time() >= self._start_at:
             self._start(min(range(len(self.rota.label_sets)), key=self._of))
-
-    def _suits(self, want: Want, labels: Mapping[str, str]) -> bool:
-        return want.likes(labels) if self._loop.time() < want.until else carries(labels, want.require)
-
-    def _may_start(self, want: Want, place: int) -> bool:
-        offer = self._offers.get(place)
-        if offer is not None and want.against(offer):
-            return False
-        return self._suits(want, self.rota.label_sets[place])
 
     def _ours(self) -> int:
         return sum(seat.child is not None for seat in self.seats.values())
@@ -223,8 +176,6 @@ class Staff:
                 self.leave(seat, "another kind of worker is needed")
                 return
 
-    # --- coming ---
-
     def _start(self, place: int) -> None:
         rota = self.rota
         labels = rota.label_sets[place]
@@ -236,7 +187,11 @@ class Staff:
         )
         try:
             child = ChildProcess(
-                rota.setup.command(), told, on_exit=lambda code: self._exited(seat, code), env=rota.setup.environment()
+                rota.setup.command(),
+                told,
+                on_exit=lambda code: self._exited(seat, code),
+                guardian=self._guardian,
+                env=rota.setup.environment(self.token),
             )
         except OSError as error:
             self._failed(seat, f"no process can be started: {error}")
@@ -259,7 +214,7 @@ class Staff:
         else:
             self._failures = 0
             self.why_not = ""
-            self._offers[seat.place] = Offer.of(hello)
+            self.prospects.offers[seat.place] = Offer.of(hello)
         seat.offer = Offer.of(hello)
         seat.link = link
         link.on_message = lambda message: self._said(seat, message)
@@ -315,9 +270,11 @@ class Staff:
         """Look for who is silent, and who is not needed."""
         now = self._loop.time()
         if now - self._ticked_at > 2 * self._tick_s + 0.1:
-            for seat in self.in_state(SeatState.IDLE, SeatState.LENT):  # we did not listen: what they said waits
+            for seat in self.in_state(*HERE):  # we did not listen: what they said waits
                 if seat.link is not None:
                     seat.link.heard_at = now
+                elif seat.state is SeatState.STARTING:
+                    seat.since = now
         self._ticked_at = now
         self._timer = self._loop.call_later(self._tick_s, self._tick)
         for seat in list(self.seats.values()):
@@ -326,6 +283,8 @@ class Staff:
                 self.lose(seat, f"it did not come in within {self.rota.start_s:g} s")
             elif seat.state in (SeatState.IDLE, SeatState.LENT) and silent_s > self.rota.lease_s:
                 self.lose(seat, f"it was silent for {silent_s:.1f} s")
+            elif seat.state is SeatState.LEAVING and now - seat.since > DRAIN_S:
+                self.lose(seat, "it was to go, and did not")
         ours = [seat for seat in self.in_state(SeatState.IDLE) if seat.child is not None]
         ours.sort(key=lambda seat: seat.since)
         beyond = self._ours() - self.rota.min
@@ -406,6 +365,3 @@ class Staff:
             self.lose(seat, seat.ended or why)
         else:  # its exit code says more
             self._loop.call_later(LAST_FRAMES_S, self.lose, seat, why)
-
-
-_HERE = (SeatState.STARTING, SeatState.IDLE, SeatState.LENT)

@@ -58,10 +58,11 @@ def match(
     Args:
         could_like: Returns whether a worker with all the labels it prefers is there, or can be started.
     """
-    if not idle:
+    there = [seat for seat in idle if not seat.is_gone]
+    if not there:
         return None
     for want in wants:
-        suited = [seat for seat in idle if seat.offer is not None and not want.against(seat.offer)]
+        suited = [seat for seat in there if seat.offer is not None and not want.against(seat.offer)]
         liked = [seat for seat in suited if want.likes(seat.labels)]
         if not suited or (not liked and now < want.until and could_like(want)):
             continue

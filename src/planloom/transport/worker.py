@@ -85,6 +85,11 @@ class Seat:
         self.ended = ""
         self.place = 0
 
+    @property
+    def is_gone(self) -> bool:
+        """Return whether it has ended or hung up, though what it said last may still be read."""
+        return self.disconnected or self.ended != ""
+
     def turn(self, state: SeatState, now: float) -> None:
         self.state = state
         self.since = now
