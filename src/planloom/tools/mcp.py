@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from planloom.errors import ConfigError, NotDoneError, suggestion
 from planloom.plan.policy import Effects
-from planloom.tools.mcp_listing import ListedTool, changes, refuse_changes
+from planloom.tools.mcp_listing import ListedTool, changes, check_names, refuse_changes
 from planloom.tools.mcp_pins import PINS_FILE, read_pins, write_pins
 from planloom.tools.mcp_results import check_is_structured, output_of_answer
 from planloom.tools.mcp_session import McpSession
@@ -120,7 +120,7 @@ class McpServer:
         """Return those that the operator takes.
 
         Raises:
-            ConfigError: The operator names a tool that the server does not list.
+            ConfigError: The operator names a tool that the server does not list, or one has a name that cannot be.
         """
         names = [tool.name for tool in listed]
         said = [] if isinstance(self.terms.effects, Effects) else [one for one in self.terms.effects if one != ANY_TOOL]
@@ -131,7 +131,9 @@ class McpServer:
                         f"`{where}` of MCP server {self.name!r} names {name!r}, and it has no such tool",
                         remedy=suggestion(name, names, otherwise="it has none at all"),
                     )
-        return [tool for tool in listed if self.terms.allow is None or tool.name in self.terms.allow]
+        taken = [tool for tool in listed if self.terms.allow is None or tool.name in self.terms.allow]
+        check_names(self.name, taken)
+        return taken
 
     def _tool(self, listed: ListedTool) -> Tool:
         async def call(**arguments: Any) -> Any:

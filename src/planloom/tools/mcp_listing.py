@@ -6,6 +6,7 @@ Rule 1: nothing of a listing is believed: it is measured, and held against what 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,6 +22,7 @@ MAX_DESCRIPTION = 20_000
 """Characters."""
 MAX_SCHEMA = 256_000
 """Characters of a schema as JSON."""
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,17 @@ def check_listing(server: str, tools: list[ListedTool]) -> None:
         for schema in (tool.input_schema, tool.output_schema):
             if schema is not None and len(_canonical(schema)) > MAX_SCHEMA:
                 _refuse(server, f"a schema of {name} has over {MAX_SCHEMA} characters")
+
+
+def check_names(server: str, tools: Iterable[ListedTool]) -> None:
+    """Refuse names that no tool has which means well: of signs that nobody sees, of none, or like a path upwards.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    for tool in tools:
+        if not _NAME.fullmatch(tool.name) or ".." in tool.name:
+            _refuse(server, f"{tool.name[:100]!r} is no name for a tool")
 
 
 def _refuse(server: str, why: str) -> None:

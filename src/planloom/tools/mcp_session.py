@@ -1,6 +1,6 @@
 """One connection to an MCP server: held by one task of its own, from its opening to its end; any task may call.
 
-Rule 1: the `mcp` package is imported here only, and only once a server is used.
+Rule 1: the `mcp` package, and `mcp_stdio.py` and `mcp_http.py`, which need it, are imported only once a server is used.
 Rule 2: a call that was sent and not answered is a `NoAnswerError`; one that was surely not sent is a `NotDoneError`.
 Rule 3: the task that holds a program ends it, however the task itself ends: no child outlives its loop.
 """
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from planloom.errors import ArgumentsError, ConfigError, McpToolError, NoAnswerError, NotDoneError
 from planloom.tools.mcp_listing import MAX_TOOLS, ListedTool, check_listing
 from planloom.tools.mcp_terms import environment_of
+from planloom.tools.mcp_wire import unlogged
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -49,6 +50,8 @@ class McpSession:
         self._opened = asyncio.Event()
         self._ending = asyncio.Event()
         self._failure: BaseException | None = None
+        self._broken = ""
+        """What the server did that it was ended for."""
         self._task: asyncio.Task[None] | None = None
         self.is_stale = False
         self.calls = 0
@@ -58,6 +61,10 @@ class McpSession:
     def is_alive(self) -> bool:
         """Return True while calls can be sent."""
         return self._client is not None and not self._ending.is_set()
+
+    def _break(self, why: str) -> None:
+        self._broken = self._broken or why
+        self._ending.set()
 
     async def open(self) -> None:
         """Start the server, or reach it.
@@ -75,7 +82,7 @@ class McpSession:
         except asyncio.CancelledError:
             await self.close()
             raise
-        if self._failure is not None:
+        if self._failure is not None or not self.is_alive:
             await self.close()
             if isinstance(self._failure, ConfigError):
                 raise self._failure
@@ -89,22 +96,24 @@ class McpSession:
             remedy = "run it by hand to see what it says" + ("" if terms.log else ", or give it a `log` file")
         return ConfigError(f"MCP server {self._server!r} ({terms.place}) cannot be used: {why}", remedy=remedy)
 
-    def _why(self, error: BaseException) -> str:
+    def _why(self, error: BaseException | None) -> str:
         """Return the first cause, without secrets: task groups wrap what went wrong, one in another."""
+        if self._broken or error is None:
+            return self._broken or "it was gone at once"
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if isinstance(error, FileNotFoundError):
             return "there is no such program"
-        return self._secrets.strike(f"{type(error).__name__}: {error}"[:500])
+        return self._secrets.strike(f"{type(error).__name__}: {error}")[:500]
 
     # --- held open ---
 
     async def _hold(self) -> None:
         try:
-            async with AsyncExitStack() as held:
-                self._client = await held.enter_async_context(self._made(held))
-                self._opened.set()
-                await self._ending.wait()
+            with unlogged():
+                async with self._made() as self._client:
+                    self._opened.set()
+                    await self._ending.wait()
         except Exception as error:  # noqa: BLE001 - a transport raises what it likes; whoever opens or calls is told
             self._failure = error
         finally:
@@ -112,7 +121,7 @@ class McpSession:
             self._client = None
             self._opened.set()
 
-    def _made(self, held: AsyncExitStack) -> Client:
+    def _made(self) -> Client:
         try:
             import mcp_types
             from mcp import Client
@@ -123,28 +132,34 @@ class McpSession:
             if isinstance(message, mcp_types.ToolListChangedNotification):
                 self.is_stale = True
 
-        transport = _watched(self._transport(held), self._ending.set)
+        transport = _watched(self._transport(), self._ending.set)
         return Client(transport, message_handler=heard, cache=None)
 
-    def _transport(self, held: AsyncExitStack) -> AbstractAsyncContextManager[tuple[Any, Any]]:
+    def _transport(self) -> AbstractAsyncContextManager[tuple[Any, Any]]:
         if self._terms.url is not None:
-            return _http(self._terms.url, self._headers)
-        from mcp import StdioServerParameters, stdio_client
+            from planloom.tools.mcp_http import over_http
+
+            return over_http(self._terms.url, self._headers)
+        from mcp.client.stdio import get_default_environment
+
+        from planloom.tools.mcp_stdio import Program, over_stdio
 
         folder = self._folder / self._terms.cwd if self._terms.cwd else self._folder
-        asked = StdioServerParameters(
-            command=self._program(folder), args=list(self._terms.args), env=self._variables, cwd=folder
+        program = Program(
+            command=self._program(folder),
+            args=self._terms.args,
+            environment=get_default_environment() | self._variables,
+            folder=folder,
+            log=None if self._terms.log is None else self._folder / self._terms.log,
+            strike=self._secrets.strike,
+            breaks=self._break,
         )
-        return stdio_client(asked, errlog=held.enter_context(self._log()))
+        return over_stdio(program)
 
     def _program(self, folder: Path) -> str:
         """Return the program; a path like ./server.py is relative to the folder it starts in."""
         command = self._terms.command or ""
         return str(folder / command) if os.sep in command else command
-
-    def _log(self) -> TextIO:
-        path = Path(os.devnull) if self._terms.log is None else self._folder / self._terms.log
-        return path.open("a", encoding="utf-8")
 
     async def close(self) -> None:
         """End it, and wait until a program that was started is gone."""
@@ -174,22 +189,38 @@ class McpSession:
             ConfigError: It does not list its tools, or not as it should.
         """
         self.is_stale = False
-        found: list[ListedTool] = []
-        cursor: str | None = None
         try:
-            async with asyncio.timeout(self._terms.start_timeout_s):
-                while True:
-                    page = await self._asked().list_tools(cursor=cursor)
-                    found += [_listed(tool) for tool in page.tools]
-                    cursor = page.next_cursor
-                    if cursor is None or len(found) > MAX_TOOLS:
-                        break
+            with unlogged():
+                async with asyncio.timeout(self._terms.start_timeout_s):
+                    found = await self._all_pages()
         except TimeoutError:
             raise self._not_here(f"it did not list its tools in {self._terms.start_timeout_s:g} s") from None
         except _foreign_errors() as error:
             raise self._not_here(f"it does not list its tools: {self._why(error)}") from None
         check_listing(self._server, found)
         return found
+
+    async def _all_pages(self) -> list[ListedTool]:
+        found: list[ListedTool] = []
+        cursor: str | None = None
+        while True:
+            page = await self._asked().list_tools(cursor=cursor)
+            found += [self._listed(tool) for tool in page.tools]
+            cursor = page.next_cursor
+            if cursor is None or len(found) > MAX_TOOLS:
+                return found
+
+    def _listed(self, tool: Any) -> ListedTool:
+        """Return what is listed of a tool, without secrets: it is shown, pinned and told to models."""
+        hints = tool.annotations
+        return ListedTool(
+            tool.name,
+            self._secrets.strike(tool.description or ""),
+            self._secrets.strike_all(tool.input_schema),
+            self._secrets.strike_all(tool.output_schema),
+            reads_only=bool(hints and hints.read_only_hint),
+            may_repeat=bool(hints and hints.idempotent_hint),
+        )
 
     def _asked(self) -> Client:
         if self._client is None or self._ending.is_set():
@@ -216,10 +247,11 @@ class McpSession:
         )
         self.calls += 1
         try:
-            # Not `client.call_tool`: it holds the answer against a foreign schema with whatever patterns that has.
-            answer = await client.session.send_request(
-                mcp_types.CallToolRequest(params=params), mcp_types.CallToolResult
-            )
+            with unlogged():
+                # Not `client.call_tool`: it holds the answer against a foreign schema with whatever patterns that has.
+                answer = await client.session.send_request(
+                    mcp_types.CallToolRequest(params=params), mcp_types.CallToolResult
+                )
         except _foreign_errors() as error:
             raise self._call_error(tool, error) from None
         finally:
@@ -235,27 +267,17 @@ class McpSession:
         if code == _code("INVALID_REQUEST") and str(error) == _TERMINATED:
             self._ending.set()
             return NotDoneError(f"MCP server {self._server!r} was started anew", remedy="the next attempt finds it")
-        if code == _code("CONNECTION_CLOSED"):
+        # A program may answer with the same number, and is there then.
+        if code == _code("CONNECTION_CLOSED") and (self._ending.is_set() or self._terms.url is not None):
+            was = f"was ended, because {self._broken}," if self._broken else "was gone"
             return NoAnswerError(
-                f"MCP server {self._server!r} was gone before it answered the call of {name!r}",
+                f"MCP server {self._server!r} {was} before it answered the call of {name!r}",
                 remedy="nobody knows whether it was done: look at what the tool should have changed",
                 tool=name,
             )
         if code == _code("INVALID_PARAMS"):
             return ArgumentsError(f"tool {name!r} does not take its arguments: {why}", remedy="mend them", tool=name)
         return McpToolError(f"tool {name!r} gave no answer that can be used: {why}", tool=name)
-
-
-def _listed(tool: Any) -> ListedTool:
-    hints = tool.annotations
-    return ListedTool(
-        tool.name,
-        tool.description or "",
-        tool.input_schema,
-        tool.output_schema,
-        reads_only=bool(hints and hints.read_only_hint),
-        may_repeat=bool(hints and hints.idempotent_hint),
-    )
 
 
 def _foreign_errors() -> tuple[type[Exception], ...]:
@@ -270,15 +292,6 @@ def _code(name: str) -> int:
 
     code: int = getattr(mcp_types, name)
     return code
-
-
-@asynccontextmanager
-async def _http(url: str, headers: dict[str, str]) -> AsyncIterator[tuple[Any, Any]]:
-    from mcp.client.streamable_http import streamable_http_client
-    from mcp.shared._httpx_utils import create_mcp_http_client
-
-    async with create_mcp_http_client(headers=headers) as http, streamable_http_client(url, http_client=http) as both:
-        yield both
 
 
 @asynccontextmanager

@@ -6,11 +6,12 @@ Rule 2: what a server says of itself decides nothing unless the operator says `t
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -157,7 +158,7 @@ def _check_variable(name: str) -> None:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Secrets:
-    """The values of a server's variables, for nobody to see."""
+    """The values of a server's variables, for nobody to see, in each of their usual spellings."""
 
     values: tuple[str, ...]
 
@@ -193,7 +194,9 @@ def environment_of(name: str, terms: McpTerms) -> tuple[dict[str, str], dict[str
         token = _value(name, terms.token_env)
         headers["Authorization"] = f"Bearer {token}"
         values.append(token)
-    longest_first = sorted({one for one in values if len(one) >= _SHORTEST_SECRET}, key=len, reverse=True)
+    known = [one for one in values if len(one) >= _SHORTEST_SECRET]
+    spelt = {form for one in known for form in (one, json.dumps(one)[1:-1], json.dumps(one, ensure_ascii=False)[1:-1])}
+    longest_first = sorted(spelt | {quote(one, safe="") for one in known}, key=len, reverse=True)
     return variables, headers, Secrets(tuple(longest_first))
 
 
