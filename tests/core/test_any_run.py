@@ -387,8 +387,28 @@ class AnyRun(RuleBasedStateMachine):
             assert stopped[-1].status is RunStatus.CANCELLED
         if stopped:
             assert result.status is stopped[-1].status
-        assert result.tool_calls == sum(map(calls_a_tool, self.drive.started))
-        assert result.cost_usd == result.tool_calls * COST_USD
+        calls = sum(map(calls_a_tool, self.drive.started))
+        assert result.tool_calls == calls + calls_lost(self.drive.journal)
+        assert result.cost_usd == calls * COST_USD
+
+
+def calls_lost(journal: list[Any]) -> int:
+    """Return how many calls with effects had begun, and not ended, in attempts that were lost."""
+    lost = 0
+    begun: dict[str, set[str]] = {}
+    for event in journal:
+        match event:
+            case CallStarted():
+                begun.setdefault(event.step, set()).add(event.key)
+            case CallEnded():
+                begun.get(event.step, set()).discard(event.key)
+            case AttemptSucceeded() | AttemptFailed():
+                open_calls = begun.pop(event.step, set())
+                lost += len(open_calls) if getattr(event, "kind", None) is FailureKind.LOST else 0
+            case RunResumed():
+                lost += sum(map(len, begun.values()))
+                begun.clear()
+    return lost
 
 
 class AnyRunInSmallTurns(AnyRun):

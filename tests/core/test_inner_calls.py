@@ -93,8 +93,9 @@ def test_a_once_call_that_began_and_did_not_end_stops_for_a_person_when_the_engi
     assert drive.under_way["a"].attempt == 2
 
 
-def test_neither_is_it_tried_again_when_its_attempt_fails() -> None:
-    drive = driven(agent(retry={"max_attempts": 3, "initial_delay": 0}))
+@pytest.mark.parametrize("says", [{}, {"effects": "none"}, {"effects": "idempotent"}], ids=["nothing", "none", "idem"])
+def test_neither_is_it_tried_again_when_its_attempt_fails_whatever_its_step_says(says: dict[str, str]) -> None:
+    drive = driven(agent(retry={"max_attempts": 3, "initial_delay": 0}, **says))
     called(drive, effects=Effects.ONCE, ends=False)
 
     drive.fail("a", FailureKind.TIMEOUT)

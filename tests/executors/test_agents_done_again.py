@@ -113,8 +113,14 @@ def test_an_agent_that_declares_no_effects_can_be_reused() -> None:
     assert agent.asked == 1
 
 
-@pytest.mark.parametrize("agent", [Foreign(), Foreign("once"), Foreign("idempotent"), Post().agent()], ids=str)
-@pytest.mark.parametrize("field", [{"cache": True}, {"verify": {"strategy": "basic", "refinement": "retry"}}], ids=str)
+@pytest.mark.parametrize(
+    "agent",
+    [Foreign(), Foreign("once"), Foreign("idempotent"), Post().agent()],
+    ids=["silent", "once", "idempotent", "reasoner"],
+)
+@pytest.mark.parametrize(
+    "field", [{"cache": True}, {"verify": {"strategy": "basic", "refinement": "retry"}}], ids=["cache", "verify"]
+)
 def test_an_agent_that_may_change_something_is_not_done_again_for_the_sake_of_it(agent: Any, field: Any) -> None:
     with pytest.raises(PlanError, match=r"its effects are '(once|idempotent)'"):
         run({"clerk": agent}, step(**field))
