@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from planloom import RunStatus, StepStatus
+from planloom.core.commands import RunStep
 from planloom.errors import WorkerStartError
+from planloom.ports import AttemptContext
+from planloom.tools.load import load_tools
+from planloom.tools.registry import ToolRegistry
+from planloom.transport.pool import WorkerPool
 from planloom.transport.setup import WorkerSetup
-from tests.transport.workplace import SETUP, alive, calls, engine_on, plan, pool_of, step, until
+from tests.transport.faulty import WorkerHere
+from tests.transport.workplace import SETUP, TOOLS, alive, calls, engine_on, plan, pool_of, step, until
 
 slow = pytest.mark.slow
 
@@ -149,57 +154,22 @@ def test_a_pool_closed_while_somebody_waits_and_others_start_tells_them_and_leav
 
 
 @slow
-def test_a_worker_that_was_told_to_go_and_does_not_makes_room_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("planloom.transport.staff.DRAIN_S", 0.5)
+def test_a_worker_that_says_it_goes_and_does_not_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planloom.transport.staff.DRAIN_S", 0.3)
+
+    async def nothing(request: RunStep, context: AttemptContext) -> None:
+        return None
 
     async def main() -> None:
-        async with pool_of(1, 1, lease_s=5.0) as pool, engine_on(pool) as engine:
+        tools = ToolRegistry.of(load_tools(TOOLS))
+        async with WorkerPool(0, 0, lease_s=2.0) as pool, WorkerHere(pool.address, pool.token, tools, nothing) as here:
             await until(lambda: pool.idle)
-            worker = next(iter(pool.pids.values()))
-            os.kill(worker, signal.SIGTERM)
+
+            here.post.send({"m": "bye"})
             await until(lambda: not pool.idle)
-            os.kill(worker, signal.SIGSTOP)
 
-            async with asyncio.timeout(8):
-                result = await engine.run(plan(step("a", "w.add", {"a": 1, "b": 1})))
-
-            assert result.output == 2
-            assert not alive(worker)
-
-    asyncio.run(main())
-
-
-@slow
-def test_what_workers_print_without_end_keeps_the_engine_from_nothing(tmp_path: Path) -> None:
-    tools = tmp_path / "loud.py"
-    tools.write_text(
-        "import asyncio, os, threading\nfrom planloom import tool\n"
-        "def shout():\n    while True:\n        os.write(2, b'x' * 4096)\n"
-        "@tool(name='w.add', effects='none')\nasync def add(a: int, b: int) -> int:\n    'Add.'\n"
-        "    threading.Thread(target=shout, daemon=True).start()\n    await asyncio.sleep(1)\n    return a + b\n"
-    )
-    gaps: list[float] = []
-
-    async def ticking() -> None:
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(0.01)
-            gaps.append(time.monotonic() - before)
-
-    async def main() -> None:
-        setup = WorkerSetup(tools=(str(tools),))
-        async with pool_of(3, 3, setup=setup) as pool, engine_on(pool) as engine:
-            await until(lambda: pool.idle == 3)
-            ticks = asyncio.ensure_future(ticking())
-            result = await engine.run(
-                plan(*(step(f"s{n}", "w.add", {"a": 1, "b": n}) for n in range(3)), outputs="${{ steps.s2.output }}")
-            )
-            ticks.cancel()
-
-            assert result.output == 3
-            assert max(gaps) < 0.5
+            assert pool.size == 1
+            await until(lambda: pool.size == 0, within_s=5)
 
     asyncio.run(main())
 

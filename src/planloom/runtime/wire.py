@@ -20,6 +20,7 @@ from planloom.journal.codec import decode, encode
 from planloom.plan.model import Step
 from planloom.plan.policy import Effects
 from planloom.transport.fitting import tools_of
+from planloom.transport.plausible import check_times
 
 if TYPE_CHECKING:
     from planloom.core.events import Fact
@@ -80,6 +81,7 @@ class JsonWire:
 
     def fact_in(self, document: Any, now: float) -> Fact:
         fact = self._read(document)
+        check_times(fact)
         at: float = getattr(fact, "at", now)
         moved: dict[str, float] = {"at": now}
         for name in ("started_at", "until"):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 KEPT_OUTCOMES = 256
 """Ended attempts whose outcome is kept, in case they are asked for again."""
+KEPT_BYTES = 64 * 1024
+"""Size of an outcome from which only the fact is kept that there was one."""
 
 _Name = tuple[str, str, int, int]
 
@@ -63,7 +65,8 @@ class Bench:
         self._under_way: dict[str, tuple[_Name, RunStep]] = {}
         """By lease."""
         self._leases: dict[_Name, str] = {}
-        self._ended: OrderedDict[_Name, dict[str, Any]] = OrderedDict()
+        self._ended: OrderedDict[_Name, list[Any] | None] = OrderedDict()
+        """The facts of ended attempts; None: too large to be kept."""
         self._answers: dict[int, asyncio.Future[bool]] = {}
         self._numbers = itertools.count(1)
         self._draining = False
@@ -104,7 +107,11 @@ class Bench:
         run_id, key, attempt, epoch = message["at"]
         name, lease = (run_id, key, attempt, epoch), message["lease"]
         if name in self._ended:
-            self._send({**self._ended[name], "lease": lease})
+            fact = self._ended[name]
+            if fact is None:
+                self._refuse(name, lease, "it was made here, and its outcome was not kept", FailureKind.LOST)
+            else:
+                self._send({"m": "outcome", "lease": lease, "fact": fact})
             return
         if name in self._leases:  # it is being made; whoever asked last is told
             self._under_way[lease] = self._under_way.pop(self._leases[name])
@@ -128,9 +135,9 @@ class Bench:
         self._send({"m": "begun", "lease": lease})
         self._lane.submit(request, lambda fact: self._state(name, fact), lambda fact: self._record(name, fact))
 
-    def _refuse(self, name: _Name, lease: str, why: str) -> None:
+    def _refuse(self, name: _Name, lease: str, why: str, kind: FailureKind = FailureKind.REFUSED) -> None:
         now = self._clock.now()
-        fact = AttemptFailed(name[1], name[2], name[3], FailureKind.REFUSED, why, now, now)
+        fact = AttemptFailed(name[1], name[2], name[3], kind, why, now, now)
         self._send({"m": "outcome", "lease": lease, "fact": self._wire.fact_out(fact)})
 
     def _state(self, name: _Name, fact: Fact) -> None:
@@ -153,9 +160,10 @@ class Bench:
         self._rest()
 
     def _end(self, name: _Name, lease: str, fact: Fact) -> None:
-        outcome = {"m": "outcome", "lease": lease, "fact": self._wire.fact_out(fact)}
-        self._send(outcome)
-        self._ended[name] = outcome
+        told = self._wire.fact_out(fact)
+        self._send({"m": "outcome", "lease": lease, "fact": told})
+        size_bytes = len(told[2]) + sum(map(len, told[3].values()))
+        self._ended[name] = told if size_bytes <= KEPT_BYTES else None
         while len(self._ended) > KEPT_OUTCOMES:
             self._ended.popitem(last=False)
 

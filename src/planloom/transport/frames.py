@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from planloom.errors import ProtocolError
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """Longest frame of a worker that has shown its token."""
-MAX_STRANGER_BYTES = 64 * 1024
-"""Longest frame of one that has not: room for the digests of some hundred tools."""
+MAX_STRANGER_BYTES = 256 * 1024
+"""Longest frame of one that has not: room for the digests of two thousand tools."""
+STRANGER_QUOTA_BYTES = 4 * MAX_STRANGER_BYTES
+"""All that one may say before it has shown its token."""
 _LENGTH = 4
 
 
@@ -46,6 +48,7 @@ class FrameChannel(asyncio.Protocol):
 
     Attributes:
         max_bytes: Longest frame to take or send.
+        quota_bytes: How much more may come in all; None: any amount.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class FrameChannel(asyncio.Protocol):
         max_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
         self.max_bytes = max_bytes
+        self.quota_bytes: int | None = None
         self._on_open = on_open
         self._on_frame = on_frame
         self._on_closed = on_closed
@@ -74,6 +78,11 @@ class FrameChannel(asyncio.Protocol):
         self._on_closed(self._why if exc is None else f"the connection broke: {exc}")
 
     def data_received(self, data: bytes) -> None:
+        if self.quota_bytes is not None:
+            self.quota_bytes -= len(data)
+            if self.quota_bytes < 0:
+                self.abort("too much was said")
+                return
         buffer = self._buffer
         buffer += data
         start = 0
@@ -116,8 +125,15 @@ class FrameChannel(asyncio.Protocol):
             self._transport.abort()
 
 
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 def _parsed(body: bytearray) -> Any:
     try:
-        return json.loads(body)
+        return _DECODER.decode(body.decode())
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"a frame came that is no JSON: {error}") from error

@@ -230,7 +230,7 @@ class ProcessLane:
                 self._ended(held, errand, fact)
             case "returned":
                 del held.errands[message["lease"]]
-                held.leaving = True
+                held.leaving = held.worker.seat.draining = True  # it had room: so it goes, or it is no worker
                 self._again(errand)
                 self._release_if_idle(held)
             case _:
@@ -365,6 +365,8 @@ class ProcessLane:
             if held.tainted:
                 held.worker.kill("something in it could not be stopped")
             self._pool.release(held.worker)
+            if self._queue:
+                self._ask()  # there may be one more now
         if self._given_back and not self._held:
             self._on_end(self)
 

@@ -23,6 +23,7 @@ from planloom.core.events import (
     OutputStreamed,
 )
 from planloom.errors import ProtocolError
+from planloom.transport.plausible import check_plausible
 
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
@@ -77,6 +78,7 @@ class Errand:
         said = getattr(fact, "step", None), getattr(fact, "attempt", None), getattr(fact, "epoch", None)
         if said != (request.key, request.attempt, request.epoch):
             raise ProtocolError(f"a worker that has {request.key!r} spoke of {said[0]!r}")
+        check_plausible(fact)
 
 
 @dataclass(slots=True, eq=False)

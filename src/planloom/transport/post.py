@@ -11,7 +11,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from planloom.transport.frames import MAX_FRAME_BYTES, json_text, too_long
+from planloom.transport.frames import MAX_FRAME_BYTES, MAX_STRANGER_BYTES, json_text, too_long
 from planloom.transport.handshake import WELCOME_S, Address, new_nonce, proof, proves
 from planloom.transport.link import Link
 
@@ -125,7 +125,11 @@ class Post:
             case "challenge":
                 self._asked = str(message.get("nonce", ""))
                 shown = proof(self._token, "worker", self._asked, self._nonce)
-                self._send({"m": "hello", "nonce": self._nonce, "proof": shown, **self._offer})
+                hello = {"m": "hello", "nonce": self._nonce, "proof": shown, **self._offer}
+                if len(json_text(hello)) > MAX_STRANGER_BYTES - _ROOM_BYTES:
+                    self._finish("it has more tools than a worker can tell of: give it fewer", True)
+                else:
+                    self._send(hello)
             case "welcome" if proves(str(message["proof"]), self._token, "engine", self._asked, self._nonce):
                 assert self._link is not None
                 self._is_welcome = True

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from planloom.errors import ConfigError
-from planloom.transport.frames import MAX_FRAME_BYTES
+from planloom.transport.frames import MAX_FRAME_BYTES, STRANGER_QUOTA_BYTES
 from planloom.transport.handshake import WELCOME_S, Address, Hello, new_nonce, proof, proves
 from planloom.transport.link import Link
 
@@ -54,7 +54,8 @@ class Reception:
         self.admit = admit
         self.refused = refused
         self.lease_s = lease_s
-        self.strangers: set[_Visit] = set()
+        self.strangers: dict[_Visit, None] = {}
+        """Whoever came in and is nobody yet, the oldest first."""
         self._folder: str | None = None
         self._server: asyncio.Server | None = None
         self._address: Address | None = None
@@ -134,12 +135,15 @@ class _Visit:
         self._nonce = new_nonce()
         self._patience: asyncio.TimerHandle | None = None
         self.link = Link(self._said, self._left, on_open=self._came)
+        self.link.channel.quota_bytes = STRANGER_QUOTA_BYTES
 
     def _came(self) -> None:
-        self._reception.strangers.add(self)
-        if len(self._reception.strangers) > MAX_STRANGERS:
-            self.link.abort("too many connections that show no token")
-            return
+        strangers = self._reception.strangers
+        strangers[self] = None
+        if len(strangers) > MAX_STRANGERS:  # the oldest goes: whoever has a token shows it at once
+            oldest = next(iter(strangers))
+            oldest._gone()
+            oldest.link.abort("too many connections that show no token")
         self._patience = asyncio.get_running_loop().call_later(WELCOME_S, self._refuse, "?", "it showed no token")
         self.link.send({"m": "challenge", "nonce": self._nonce})
 
@@ -159,7 +163,7 @@ class _Visit:
 
     def _let_in(self, hello: Hello, token: str) -> None:
         self._gone()
-        self.link.channel.max_bytes = MAX_FRAME_BYTES
+        self.link.channel.max_bytes, self.link.channel.quota_bytes = MAX_FRAME_BYTES, None
         self.link.send(
             {
                 "m": "welcome",
@@ -180,7 +184,7 @@ class _Visit:
         self._gone()
 
     def _gone(self) -> None:
-        self._reception.strangers.discard(self)
+        self._reception.strangers.pop(self, None)
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
