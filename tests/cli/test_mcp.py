@@ -66,6 +66,32 @@ def test_what_changed_is_refused_and_named(folder: Folder, server: ServerFolder)
     assert shown.value[0]["changes"] == [{"tool": "add", "what": "description"}]
 
 
+def test_a_server_that_is_down_is_told_of_and_stops_only_plans_that_need_it(folder: Folder) -> None:
+    settings = ["[mcp.gone]", f"command = {json.dumps(str(folder.path / 'no-such-program'))}", "[tool_rates]"]
+    folder.write(
+        "planloom.toml",
+        "\n".join(['tools = ["tools.py"]', 'allow = ["upper", "gone.add"]', *settings, '"gone.add" = 2', ""]),
+    )
+    folder.write(
+        "tools.py",
+        "from planloom import tool\n\n@tool(effects='none')\ndef upper(text: str) -> str:\n"
+        '    """Return it in capitals."""\n    return text.upper()\n',
+    )
+    fine = folder.plan("fine.json", {"id": "a", "tool": "upper", "with": {"text": "a"}})
+    needing = folder.plan("needing.json", {"id": "a", "tool": "gone.add", "with": {}})
+
+    done, checked = folder.call("run", fine), folder.call("check", fine)
+    refused, unchecked = folder.call("run", needing), folder.call("check", needing)
+
+    assert (done.code, done.out, checked.code) == (Exit.OK, "A\n", Exit.OK)
+    for one in (done, checked):
+        assert "warning: MCP server 'gone'" in one.err
+        assert "there is no such program" in one.err
+    for one in (refused, unchecked):
+        assert one.code == Exit.CONFIG
+        assert "there is no such program" in one.err.partition("error[")[2]
+
+
 def test_the_doctor_says_whether_a_server_can_be_used(folder: Folder, server: ServerFolder) -> None:
     before = folder.call("doctor")
     folder.call("mcp", "trust", "calc")

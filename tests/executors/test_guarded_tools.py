@@ -354,6 +354,18 @@ def test_settings_give_a_tool_a_breaker_and_a_rate_of_their_own() -> None:
     assert clock.now() - begin == pytest.approx(2)
 
 
+@pytest.mark.parametrize("setting", [{"breakers": {"web.gte": {}}}, {"tool_rates": {"web.gte": 2}}])
+def test_settings_that_name_a_tool_that_is_not_there_are_refused_with_the_closest_name(setting: Any) -> None:
+    settings = Settings.model_validate(setting)
+
+    with pytest.raises(ConfigError, match=r"names 'web\.gte'.*\n.*did you mean 'web\.get'"):
+        Engine(tools=[flaky("web.get", 0, CallLog())], settings=settings)
+
+
+def test_settings_may_spare_a_family_of_which_there_is_no_tool_here() -> None:
+    Engine(tools=[flaky("web.get", 0, CallLog())], settings=Settings.model_validate({"tool_rates": {"mail.*": 2}}))
+
+
 def test_a_tool_that_was_not_done_after_others_were_is_no_reason_to_do_those_again() -> None:
     log = CallLog()
     tools = [

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("run_id", metavar="RUN")
 @click.argument("step")
 def explain(call: Invocation, run_id: str, step: str) -> None:
-    """Say why a step stands as it does: what led to it, back to the submission of its run.
+    """Say why a step stands as it does, back to the submission.
 
     STEP is its key: `extract`, `check[3]` for an item, `sub/extract` inside a sub-plan. Nothing is read but the record.
     """

@@ -215,10 +215,12 @@ def inputs_schema(plan: Plan) -> dict[str, Any]:
 @asynccontextmanager
 async def _server(place: Workplace, paths: Iterable[Path], screen: Screen) -> AsyncIterator[Server[Any]]:
     with screen.only_answers_on_stdout():  # what tools print while they are loaded is no message of the protocol
-        tools = await place.all_tools()
-        engine = Engine(place.journal_path, tools=tools, allow=place.settings.allow, settings=place.settings)
+        tools = await place.all_tools(screen.note)
+        settings = place.settings_here
+        engine = Engine(place.journal_path, tools=tools, allow=settings.allow, settings=settings)
     async with engine:
-        served = ServedPlans(engine, paths, hints=place.hints(tools=True))
+        with place.needing_servers():
+            served = ServedPlans(engine, paths, hints=place.hints(tools=True))
         screen.note(f"serving {', '.join(served.plans)}")
         yield mcp_server(served)
 

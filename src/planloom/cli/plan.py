@@ -45,16 +45,18 @@ def check(call: Invocation, plan: Path) -> None:
     screen, place = call.screen(), Workplace(call, plan=None if plan == STDIN else plan)
     file = PlanFile(plan)
     with screen.only_answers_on_stdout():
-        read, told = asyncio.run(_against_tools(file, place))
+        read, told = asyncio.run(_against_tools(file, place, screen))
     value = {"ok": True, "plan": read.name, "steps": len(read.steps), "hash": read.hash, "notices": told}
     text = f"{file.name}: {printable(read.name)}, {counted(len(read.steps), 'step')}, no problems"
     screen.answer(value, "\n".join([text, *(f"note: {printable(notice)}" for notice in told)]))
 
 
-async def _against_tools(file: PlanFile, place: Workplace) -> tuple[Plan, list[str]]:
-    tools = await place.all_tools()
-    async with Engine(None, tools=tools, allow=place.settings.allow, settings=place.settings) as engine:
-        plan = file.read(also=engine.problems_here)
+async def _against_tools(file: PlanFile, place: Workplace, screen: Screen) -> tuple[Plan, list[str]]:
+    tools = await place.all_tools(screen.note)
+    settings = place.settings_here
+    async with Engine(None, tools=tools, allow=settings.allow, settings=settings) as engine:
+        with place.needing_servers():
+            plan = file.read(also=engine.problems_here)
         return plan, notices(plan, engine.tools)
 
 

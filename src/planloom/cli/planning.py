@@ -78,7 +78,7 @@ def plan(
         raise click.UsageError("give a TASK, or --bind FILE")
     screen, place = call.screen(), Workplace(call, plan=None if bound in (None, STDIN) else bound)
     with screen.only_answers_on_stdout():
-        tools = blocking.run(place.known_tools()).restricted(place.settings.allow)
+        tools = blocking.run(place.known_tools(screen.note)).restricted(place.settings_here.allow)
         context = _context(pairs)
         lines = None if bound is None else PlanFile(bound)
         made = blocking.run(_planned(screen, place, tools, task=task or "", lines=lines, model=model, context=context))

@@ -11,17 +11,22 @@ import asyncio
 import os
 import shlex
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planloom.errors import ConfigError, PlanloomError, RunNotFoundError
+from planloom.errors import ConfigError, PlanError, PlanloomError, RunNotFoundError, UnknownToolError
 from planloom.journal.sqlite import SqliteJournal
+from planloom.observe.looks import printable
 from planloom.runtime.settings import Settings, find_settings, read_settings
 from planloom.tools.load import load_tools
 from planloom.tools.mcp import McpServer
+from planloom.tools.names import NAMESPACES
 from planloom.tools.registry import ToolRegistry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from planloom.cli.options import Invocation
 
 
@@ -48,11 +53,13 @@ class Workplace:
     Attributes:
         file: The settings file that counts, or None.
         settings: What it says.
+        left_out: MCP servers that were found not to be there, by name, each with why.
     """
 
     def __init__(self, call: Invocation, *, plan: Path | None = None) -> None:
         self.file = settings_file(plan)
         self.settings = read_settings(self.file) if self.file is not None else Settings()
+        self.left_out: dict[str, PlanloomError] = {}
         self._call = call
 
     @property
@@ -104,28 +111,61 @@ class Workplace:
             for name, terms in self.settings.mcp.items()
         ]
 
-    async def all_tools(self) -> ToolRegistry:
+    async def all_tools(self, tell: Callable[[str], None]) -> ToolRegistry:
         """Return `tools` and those of the MCP servers, which it starts; whoever runs the engine ends them with it.
 
-        Raises:
-            ConfigError: A server cannot be used, or offers what nobody approved.
+        A server that cannot be used, or offers what nobody approved, is told of and left out: only plans that need its
+        tools cannot run (`needing_servers`).
         """
         registry, servers = self.tools(), self.mcp_servers()
         found = await asyncio.gather(*(server.load() for server in servers), return_exceptions=True)
-        wrong = next((one for one in found if isinstance(one, BaseException)), None)
-        if wrong is not None:
-            await asyncio.gather(*(server.aclose() for server in servers))
-            raise wrong
-        for tools in found:
-            for one in tools if isinstance(tools, list) else ():
-                registry.add(one)
+        for server, tools in zip(servers, found, strict=True):
+            try:
+                if isinstance(tools, BaseException):
+                    raise tools
+                registry = ToolRegistry([*registry.tools(), *tools])  # all of them, or none
+            except PlanloomError as error:
+                self.left_out[server.name] = error
+                tell(f"warning: {printable(error.message)}")
+                await server.aclose()
+            except BaseException:
+                await asyncio.gather(*(server.aclose() for server in servers))
+                raise
         return registry
 
-    async def known_tools(self) -> ToolRegistry:
+    async def known_tools(self, tell: Callable[[str], None]) -> ToolRegistry:
         """Return `all_tools`, for whoever only looks at them: no server stays up."""
-        registry = await self.all_tools()
+        registry = await self.all_tools(tell)
         await registry.aclose()
         return registry
+
+    @property
+    def settings_here(self) -> Settings:
+        """Return the settings without what they say of tools of servers that are left out."""
+        kept = self.settings
+        allow = None if kept.allow is None else tuple(name for name in kept.allow if self._server_of(name) is None)
+        breakers = {name: one for name, one in kept.breakers.items() if self._server_of(name) is None}
+        rates = {name: one for name, one in kept.tool_rates.items() if self._server_of(name) is None}
+        return kept.model_copy(update={"allow": allow, "breakers": breakers, "tool_rates": rates})
+
+    @contextmanager
+    def needing_servers(self) -> Iterator[None]:
+        """Say of a plan that needs a tool of a server that is left out why that is, and not that there is no tool."""
+        try:
+            yield
+        except PlanError as error:
+            for problem in error.problems:
+                if isinstance(problem, UnknownToolError):
+                    reason = self._server_of(str(problem.facts.get("tool")))
+                    if reason is not None:
+                        raise reason from error
+            raise
+
+    def _server_of(self, tool: str) -> PlanloomError | None:
+        """Return why the server of a tool is left out; None if it is not."""
+        for prefix in NAMESPACES:
+            tool = tool.removeprefix(prefix)
+        return self.left_out.get(tool.partition(".")[0])
 
     def hints(self, *, tools: bool = False) -> str:
         """Return the options with which a later command finds the same journal, and tools, ready to be printed."""

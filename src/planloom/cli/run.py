@@ -120,10 +120,11 @@ def _drive(
     """Begin a run, tell how it goes until it ends or waits, say what came of it, and exit with its code."""
 
     async def driven() -> RunResult:
-        settings = place.settings
-        tools = await place.all_tools()
+        tools = await place.all_tools(screen.note)
+        settings = place.settings_here
         async with Engine(place.journal_path, tools=tools, allow=settings.allow, settings=settings) as engine:
-            run, told = await begin(engine)
+            with place.needing_servers():
+                run, told = await begin(engine)
             with _ctrl_c_cancels(run, screen):
                 return await _told(run, engine, _progress(screen, quiet=quiet), after=told)
 

@@ -27,7 +27,8 @@ from planloom.ports import Recorded
 def trace(call: Invocation, run_id: str, otlp: str | None, content: bool) -> None:
     """Tell a run as spans, as OpenTelemetry has them.
 
-    A span each for the run, its steps, their attempts, and what these called. The same spans as an engine with telemetry tells, with the same numbers: what is sent again is not told twice.
+    A span each for the run, its steps, their attempts, and what these called. The same spans as an engine with
+    telemetry tells, with the same numbers: what is sent again is not told twice.
     """
     screen, place = call.screen(), Workplace(call)
 

@@ -20,6 +20,7 @@ from planloom.core.machine import RunMachine
 from planloom.core.report import run_result
 from planloom.core.result import RunResult, RunStatus, StepStatus
 from planloom.errors import ConfigError, JournalError, JournalFormatError, PlanError, RunBusyError
+from planloom.executors.wrap.guarded import check_spared
 from planloom.journal.open import open_journal
 from planloom.plan.inputs import check_inputs
 from planloom.plan.model import Plan
@@ -99,6 +100,7 @@ class Engine:
         self._clock = clock or LoopClock()
         self._registry = ToolRegistry.of(tools).frozen()
         self._allow = None if allow is None else tuple(sorted(self._registry.expanded(allow)))
+        check_spared(self._registry, breakers=self._settings.breakers, tool_rates=self._settings.tool_rates)
         self._journal = open_journal(journal)
         self._owns_journal = self._journal is not journal
         roster = roster_of(self._settings.agents, self._registry, agents)

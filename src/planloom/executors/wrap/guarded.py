@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from planloom.errors import ConfigError, suggestion
 from planloom.executors.wrap.breaker import CircuitBreaker
 from planloom.executors.wrap.limited import CallRate
 from planloom.models.rates import RateLimits
@@ -107,6 +108,24 @@ class Guards:
             None if policy is None else CircuitBreaker(name, policy, self._clock),
             None if per_second is None else CallRate(bucket, per_second, self._buckets),
         )
+
+
+def check_spared(registry: ToolRegistry, **settings: Mapping[str, object]) -> None:
+    """Refuse settings that name a tool that is not there: it would be spared by nothing, and nobody would know.
+
+    Args:
+        settings: What the settings say, by the name of the setting; families, ``"web.*"``, may be of no tool.
+
+    Raises:
+        ConfigError: They do.
+    """
+    for setting, entries in settings.items():
+        for entry in entries:
+            if not entry.endswith(".*") and registry.resolve(entry) is None:
+                raise ConfigError(
+                    f"the setting {setting!r} names {entry!r}, and there is no such tool",
+                    remedy=suggestion(entry, registry.names(), otherwise="take it out: there are no tools at all"),
+                )
 
 
 def _said(registry: ToolRegistry, name: str, settings: Mapping[str, T], declared: T | None) -> T | None:
