@@ -1,10 +1,12 @@
 """Commands about the Model Context Protocol: mcp serve (what `mcp` itself does), show, trust.
 
 Rule 1: nothing of a server counts before a person ran `trust`; `show` records nothing.
+Rule 2: what is not approved is shown whole, with all that a model would be told; `trust` approves what it has shown.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from planloom.tools.mcp_listing import Change, ListedTool
 
 SHOWN = 300
-"""Characters of a tool's description that are shown."""
+"""Characters of the description of a tool that is approved already; of all others it is shown whole."""
 
 
 class _ServesByDefault(click.Group):
@@ -103,7 +105,11 @@ def trust(call: Invocation, names: tuple[str, ...]) -> None:
     """
     screen, found = call.screen(), []
     for server in _servers(call, names):
-        changed = blocking.run(_trusted(server))
+        listed, changed = blocking.run(_looked(server))
+        if changed and not screen.as_json:
+            named = {one.tool for one in changed}
+            screen.note(_text(server, [one for one in listed if one.name in named], changed))
+        server.approve(listed)
         found.append({"server": server.name, "changes": [_change(one) for one in changed]})
         _tell_trusted(screen, server, changed)
     if screen.as_json:
@@ -127,18 +133,19 @@ async def _looked(server: McpServer) -> tuple[list[ListedTool], list[Change]]:
         return await server.look()
 
 
-async def _trusted(server: McpServer) -> list[Change]:
-    async with server:
-        return await server.trust()
-
-
 def _change(one: Change) -> dict[str, str]:
     return {"tool": one.tool, "what": one.what}
 
 
 def _value(server: McpServer, listed: list[ListedTool], changed: list[Change]) -> dict[str, Any]:
     tools = [
-        {"name": f"{server.name}.{one.name}", "effects": str(server.effects_of(one)), "description": one.description}
+        {
+            "name": f"{server.name}.{one.name}",
+            "effects": str(server.effects_of(one)),
+            "description": one.description,
+            "parameters": one.input_schema,
+            "result": one.output_schema,
+        }
         for one in listed
     ]
     return {"server": server.name, "tools": tools, "changes": [_change(one) for one in changed]}
@@ -148,12 +155,20 @@ def _text(server: McpServer, listed: list[ListedTool], changed: list[Change]) ->
     lines = [f"{server.name} ({printable(server.terms.place)}): {counted(len(listed), 'tool')}"]
     for one in listed:
         words = " ".join(one.description.split())
-        words = words if len(words) <= SHOWN else f"{words[: SHOWN - 1]}…"
         mark = ", ".join(change.what for change in changed if change.tool == one.name)
         lines.append(f"  {server.name}.{printable(one.name)} [{server.effects_of(one)}]{f' ({mark})' if mark else ''}")
+        if not mark:
+            words = words if len(words) <= SHOWN else f"{words[: SHOWN - 1]}…"
         lines += [f"      {printable(words)}"] if words else []
+        if mark:
+            lines += [f"      {what}: {printable(schema)}" for what, schema in _schemas(one)]
     lines += [f"  {server.name}.{printable(one.tool)} (gone)" for one in changed if one.what == "gone"]
     return "\n".join(lines)
+
+
+def _schemas(tool: ListedTool) -> list[tuple[str, str]]:
+    schemas = (("parameters", tool.input_schema), ("result", tool.output_schema))
+    return [(what, json.dumps(one, ensure_ascii=False)) for what, one in schemas if one is not None]
 
 
 def _tell_trusted(screen: Screen, server: McpServer, changed: list[Change]) -> None:

@@ -93,7 +93,7 @@ class McpServer:
         session = await self._session(is_new=True)
         listed = self._offered(await session.tools())
         if trust_first and self.name not in read_pins(self._pins):
-            self._approve(listed)
+            self.approve(listed)
         refuse_changes(self.name, changes(self._approved(), listed))
         self._taken = {tool.name: tool for tool in listed}
         return [self._tool(tool) for tool in listed]
@@ -107,13 +107,14 @@ class McpServer:
     async def trust(self) -> list[Change]:
         """Approve what the server offers now, put it on record, and return what that changes."""
         listed, found = await self.look()
-        self._approve(listed)
+        self.approve(listed)
         return found
 
     def _approved(self) -> dict[str, Any]:
         return read_pins(self._pins).get(self.name, {})
 
-    def _approve(self, listed: list[ListedTool]) -> None:
+    def approve(self, listed: list[ListedTool]) -> None:
+        """Put on record that these tools, as `look` returned them, are approved, and no others of the server."""
         write_pins(self._pins, self.name, {tool.name: tool.pin for tool in listed})
 
     def _offered(self, listed: list[ListedTool]) -> list[ListedTool]:
