@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from planloom.core.events import Event, Fact, Note
     from planloom.core.prices import ModelPrice
     from planloom.core.result import StepOutcome, Usage
+    from planloom.plan.model import Step
 
 
 class Clock(Protocol):
@@ -373,6 +374,14 @@ class Transport(Protocol):
 
     def lane(self) -> Lane:
         """Return the lane for the caller's context variables."""
+        ...
+
+    def is_elsewhere(self, kind: str) -> bool:
+        """Return whether attempts of steps of this kind are made in another process."""
+        ...
+
+    def lacks(self, step: Step) -> str:
+        """Return why a step can be done nowhere, as far as is known; "" if it may."""
         ...
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from planloom import Engine, RunStatus, StepStatus
 from planloom.core.events import AttemptSucceeded, OutcomeUnknown, ResultRefused, StepDispatched
+from planloom.errors import PlanError
 from planloom.plan.policy import FailureKind
 from planloom.tools.load import load_tools
 from planloom.transport.setup import WorkerSetup
@@ -255,10 +256,13 @@ def test_a_worker_whose_tool_is_another_one_than_the_runs_is_refused(tmp_path: P
 def test_a_worker_uses_no_tool_outside_its_own_allowlist(tmp_path: Path) -> None:
     async def main() -> None:
         setup = WorkerSetup(tools=(TOOLS,), allow=("w.add",))
-        async with pool_of(1, 1, setup=setup) as pool, engine_on(pool) as engine:
+        async with pool_of(0, 1, setup=setup) as pool, engine_on(pool) as engine:
+            forbidden = plan(step("a", "w.put", {"folder": str(tmp_path), "n": 2}))
+            denied = await engine.run(forbidden)
             allowed = await engine.run(plan(step("a", "w.add", {"a": 1, "b": 2})))
-            denied = await engine.run(plan(step("a", "w.put", {"folder": str(tmp_path), "n": 2})))
 
+            with pytest.raises(PlanError, match=r"no worker has tool 'w\.put', or may use it"):
+                await engine.run(forbidden)  # by now it is known
             assert allowed.output == 3
             assert denied.status is RunStatus.FAILED
             assert "may not use tool 'w.put'" in (denied.steps[0].error or "")

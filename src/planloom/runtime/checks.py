@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from planloom.models.catalogue import Models
     from planloom.plan.document import Path as PlanPath
     from planloom.plan.policy import ResourceLimits
+    from planloom.runtime.reach import Reach
     from planloom.tools.registry import ToolRegistry
     from planloom.verify.checks import ValidatorRegistry
 
@@ -55,6 +56,7 @@ class Checks:
     Args:
         allow: Canonical names of the tools that plans may use; None: all of `registry`.
         kinds: Kinds of step that can be done here, and what steps may ask for on top.
+        reach: Whether what a plan names can be had where its steps are done.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Checks:
         *,
         allow: tuple[str, ...] | None,
         kinds: frozenset[str],
+        reach: Reach,
     ) -> None:
         self._registry = registry
         self._models = models
@@ -73,6 +76,7 @@ class Checks:
         self._validators = validators
         self._allow = allow
         self._kinds = kinds
+        self._reach = reach
         self._checked: OrderedDict[tuple[int, tuple[str, ...] | None], Checked] = OrderedDict()
 
     def narrowed(self, allow: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -93,7 +97,8 @@ class Checks:
             agent_effects=self._effects_of_agent,
         )
         found += model_problems(plan, self._models)
-        return [*found, *verify_problems(plan, self._validators), *self._agent_problems(plan, (), "")]
+        found += [*verify_problems(plan, self._validators), *self._agent_problems(plan, (), "")]
+        return [*found, *self._reach.problems(plan)]
 
     def of(self, source: PlanSource, allow: tuple[str, ...] | None) -> Checked:
         """Return a plan, checked, and what a run of it is told.

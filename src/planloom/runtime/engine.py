@@ -30,6 +30,7 @@ from planloom.runtime.checks import Checks, PlanSource
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.driver import Driver
 from planloom.runtime.guesses import Guesses
+from planloom.runtime.reach import Reach
 from planloom.runtime.replay import replayed
 from planloom.runtime.run import Run
 from planloom.runtime.run_ids import checked_run_id, new_run_id
@@ -118,8 +119,15 @@ class Engine:
             transport=transport,
             sandboxes=sandboxes,
         )
+        reach = Reach(
+            self._wired.transport,
+            agents=frozenset(roster.names()) - self._settings.agents.keys(),
+            models=frozenset(name for name, one in (models or {}).items() if not isinstance(one, str)),
+            judges=frozenset(judges or ()),
+            validators=frozenset(validators.names()) - frozenset(ValidatorRegistry().names()),
+        )
         self._checks = Checks(
-            self._registry, self._models, roster, validators, allow=self._allow, kinds=self._wired.kinds
+            self._registry, self._models, roster, validators, allow=self._allow, kinds=self._wired.kinds, reach=reach
         )
         self._tracing = _tracing_of(telemetry) if telemetry else None
         self._drivers: dict[str, Driver] = {}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from planloom.core.commands import RunStep
     from planloom.core.events import Fact, Note
     from planloom.core.result import Usage
+    from planloom.plan.model import Step
     from planloom.ports import Clock, Deliver, MakeAttempt, Record
 
 GRACE_S = 1.0
@@ -339,6 +340,12 @@ class LocalTransport:
         if self._sentinel is None:
             self._sentinel = asyncio.get_running_loop().create_task(_until_cancelled())
         return lane
+
+    def is_elsewhere(self, kind: str) -> bool:
+        return False
+
+    def lacks(self, step: Step) -> str:
+        return ""
 
     def _loop_ends(self) -> bool:
         """Return True when the event loop cancels all its tasks, and nobody closed the engine before."""

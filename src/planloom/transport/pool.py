@@ -11,7 +11,7 @@ import asyncio
 import builtins
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -194,6 +194,10 @@ class WorkerPool:
         """Return the numbers of the processes it started and that have come in, by the ids of their workers."""
         seats = () if self._staff is None else self._staff.in_state(SeatState.IDLE, SeatState.LENT)
         return {seat.id: seat.child.pid for seat in seats if seat.child is not None}
+
+    def lacks(self, tools: Iterable[str]) -> str:
+        """Return which of these tools no worker has, of those that came in or can be started; "" if one may have it."""
+        return "" if self._staff is None else self._staff.prospects.lack(tools)
 
     def watch(self, listener: Callable[[PoolEvent], None]) -> Callable[[], None]:
         """Have a function called, on the event loop, for all that happens to workers; return what ends that."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from planloom.transport.fitting import PREFER, REQUIRE, tools_of
 from planloom.transport.lanes import GRACE_S, LendingTerms, ProcessLane
 
 if TYPE_CHECKING:
+    from planloom.plan.model import Step
     from planloom.ports import Clock, Transport
     from planloom.transport.pool import WorkerPool
     from planloom.transport.wire import WireFormat
@@ -51,6 +53,14 @@ class ProcessTransport:
         lane = ProcessLane(self._terms, self._forget)
         self._lanes.append(lane)
         return lane
+
+    def is_elsewhere(self, kind: str) -> bool:
+        return kind not in self._terms.kinds_here
+
+    def lacks(self, step: Step) -> str:
+        if step.kind in self._terms.kinds_here or any(name.startswith((REQUIRE, PREFER)) for name in step.labels):
+            return ""  # one with these labels may still come
+        return self._terms.pool.lacks(tools_of(step))
 
     def _forget(self, lane: ProcessLane) -> None:
         """Take leave of a lane that was closed and has nothing under way."""

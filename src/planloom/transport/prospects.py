@@ -12,7 +12,7 @@ from planloom.transport.wants import carries
 from planloom.transport.worker import Offer, Seat, SeatState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from planloom.transport.setup import WorkerSetup
     from planloom.transport.wants import Want
@@ -80,6 +80,18 @@ class Prospects:
     def is_all_there_is(self, want: Want) -> bool:
         """Return whether it makes no sense to wait for somebody who joins from outside."""
         return self._rota.max > 0 and not want.require and not want.prefer
+
+    def lack(self, tools: Iterable[str]) -> str:
+        """Return which of these tools nobody has who is here or can be started, as far as that is known; else ""."""
+        if not self._rota.max:
+            return ""  # who comes is not ours to know
+        offers = [self.offers.get(place) for place in range(len(self._rota.label_sets))]
+        offers += [seat.offer for seat in self._here() if seat.state is not SeatState.STARTING]
+        known = [offer for offer in offers if offer is not None]
+        if len(known) < len(offers):
+            return ""
+        lacking = [name for name in tools if not any(name in offer.tools for offer in known)]
+        return f"no worker has tool {lacking[0]!r}, or may use it" if lacking else ""
 
     def suits(self, want: Want, labels: Mapping[str, str], now: float) -> bool:
         """Return whether one that is started with these labels is worth waiting for."""
