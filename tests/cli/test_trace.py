@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ STEPS = (
 
 
 @contextmanager
-def collector(status: int = 200) -> Iterator[tuple[str, list[tuple[str, str | None, bytes]]]]:
+def collector(status: int = 200, *, to: str = "") -> Iterator[tuple[str, list[tuple[str, str | None, bytes]]]]:
     """Take what is posted; yield the address, and path, Authorization and body of what came."""
     came: list[tuple[str, str | None, bytes]] = []
 
@@ -27,6 +28,13 @@ def collector(status: int = 200) -> Iterator[tuple[str, list[tuple[str, str | No
             body = self.rfile.read(int(self.headers["Content-Length"]))
             came.append((self.path, self.headers["Authorization"], body))
             self.send_response(status)
+            if to:
+                self.send_header("Location", to)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            came.append((self.path, self.headers["Authorization"], b""))
+            self.send_response(200)
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
@@ -99,3 +107,32 @@ def test_a_collector_that_refuses_is_an_error_that_tells_no_header(
 
 def test_trace_takes_no_other_address_than_that_of_a_server(ran: Folder) -> None:
     assert "is no address of a collector" in ran.call("trace", "r1", "--otlp", "file:///etc/passwd").err
+
+
+@pytest.mark.parametrize("answer", [b"", b"what?\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"])
+def test_a_collector_that_does_not_speak_http_is_an_error_without_a_traceback(ran: Folder, answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(2**20)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        told = ran.call("trace", "r1", "--otlp", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        thread.join()
+
+    assert "Traceback" not in told.err
+    assert told.code == 0 or "did not take the spans" in told.err
+
+
+def test_no_key_goes_to_where_a_collector_sends_us(ran: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Basic%20abc")
+
+    with collector() as (elsewhere, came), collector(302, to=elsewhere) as (address, _):
+        told = ran.call("trace", "r1", "--otlp", address)
+
+    assert "did not take the spans" in told.err
+    assert came == []

@@ -6,14 +6,15 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry import trace as otel
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from planloom import Engine, MemoryJournal, RunResult
@@ -284,6 +285,31 @@ def test_a_tracer_that_breaks_changes_nothing_for_the_run(caplog: pytest.LogCapt
 
     assert asyncio.run(main()).status.value == "success"
     assert "no such exporter" in caplog.text
+
+
+@pytest.mark.slow
+def test_an_exporter_that_takes_its_time_or_never_returns_holds_up_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planloom.observe.trace.CLOSE_S", 0.2)
+    for_ever = threading.Event()
+
+    class Hanging(InMemorySpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            for_ever.wait()
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(Hanging()))
+
+    async def main() -> float:
+        began = asyncio.get_running_loop().time()
+        async with Engine(tools=[fake_tool("t")], telemetry=provider.get_tracer("test")) as engine:
+            steps = [{"id": f"s{n}", "tool": "t"} for n in range(20)]
+            result = await engine.run({"planloom": 1, "steps": steps})
+        assert result.status.value == "success"
+        return asyncio.get_running_loop().time() - began
+
+    assert asyncio.run(main()) < 3
+    for_ever.set()
 
 
 def test_letting_go_of_a_run_that_waits_does_not_hold_up_the_engine(backend: Backend) -> None:

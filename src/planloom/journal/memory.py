@@ -147,9 +147,12 @@ class MemoryJournal:
         after = max(after, 0)
         with run.waiting() as news:
             while not self._closed:
-                for recorded in run.recorded(after):
+                page = run.recorded(after)
+                for recorded in page:
                     after = recorded.seq
                     yield recorded
+                if page:  # more may have come while whoever follows was busy with it
+                    continue
                 if not run.events and run.writer is None:
                     raise _not_found(run_id)
                 if run.status is not RunStatus.RUNNING:

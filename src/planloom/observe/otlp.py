@@ -5,8 +5,8 @@ Rule 1: the same names and numbers as `trace.py` gives them: what is sent twice 
 
 from __future__ import annotations
 
+import http.client
 import json
-import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -102,6 +102,13 @@ def _ns(at: float) -> str:
     return str(round(at * 1_000_000_000))
 
 
+class _StaysHere(urllib.request.HTTPRedirectHandler):
+    """Follows nobody elsewhere: the headers, and the key among them, are for the collector."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 def send(document: Mapping[str, Any], endpoint: str, headers: str = "") -> None:
     """Post a document to a collector.
 
@@ -120,8 +127,8 @@ def send(document: Mapping[str, Any], endpoint: str, headers: str = "") -> None:
     body = json.dumps(document).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json", **told})  # noqa: S310 - see above
     try:
-        with urllib.request.urlopen(request, timeout=SEND_S):  # noqa: S310
+        with urllib.request.build_opener(_StaysHere).open(request, timeout=SEND_S):
             pass
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         why = getattr(error, "reason", None) or type(error).__name__  # not its text, which may tell a header
         raise ConfigError(f"{url} did not take the spans: {why}", remedy="see address, key and network") from error

@@ -2,7 +2,8 @@
 
 Rule 1: `opentelemetry` is imported here, and this file only where telemetry is switched on.
 Rule 2: what is told is durable; telemetry that breaks is logged, and changes nothing for the run.
-Rule 3: a resumed run goes on in the same trace, in the same span, where the tracer lets us name them (the SDK's does):
+Rule 3: the tracer is called in a thread of its own: an exporter may send each span before it returns, or never return.
+Rule 4: a resumed run goes on in the same trace, in the same span, where the tracer lets us name them (the SDK's does):
 only what was not told before is told.
 """
 
@@ -12,7 +13,12 @@ import asyncio
 import copy
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from planloom.errors import ConfigError, JournalError
@@ -54,6 +60,7 @@ class Tracing:
         asked = os.environ.get(genai.CAPTURE_CONTENT, "").lower() == "true"
         self._content = asked if content is None else content
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._aside = _Aside()
 
     @classmethod
     def of(cls, telemetry: bool | Tracer | Tracing | None) -> Tracing | None:
@@ -103,6 +110,8 @@ class Tracing:
             for task in late:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        if not self._tasks:  # else another engine tells its runs with it, too
+            self._aside.end()
 
     async def trace(self, run_id: str, records: AsyncIterator[Recorded], *, after: int = 0) -> None:
         """Tell a run; returns when its record ends. Arguments as for `begin`."""
@@ -111,14 +120,15 @@ class Tracing:
         live: dict[str, Span] = {}
         try:
             async for recorded in records:
-                signals = spans.read(recorded.event)
+                signals = list(spans.read(recorded.event))
                 if recorded.seq <= after:
                     _remember(told_before, signals)
                     continue
-                for began in told_before.values():  # their ends are still to come
-                    self._begin(run_id, began, live)
-                told_before.clear()
-                self._tell(run_id, signals, live)
+                if told_before:  # their ends are still to come
+                    signals = [*told_before.values(), *signals]
+                    told_before = {}
+                if signals:
+                    await self._aside.do(partial(self._tell, run_id, signals, live))
         except JournalError as error:
             _log.warning("run %s is told no further: %s", run_id, error)
 
@@ -160,6 +170,54 @@ def _end(span: Span, ended: Ended) -> None:
 
 def _ns(at: float) -> int:
     return round(at * 1_000_000_000)
+
+
+class _Aside:
+    """A thread that does one thing after the other; what it hangs in ends with the process."""
+
+    def __init__(self) -> None:
+        self._waiting: SimpleQueue[Callable[[], None] | None] | None = None
+
+    async def do(self, what: Callable[[], None]) -> None:
+        """Return when it is done; raises what it raises."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        context = copy_context()  # of whose span the run belongs to
+
+        def do_it() -> None:
+            error = None
+            try:
+                context.run(what)
+            except Exception as raised:  # noqa: BLE001 - a tracer raises what it likes; who waits here is told
+                error = raised
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(_settle, done, error)
+
+        if self._waiting is None:
+            self._waiting = SimpleQueue()
+            threading.Thread(target=_do_all, args=(self._waiting,), name="planloom telemetry", daemon=True).start()
+        self._waiting.put(do_it)
+        await done
+
+    def end(self) -> None:
+        """Have the thread end when it has done what it was given."""
+        if self._waiting is not None:
+            self._waiting.put(None)
+            self._waiting = None
+
+
+def _do_all(waiting: SimpleQueue[Callable[[], None] | None]) -> None:
+    while (do_it := waiting.get()) is not None:
+        do_it()
+
+
+def _settle(done: asyncio.Future[None], error: Exception | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
 
 
 class _Ids:

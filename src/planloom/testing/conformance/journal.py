@@ -303,6 +303,21 @@ async def a_follower_sees_every_event_once(place: JournalPlace) -> None:
             equal(seqs(await task), list(range(place_ * 40 + 1, 403)), f"what follower {place_} saw")
 
 
+async def a_slow_follower_sees_what_came_while_it_was_busy(place: JournalPlace) -> None:
+    async with opened(place) as journal:
+        writer = await begun(journal)
+        seen = []
+        async for recorded in journal.follow("run-1"):
+            seen.append(recorded.seq)
+            if recorded.seq <= 3:
+                writer.append((dispatched(recorded.seq),), (1,))
+                if recorded.seq == 3:
+                    writer.append((finished(),), (1,))
+                await writer.flush()
+
+        equal(seen, [1, 2, 3, 4, 5], "what it saw")
+
+
 async def following_an_ended_run_ends(place: JournalPlace) -> None:
     async with opened(place) as journal:
         writer = await begun(journal)
@@ -378,6 +393,7 @@ CHECKS: tuple[Check, ...] = (
     large_values_come_back_whole,
     runs_are_listed_newest_first,
     a_follower_sees_every_event_once,
+    a_slow_follower_sees_what_came_while_it_was_busy,
     following_an_ended_run_ends,
     a_run_can_be_followed_before_its_first_event,
     closing_the_journal_ends_its_followers,
