@@ -101,6 +101,9 @@ def _nothing_else(_name: str) -> bool:
     return False
 
 
+def _nobody_asks(_seconds: float | None) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """Python to run, and what it gets.
@@ -110,6 +113,7 @@ class Program:
         tools: What it may call, by the name it calls it by: `name(...)`, `tools.name(...)` or `functions.name(...)`.
         forbids: Whether a name that it has not got means a tool that it may not call.
         allowed_imports: Modules it may import, with what is inside them; None: all that the sandbox has.
+        waits: Is told that it waits for a place (None), and when it has one, how many seconds that took.
     """
 
     source: str
@@ -118,6 +122,7 @@ class Program:
     limits: SandboxLimits = field(default_factory=SandboxLimits)
     forbids: Callable[[str], bool] = _nothing_else
     allowed_imports: frozenset[str] | None = None
+    waits: Callable[[float | None], None] = _nobody_asks
 
 
 @dataclass(frozen=True, slots=True)

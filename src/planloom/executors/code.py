@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.code import ErrorType, Program, SandboxLimits, SandboxResult, ToolFunction
@@ -83,6 +84,7 @@ class CodeExecutor:
             {name: working.function(tool) for name, tool in named.items()},
             limits_of(self.limits, request, context),
             forbidden_in(self.calls.registry, named),
+            waits=partial(_told_of_waiting, context),
         )
         result = await backend.run(program)
         if not result.success:
@@ -90,6 +92,11 @@ class CodeExecutor:
         if request.step.output is not None:
             fits(result.result, request.step.output, request.key)
         return StepOutcome(result.result, None, context.reported_usd, metadata={"sandbox": told_of(result)})
+
+
+def _told_of_waiting(context: AttemptContext, seconds: float | None) -> None:
+    context.waiting("a place in the sandbox" if seconds is None else None)
+    context.wait(seconds or 0.0)
 
 
 @dataclass(slots=True)

@@ -21,7 +21,9 @@ from planloom.core.code import ErrorType
 from planloom.errors import NoSandboxError, OutputError
 from planloom.plan.values import as_json
 from planloom.sandbox.child import Child
-from planloom.sandbox.ending import Ending
+from planloom.sandbox.ending import CALLS_AT_ONCE, HELD_AT_ONCE, Ending
+from planloom.sandbox.inbox import Inbox
+from planloom.sandbox.places import AT_ONCE, Places
 from planloom.sandbox.program import NAMESPACES, checked_inputs, is_async
 from planloom.sandbox.runner_text import runner_text
 from planloom.sandbox.seccomp import seccomp_program
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from planloom.core.code import Program, SandboxLimits, SandboxResult
 
 NAME = "cpython"
-AT_ONCE = 16
-"""Programs of one backend at a time; more wait their turn."""
 LAST_WORDS_S = 0.5
 """Seconds that a program which has answered may take to end by itself, so that all it printed arrives."""
 _decoder = codecs.getincrementaldecoder("utf-8")
@@ -45,8 +45,11 @@ _USERS = range(0x6000_0000, 0x6FFF_0000)
 _ADDRESS_SPACE_MORE = 512 * 10**6
 """Bytes of addresses beyond the memory limit: libraries, stacks and reserves, which are no memory in use."""
 _OPEN_FILES = 64
-_ENVELOPE = 16_384
-"""Bytes of a message beside the value that it carries."""
+_AROUND_RESULT = len('{"t":"done","result":}')
+_SAID_BY_PROGRAMS = frozenset(
+    {ErrorType.SYNTAX, ErrorType.RUNTIME, ErrorType.MEMORY, ErrorType.DISK, ErrorType.DENIED, ErrorType.RESULT}
+)
+"""Ends that a program may say it came to; of the others the host knows by itself."""
 
 _NAMESPACE_RIGHTS = "bubblewrap may not make namespaces here"
 _REMEDY = (
@@ -62,7 +65,7 @@ class CpythonSandbox:
     name = NAME
 
     def __init__(self, *, at_once: int = AT_ONCE) -> None:
-        self._places = asyncio.Semaphore(at_once)
+        self._places = Places(at_once)
 
     async def run(self, program: Program) -> SandboxResult:
         """Run a program and return what it came to; cancelling it kills all of its processes at once.
@@ -72,7 +75,7 @@ class CpythonSandbox:
             Exception: What a tool of the host raised.
         """
         found = await asyncio.to_thread(look)
-        async with self._places:
+        async with self._places.one(program):
             return await _Running(program, found).result()
 
     async def close(self) -> None:
@@ -91,11 +94,20 @@ class _Running:
         self._send_to = -1
         self._first = 0
         """Id of the process that all others of the sandbox are under."""
-        self._heard = bytearray()
+        self._answers = -1
+        self._inbox = Inbox(
+            program.limits.result_bytes,
+            take=self._take,
+            refuse=self._ending.failed,
+            has_room=self._has_room,
+            listen=lambda is_heard: self._child.pipes.listen(self._answers, is_heard),
+        )
         self._decoders = {name: _decoder(errors="replace") for name in ("stdout", "stderr")}
         self._complaint = bytearray()
         self._is_ready = False
         self._calls: set[asyncio.Task[None]] = set()
+        self._carried = 0
+        """Bytes of the arguments of calls under way."""
         self._filter = seccomp_program()
 
     async def result(self) -> SandboxResult:
@@ -121,6 +133,7 @@ class _Running:
         finally:
             if watch is not None:
                 watch.close()
+            self._inbox.close()
             self._child.kill()
             await self._end_calls()
             await self._child.end()
@@ -143,10 +156,10 @@ class _Running:
 
     def _begin(self) -> None:
         pipes = self._child.pipes
-        out = pipes.reader(lambda piece: self._printed("stdout", piece))
-        err = pipes.reader(lambda piece: self._printed("stderr", piece))
-        answers = pipes.reader(self._hear)
-        asks, self._send_to = pipes.writer()
+        out, _ = pipes.reader(lambda piece: self._printed("stdout", piece))
+        err, _ = pipes.reader(lambda piece: self._printed("stderr", piece))
+        answers, self._answers = pipes.reader(self._inbox.heard)
+        asks, self._send_to = pipes.writer(self._inbox.go_on)
         keep = [asks, answers]
         options: list[str] = []
         if self._filter is not None:
@@ -203,45 +216,32 @@ class _Running:
         if text and not self._ending.printed(stream, text):
             self._child.kill()
 
-    def _hear(self, piece: bytes) -> None:
-        self._heard += piece
-        most = self._program.limits.result_bytes
-        while not self._ending.is_over:
-            end = self._heard.find(b"\n")
-            if end < 0:
-                if len(self._heard) > most + _ENVELOPE:
-                    self._ending.failed(
-                        ErrorType.RESULT, f"it returned, or gave to a tool, more than {most:,} bytes of JSON"
-                    )
-                return
-            line = bytes(self._heard[:end])
-            del self._heard[: end + 1]
-            self._take(line)
+    def _has_room(self) -> bool:
+        """Return whether it may have one more call under way, or must wait for others, or read what they came to."""
+        if self._ending.is_over:
+            return False
+        held = self._carried + self._child.pipes.unsent(self._send_to)
+        return len(self._calls) < CALLS_AT_ONCE and held < HELD_AT_ONCE * self._program.limits.result_bytes
 
-    def _take(self, line: bytes) -> None:
-        try:
-            message = json.loads(line, parse_constant=_no_constant)
-            kind = message["t"]
-            if kind == "call":
-                self._called(message)
-            elif kind == "done":
-                self._done(message["result"])
-            elif kind == "error":
-                text, name = str(message["text"]), message.get("name")
-                self._ending.raised_in_program(
-                    ErrorType(message["kind"]), text, name if isinstance(name, str) else None
-                )
-            elif kind == "ready":
-                self._is_ready = True
-                self._first = next(iter(self._processes()), 0)
-            else:
-                raise ValueError(kind)
-        except (ValueError, KeyError, TypeError, RecursionError, AttributeError, OutputError) as error:
-            self._ending.failed(ErrorType.PROTOCOL, f"it sent what is no message: {type(error).__name__}")
+    def _take(self, message: dict[str, Any], size: int) -> None:
+        kind = message["t"]
+        if kind == "call":
+            self._called(message, size)
+        elif kind == "done":
+            self._done(message["result"], size - _AROUND_RESULT)
+        elif kind == "error":
+            said, name = ErrorType(message["kind"]), message.get("name")
+            if said not in _SAID_BY_PROGRAMS:
+                raise ValueError(said)
+            self._ending.raised_in_program(said, str(message["text"]), name if isinstance(name, str) else None)
+        elif kind == "ready" and not self._is_ready:
+            self._is_ready = True
+            self._first = next(iter(self._processes()), 0)
+        else:
+            raise ValueError(kind)
 
-    def _done(self, value: Any) -> None:
+    def _done(self, value: Any, size: int) -> None:
         limits = self._program.limits
-        size = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace"))
         if size > limits.result_bytes:
             self._ending.failed(ErrorType.RESULT, f"it returned more than {limits.result_bytes:,} bytes of JSON")
             return
@@ -250,23 +250,26 @@ class _Running:
         except OutputError as error:
             self._ending.failed(ErrorType.RESULT, error.message)
 
-    def _called(self, message: dict[str, Any]) -> None:
-        number, name = int(message["id"]), message["name"]
+    def _called(self, message: dict[str, Any], size: int) -> None:
+        number, name = message["id"], message["name"]
         args, kwargs = as_json(message["args"]), as_json(message["kwargs"])
-        if not (isinstance(name, str) and isinstance(args, list) and isinstance(kwargs, dict)):
+        if not (type(number) is int and isinstance(name, str) and isinstance(args, list) and isinstance(kwargs, dict)):
             raise TypeError(name)
         if not self._ending.may_call(name):
             return
-        task = asyncio.create_task(self._call(number, name, tuple(args), kwargs))
+        self._carried += size
+        task = asyncio.create_task(self._call(number, name, tuple(args), kwargs, size))
         self._calls.add(task)
         task.add_done_callback(self._called_out)
 
-    async def _call(self, number: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    async def _call(self, number: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> None:
         try:
-            told = await self._ending.call(name, args, kwargs)
+            told = await self._ending.call(name, args, kwargs, size)
         except (SystemExit, KeyboardInterrupt) as error:  # from a task of its own they would end the event loop
             self._ending.raises(error)
             return
+        finally:
+            self._carried -= size
         self._child.pipes.send(self._send_to, _line({"id": number} | told))
 
     def _called_out(self, task: asyncio.Task[None]) -> None:
@@ -274,6 +277,7 @@ class _Running:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None:
             self._ending.raises(error)
+        self._inbox.go_on()
 
     async def _end_calls(self) -> None:
         for task in self._calls:
@@ -368,7 +372,3 @@ def _user() -> int:
 
 def _line(message: dict[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)

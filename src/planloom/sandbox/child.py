@@ -40,21 +40,45 @@ class Pipes:
         self._loop = asyncio.get_running_loop()
         self._open: set[int] = set()
         self._unsent: dict[int, bytearray] = {}
+        self._on_piece: dict[int, OnPiece] = {}
+        self._unheard: set[int] = set()
+        self._on_room: dict[int, Callable[[], None]] = {}
 
-    def reader(self, on_piece: OnPiece) -> int:
-        """Make a pipe whose contents go to `on_piece`; return the end for the child."""
+    def reader(self, on_piece: OnPiece) -> tuple[int, int]:
+        """Make a pipe whose contents go to `on_piece`; return the child's end and the number to `listen` to."""
         ours, theirs = os.pipe()
         self._open |= {ours, theirs}
         os.set_blocking(ours, False)
-        self._loop.add_reader(ours, self._read, ours, on_piece)
-        return theirs
+        self._on_piece[ours] = on_piece
+        self._loop.add_reader(ours, self._read, ours)
+        return theirs, ours
 
-    def writer(self) -> tuple[int, int]:
-        """Make a pipe to write to; return the child's end and the number to `send` to."""
+    def listen(self, number: int, is_heard: bool) -> None:
+        """Read a pipe from now on, or leave what comes in it, so that who writes has to wait."""
+        if number not in self._open or is_heard != (number in self._unheard):
+            return
+        if is_heard:
+            self._unheard.discard(number)
+            self._loop.add_reader(number, self._read, number)
+        else:
+            self._unheard.add(number)
+            self._loop.remove_reader(number)
+
+    def writer(self, on_room: Callable[[], None]) -> tuple[int, int]:
+        """Make a pipe to write to; return the child's end and the number to `send` to.
+
+        Args:
+            on_room: Called when all is written that had to wait.
+        """
         theirs, ours = os.pipe()
         self._open |= {ours, theirs}
         os.set_blocking(ours, False)
+        self._on_room[ours] = on_room
         return theirs, ours
+
+    def unsent(self, number: int) -> int:
+        """Return the bytes that wait to be written."""
+        return len(self._unsent.get(number, b""))
 
     def given(self, text: bytes) -> int:
         """Return the child's end of a pipe that holds this text; no more than a pipe takes at once."""
@@ -82,16 +106,17 @@ class Pipes:
             return
         except BrokenPipeError:
             waiting.clear()
-        self._loop.remove_writer(number)
+        if self._loop.remove_writer(number):
+            self._on_room[number]()
 
-    def _read(self, number: int, on_piece: OnPiece) -> None:
+    def _read(self, number: int) -> None:
         try:
             piece = os.read(number, _PIECE)
         except BlockingIOError:
             return
         if not piece:
             self.close(number)
-        on_piece(piece)
+        self._on_piece[number](piece)
 
     def close(self, number: int) -> None:
         if number in self._open:
@@ -172,7 +197,12 @@ class Child:
         finally:
             for number in (*keep, out, err):
                 self.pipes.close(number)
-        self._first = Handle(self._process.pid)
+        try:
+            self._first = Handle(self._process.pid)
+        except OSError:
+            self._process.kill()
+            self._process.wait()
+            raise
         _live.add(self)
 
     @property
@@ -196,7 +226,11 @@ class Child:
         self._first.stop()
         for process in descendants(self._first.process):
             if process not in self._under:
-                self._under[process] = Handle(process)
+                try:
+                    self._under[process] = Handle(process)
+                except OSError:  # no descriptor to be had: it goes with the first one that is under ours
+                    with suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
         for handle in (*self._under.values(), self._first):
             handle.kill()
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_ERROR = 4_000
+CALLS_AT_ONCE = 64
+"""Calls of tools that one program has under way at a time; more wait their turn."""
+HELD_AT_ONCE = 4
+"""How many times what one call may carry is held here for a program at a time, in calls and in answers."""
 MAX_ARGS_ON_RECORD = 10_000
 """Characters of the arguments of all calls together that are kept with the result."""
 
@@ -54,7 +58,7 @@ class Ending:
 
     def failed(self, kind: ErrorType, text: str) -> None:
         if not self.is_over:
-            self.error_type, self.error = kind, text[:MAX_ERROR]
+            self.error_type, self.error = kind, _written(text[:MAX_ERROR])
             self._over()
 
     def raises(self, error: BaseException) -> None:
@@ -77,7 +81,7 @@ class Ending:
 
     def deny(self, name: str) -> None:
         if not self.is_over:
-            self.denied_tool = name[:200]
+            self.denied_tool = _written(name[:200])
         self.failed(ErrorType.DENIED, f"the program may not call tool {name!r:.200}{listed(self.program.tools)}")
 
     def printed(self, stream: str, text: str) -> bool:
@@ -103,8 +107,12 @@ class Ending:
             return False
         return True
 
-    async def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Make a call that the program may make; return the answer to send it."""
+    async def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> dict[str, Any]:
+        """Make a call that the program may make; return the answer to send it.
+
+        Args:
+            size: Bytes of JSON that its arguments are.
+        """
         function = self.program.tools[name]
         begun_at = monotonic()
         told: dict[str, Any]
@@ -117,17 +125,12 @@ class Ending:
             error = other
             raise
         finally:
-            self._note(name, args, kwargs, monotonic() - begun_at, error)
+            self._kept += size
+            if self._kept > MAX_ARGS_ON_RECORD:
+                args, kwargs = (), {}
+            failed = None if error is None else type(error).__name__
+            self.calls.append(ProgramCall(name, args, kwargs, monotonic() - begun_at, failed))
         return told
-
-    def _note(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], time_s: float, error: BaseException | None
-    ) -> None:
-        size = len(str(args)) + len(str(kwargs))
-        self._kept += size
-        if self._kept > MAX_ARGS_ON_RECORD:
-            args, kwargs = (), {}
-        self.calls.append(ProgramCall(name, args, kwargs, time_s, None if error is None else type(error).__name__))
 
     def finished(self, backend: str, enforced: Mapping[str, str], unenforced: Mapping[str, str]) -> SandboxResult:
         """Return the result.
@@ -152,3 +155,8 @@ class Ending:
             enforced=enforced,
             unenforced=unenforced,
         )
+
+
+def _written(text: str) -> str:
+    """Return a text that can go on record: without halves of characters, which UTF-8 has no way to write."""
+    return text.encode(errors="replace").decode()

@@ -13,7 +13,9 @@ import errno
 import json
 import os
 import resource
+import select
 import sys
+from collections.abc import Callable
 from types import CodeType, CoroutineType, FunctionType, ModuleType
 from typing import Any
 
@@ -57,15 +59,21 @@ def _begin() -> dict[str, Any]:
     _give_up_rights(int(sys.argv[3]) if sys.argv[3] else None)
     _set_limits({name: int(value) for name, _, value in (given.partition("=") for given in sys.argv[4:])})
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    os.set_blocking(_TO_HOST, False)
     _send({"t": "ready"})
     told: dict[str, Any] = json.loads(_read_line())
     return told
 
 
-def _send(message: dict[str, Any]) -> None:
-    line = json.dumps(message, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+def _send(message: dict[str, Any], hear: Callable[[], None] | None = None) -> None:
+    """Send a message; while there is no room for it, hear what the host has to say, which may wait for that."""
+    line = memoryview(json.dumps(message, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
     while line:
-        line = line[os.write(_TO_HOST, line) :]
+        try:
+            line = line[os.write(_TO_HOST, line) :]
+        except BlockingIOError:
+            if select.select([] if hear is None else [_FROM_HOST], [_TO_HOST], [])[0] and hear is not None:
+                hear()
 
 
 class _Tools:
@@ -96,16 +104,20 @@ class _Tools:
             self._loop = loop
             loop.add_reader(_FROM_HOST, self._hear)
         future = loop.create_future()
-        self._waiting[self._ask(name, args, kwargs)] = future
+        self._waiting[self._last + 1] = future
+        self._ask(name, args, kwargs, self._hear)
         return _answered(await future)
 
-    def _ask(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    def _ask(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], hear: Callable[[], None] | None = None
+    ) -> int:
         self._last += 1
+        number = self._last
         try:
-            _send({"t": "call", "id": self._last, "name": name, "args": args, "kwargs": kwargs})
+            _send({"t": "call", "id": number, "name": name, "args": args, "kwargs": kwargs}, hear)
         except (TypeError, ValueError) as error:
             raise TypeError(f"arguments of {name} must be JSON: {error}") from None
-        return self._last
+        return number
 
     def _hear(self) -> None:
         piece = os.read(_FROM_HOST, 65_536)
@@ -313,6 +325,7 @@ def _main() -> None:
 try:
     _main()
 except MemoryError:
+    os.set_blocking(_TO_HOST, True)
     os.write(_TO_HOST, _NO_MEMORY)
 finally:
     os._exit(0)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from planloom.core.code import ErrorType
 from planloom.errors import OutputError
-from planloom.sandbox.ending import Ending
+from planloom.sandbox.ending import CALLS_AT_ONCE, Ending
 from planloom.sandbox.monty_drive import NAME, SPARE_MEMORY, Drive, monty_library
+from planloom.sandbox.places import AT_ONCE, Places
 from planloom.sandbox.program import checked_inputs, refused_import
 from planloom.sandbox.watch import Watch
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from planloom.core.code import Program, SandboxResult
 
-AT_ONCE = 16
-"""Programs of one backend at a time; more wait their turn."""
+MESSAGES_HELD = 16
+"""How many times what one call may carry a program may have given to calls that have not ended."""
 
 
 class MontySandbox:
@@ -33,7 +34,7 @@ class MontySandbox:
     name = NAME
 
     def __init__(self, *, at_once: int = AT_ONCE) -> None:
-        self._places = asyncio.Semaphore(at_once)
+        self._places = Places(at_once)
 
     async def run(self, program: Program) -> SandboxResult:
         """Run a program and return what it came to; cancelling it kills its process at once.
@@ -43,7 +44,7 @@ class MontySandbox:
             Exception: What a tool of the host raised.
         """
         library = monty_library()
-        async with self._places:
+        async with self._places.one(program):
             return await _Running(program, library).result()
 
     async def close(self) -> None:
@@ -60,6 +61,10 @@ class _Running:
         self._ending = Ending(program, self._over.set)
         self._drive = Drive(program, library, self)
         self._calls: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._carried = 0
+        """Bytes of the arguments of calls that have not ended."""
+        self._sleeps: dict[int, asyncio.TimerHandle] = {}
         self.stopped = asyncio.Event()
 
     async def result(self) -> SandboxResult:
@@ -78,6 +83,8 @@ class _Running:
         finally:
             watch.close()
             self._drive.end()
+            for handle in self._sleeps.values():
+                handle.cancel()
             for task in self._calls:
                 task.cancel()
             await asyncio.gather(*self._calls, return_exceptions=True)
@@ -107,28 +114,43 @@ class _Running:
         self._ending.printed(stream, text)
 
     def sleep(self, number: int, seconds: float) -> None:
-        self._loop.call_later(min(max(0.0, seconds), self._program.limits.wall_s), self._slept, number)
+        if not self._ending.is_over:
+            delay_s = min(max(0.0, seconds), self._program.limits.wall_s)
+            self._sleeps[number] = self._loop.call_later(delay_s, self._slept, number)
 
     def _slept(self, number: int) -> None:
+        del self._sleeps[number]
         self._drive.answers.put((number, {"value": None}))
 
     def has_stopped(self) -> None:
         self._ending.failed(ErrorType.CRASHED, "the interpreter broke down")
         self.stopped.set()
 
-    def call(self, number: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def call(self, number: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> None:
         if not self._ending.may_call(name):
             return
-        task = asyncio.create_task(self._call(number, name, args, kwargs))
+        self._carried += size
+        most = MESSAGES_HELD * self._program.limits.result_bytes
+        if self._carried > most:
+            self._ending.failed(ErrorType.RESULT, f"it gave more than {most:,} bytes to calls that have not ended")
+            return
+        task = asyncio.create_task(self._call(number, name, args, kwargs, size))
         self._calls.add(task)
         task.add_done_callback(self._called)
 
-    async def _call(self, number: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def took(self) -> None:
+        """Let the next call begin: the program has taken an answer, which nobody holds here any more."""
+        self._turns.release()
+
+    async def _call(self, number: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> None:
+        await self._turns.acquire()
         try:
-            told = await self._ending.call(name, args, kwargs)
+            told = await self._ending.call(name, args, kwargs, size)
         except (SystemExit, KeyboardInterrupt) as error:  # from a task of its own they would end the event loop
             self._ending.raises(error)
             return
+        finally:
+            self._carried -= size
         self._drive.answers.put((number, told))
 
     def _called(self, task: asyncio.Task[None]) -> None:

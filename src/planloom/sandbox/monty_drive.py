@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections import deque
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from planloom.core.code import ErrorType
 from planloom.errors import NoSandboxError, OutputError
+from planloom.sandbox.ending import MAX_ERROR
 from planloom.sandbox.program import NAMESPACES, bounded, is_async
 
 if sys.platform != "win32":
@@ -118,7 +120,7 @@ class Drive:
         self._program = program
         self._library = library
         self._running = running
-        self._is_async = is_async(program.source)
+        self._is_async = False
         self._given_up = False
         self._pidfd = -1
         self._process = 0
@@ -128,9 +130,14 @@ class Drive:
         self._inputs: dict[str, Any] = {}
         self._printed = 0
         self._asked = 0
+        self._called_for: set[int] = set()
+        """Calls of tools whose answers have not been taken."""
+        self._early: deque[tuple[int, dict[str, Any]]] = deque()
+        """Answers that came while another was waited for."""
 
     def begin(self, inputs: dict[str, Any]) -> None:
         self._inputs = inputs
+        self._is_async = is_async(self._program.source)
         with _live_lock:
             _live.add(self)
         self.thread.start()
@@ -170,7 +177,7 @@ class Drive:
         except library.MontyError as error:
             self._running.tell("failed", ErrorType.RUNTIME, f"{type(error).__name__}: {error}")
         except (ValueError, TypeError, OverflowError, OutputError) as error:  # what it gave has no form here
-            text = error.message if isinstance(error, OutputError) else str(error)
+            text = error.message if isinstance(error, OutputError) else str(error)[:MAX_ERROR]
             self._running.tell("failed", ErrorType.RESULT, text)
         except (OSError, RuntimeError, TimeoutError) as error:
             self._running.tell("raises", NoSandboxError(f"Monty cannot be started: {error}", remedy=_INSTALL))
@@ -210,7 +217,7 @@ class Drive:
                 cwd=WORK if limits.disk_bytes else None,
             )
             value = self._driven(started)
-        self._running.tell("done", bounded(value, limits.result_bytes))
+        self._running.tell("done", bounded(value, limits.result_bytes)[0])
 
     def _hold(self, process: int | None) -> None:
         """Take hold of the process before the program has begun: by a descriptor, and with limits of the kernel's."""
@@ -241,8 +248,9 @@ class Drive:
         limits = self._program.limits
         if not limits.disk_bytes:
             return None
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="planloom-empty-"))
-        return stack.enter_context(
+        folder = tempfile.mkdtemp(prefix="planloom-empty-")
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        mounted = stack.enter_context(
             self._library.MountDir(
                 host_path=folder,
                 virtual_path=WORK,
@@ -251,12 +259,16 @@ class Drive:
                 memory_usage_limit=limits.disk_bytes,
             )
         )
+        with suppress(OSError):  # Monty has it open, and needs no name for it: nothing is left if we are killed
+            os.rmdir(folder)
+        return mounted
 
     def _print(self, stream: str, text: str) -> None:
-        """Pass on a piece of output; what is beyond the limit does not even wait to be looked at."""
-        if self._printed <= self._program.limits.output_bytes:
+        """Pass on a piece of output; what is beyond the limit, or nothing, does not even wait to be looked at."""
+        most = self._program.limits.output_bytes
+        if text and self._printed <= most:
             self._printed += len(text)
-            self._running.tell("printed", stream, text)
+            self._running.tell("printed", stream, text[: most + 1])
 
     def _driven(self, snapshot: Any) -> Any:
         """Answer whatever the program asks until it is done; return its value."""
@@ -269,9 +281,16 @@ class Drive:
             elif isinstance(snapshot, library.NameLookupSnapshot):
                 snapshot = self._looked_up(snapshot)
             else:
-                number, told = self._heard()
+                number, told = self._early.popleft() if self._early else self._heard()
+                self._takes(number)
                 snapshot = snapshot.resume({number: _settled(told)})
         return snapshot.output
+
+    def _takes(self, number: int) -> None:
+        """Say that an answer goes to the program."""
+        if number in self._called_for:
+            self._called_for.discard(number)
+            self._running.tell("took")
 
     def _looked_up(self, snapshot: Any) -> Any:
         name = snapshot.variable_name
@@ -297,12 +316,13 @@ class Drive:
         if name not in tools and snapshot.object_id is None and not self._program.forbids(name):
             return snapshot.resume({"exc_type": "NameError", "message": f"name {name!r} is not defined"})
         limit = self._program.limits.result_bytes
-        args, kwargs = bounded(snapshot.args, limit), bounded(snapshot.kwargs, limit)
+        (args, size), (kwargs, more) = bounded(snapshot.args, limit), bounded(snapshot.kwargs, limit)
         number = snapshot.call_id
         self._asked += 1
         if self._asked > self._program.limits.tool_calls + 1:  # one more is refused with words
             raise _GivenUp
-        self._running.tell("call", number, name, tuple(args), kwargs)
+        self._running.tell("call", number, name, tuple(args), kwargs, size + more)
+        self._called_for.add(number)
         if self._is_async and name in tools:
             return snapshot.resume({"future": ...})
         return snapshot.resume(_settled(self._heard_of(number)))
@@ -319,7 +339,9 @@ class Drive:
         while True:
             found, told = self._heard()
             if found == number:
+                self._takes(number)
                 return told
+            self._early.append((found, told))
 
     def _heard(self) -> tuple[int, dict[str, Any]]:
         heard = self.answers.get()
@@ -351,7 +373,7 @@ def _told(error: Any) -> tuple[ErrorType, str, str | None]:
     """Return the kind of an exception of the program, its text, and the name that it had no value for."""
     inner = error.exception()
     kind = next((found for types, found in _KINDS if isinstance(inner, types)), ErrorType.RUNTIME)
-    text = str(error)
+    text = str(error)[:MAX_ERROR]
     if isinstance(inner, TimeoutError) and any(word in text for word in _BY_INTERPRETER):
         kind = ErrorType.TIMEOUT
     elif isinstance(inner, RuntimeError) and "is not supported in this environment" in text:

@@ -42,13 +42,15 @@ _QUIET = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _AWAITS = re.compile(r"\b(?:await|async)\b")
-_IMPORTS = re.compile(
-    r"\bfrom[ \t\\\n]+(?P<origin>[.\w]+)[ \t\\\n]+import\b|\bimport[ \t\\\n]+(?P<names>\w[\w.,\\ \t]*)"
-)
+_SPACE = r"(?:[ \t\f]|\\\r?\n|\\\r)"
+_DOTTED = rf"\.*+\w++(?:{_SPACE}*+\.{_SPACE}*+\w++){{0,40}}"  # longer would be looked at again from every `from`
+_IMPORT = rf"from{_SPACE}++(?P<origin>{_DOTTED}){_SPACE}++import\b|import{_SPACE}++(?P<names>\w(?:[\w.,]|{_SPACE})*+)"
+_IMPORTS = re.compile(rf"\b(?:{_IMPORT})")
+_STATEMENTS = re.compile(rf"(?:^|[\r\n;:]){_SPACE}*+(?:{_IMPORT})")
 _ROUNDABOUT = re.compile(r"\b(?:eval|exec|compile|__import__|importlib|__builtins__|__loader__|__spec__)\b")
-_ALIAS = re.compile(r"\s+as\s+\w+\s*$")
 _WORTH = 2
 """Bytes of JSON that any value has at least: itself and what parts it from the next."""
+_FEW_VALUES = 10_000
 
 
 def _plain(source: str) -> str:
@@ -56,7 +58,7 @@ def _plain(source: str) -> str:
 
     def kept(found: re.Match[str]) -> str:
         prefix = found["prefix"] or ""
-        return f" {found[0]} " if "f" in prefix.lower() else " "
+        return f" {found[0]} " if not {"f", "t"}.isdisjoint(prefix.lower()) else " "
 
     return _QUIET.sub(kept, source)
 
@@ -67,25 +69,39 @@ def is_async(source: str) -> bool:
 
 
 def refused_import(source: str, allowed: frozenset[str]) -> str | None:
-    """Return the first module that a program imports and may not, or a word that could import any; else None."""
-    text = _plain(source)
-    for name in _imported(text):
-        parts = name.split(".")
-        if not any(".".join(parts[: count + 1]) in allowed for count in range(len(parts))):
-            return name
-    roundabout = _ROUNDABOUT.search(text)
-    return None if roundabout is None else roundabout[0]
+    """Return the first module that a program imports and may not, or a word that could import any; else None.
+
+    Where an f-string ends only a parser knows: strings may stand in it, with quotes of its own kind. So with one that
+    holds an expression, what looks like a statement counts in strings and comments too.
+    """
+    plain = _plain(source)
+    looks = [(plain, _IMPORTS)]
+    if any(_holds_code(found) for found in _QUIET.finditer(source)):
+        looks.append((source, _STATEMENTS))
+    for text, pattern in looks:
+        for name in _imported(text, pattern):
+            parts = name.split(".")
+            if not any(".".join(parts[: count + 1]) in allowed for count in range(len(parts))):
+                return name
+        roundabout = _ROUNDABOUT.search(text)
+        if roundabout is not None:
+            return roundabout[0]
+    return None
 
 
-def _imported(text: str) -> Iterator[str]:
-    for found in _IMPORTS.finditer(text):
+def _holds_code(found: re.Match[str]) -> bool:
+    return "{" in found[0] and not {"f", "t"}.isdisjoint((found["prefix"] or "").lower())
+
+
+def _imported(text: str, pattern: re.Pattern[str]) -> Iterator[str]:
+    for found in pattern.finditer(text):
         if found["origin"] is not None:
-            yield found["origin"]
+            yield "".join(found["origin"].replace("\\", " ").split())
             continue
         for name in found["names"].replace("\\", " ").split(","):
-            bare = _ALIAS.sub("", name).strip()
-            if bare:
-                yield bare
+            words = name.split()
+            if words:
+                yield words[0]
 
 
 def is_variable(name: str) -> bool:
@@ -106,8 +122,13 @@ def checked_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return copied
 
 
-def bounded(value: object, max_bytes: int) -> Any:
-    """Return a program's value as JSON.
+def most_values(max_bytes: int) -> int:
+    """Return how many values so many bytes of JSON may hold: what takes three to write takes the host sixty-four."""
+    return max(_FEW_VALUES, max_bytes // 8)
+
+
+def bounded(value: object, max_bytes: int) -> tuple[Any, int]:
+    """Return a program's value as JSON, and how many bytes of it that is.
 
     It is counted before it is copied: a few lists that hold one another many times over are small in memory and endless
     when they are written out.
@@ -115,12 +136,13 @@ def bounded(value: object, max_bytes: int) -> Any:
     Raises:
         OutputError: It is no JSON, or more than `max_bytes` of it.
     """
-    left = max_bytes
+    left, values = max_bytes, most_values(max_bytes)
     waiting: list[Iterator[object]] = [iter((value,))]
     while waiting:
         for item in waiting[-1]:
-            left -= len(item) if isinstance(item, str | bytes) else _WORTH
-            if left < 0:
+            left -= _worth(item)
+            values -= 1
+            if left < 0 or values < 0:
                 raise _too_much(max_bytes)
             if isinstance(item, dict):
                 waiting.append(_both(item))
@@ -131,9 +153,16 @@ def bounded(value: object, max_bytes: int) -> Any:
         else:
             waiting.pop()
     copied = as_json(value, where="result")
-    if len(json.dumps(copied, ensure_ascii=False).encode()) > max_bytes:
+    size = len(json.dumps(copied, ensure_ascii=False).encode())
+    if size > max_bytes:
         raise _too_much(max_bytes)
-    return copied
+    return copied, size
+
+
+def _worth(item: object) -> int:
+    if isinstance(item, str | bytes):
+        return len(item)
+    return max(_WORTH, item.bit_length() // 4) if isinstance(item, int) else _WORTH
 
 
 def _both(entries: dict[Any, Any]) -> Iterator[object]:
@@ -143,7 +172,10 @@ def _both(entries: dict[Any, Any]) -> Iterator[object]:
 
 
 def _too_much(max_bytes: int) -> OutputError:
-    return OutputError(f"the value is more than {max_bytes:,} bytes of JSON", remedy="return less, or a summary")
+    return OutputError(
+        f"the value is more than {max_bytes:,} bytes of JSON, or {most_values(max_bytes):,} values",
+        remedy="return less, or a summary",
+    )
 
 
 def listed(names: Iterable[str]) -> str:
