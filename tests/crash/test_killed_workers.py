@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from planloom import SqliteJournal, StepStatus
+from planloom import RunStatus, SqliteJournal, StepStatus
 from planloom.core.events import AttemptFailed, AttemptSucceeded, OutcomeUnknown, RunFinished, StepDispatched
 from planloom.core.result import StepResult
 from planloom.errors import RunNotFoundError
@@ -28,7 +28,8 @@ from planloom.ports import Recorded
 from planloom.runtime.engine import Engine
 from planloom.runtime.replay import diverges
 from tests.crash.killed_workers import EXPECTED, LEASE_S
-from tests.transport.workplace import alive
+from tests.transport.workplace import alive, engine_on, plan, pool_of, step, until
+from tests.transport.workplace import calls as effects_in
 
 KILLS = int(os.environ.get("PLANLOOM_KILLS", "20"))
 SEED = int(os.environ.get("PLANLOOM_SEED", "1"))
@@ -170,3 +171,73 @@ def one_run(folder: Path, run_id: str, chance: random.Random, done: Counter[str]
     assert max(succeeded.values(), default=0) <= 1, "a step succeeded twice"
     assert diverges(run_id, events) is None
     return events
+
+
+@pytest.mark.slow
+def test_a35_after_an_engine_is_killed_with_its_workers_another_one_repeats_no_completed_step(tmp_path: Path) -> None:
+    first = subprocess.Popen([sys.executable, str(CHILD), str(tmp_path), "r"], stdout=subprocess.PIPE)
+    end = time.monotonic() + 30
+    while sum(effects == "once" for effects, _ in calls(tmp_path)) < 5 and time.monotonic() < end:
+        time.sleep(0.005)
+    left = workers(first.pid)
+    first.kill()
+    first.communicate()
+    _, completed = record(tmp_path, "r")
+    before = calls(tmp_path)
+
+    told = subprocess.run(
+        [sys.executable, str(CHILD), str(tmp_path), "r"], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    after = calls(tmp_path)
+    events, ended = record(tmp_path, "r")
+    assert told.stdout.split() == ["ready", "success"]
+    assert left
+    assert not any(alive(pid) for pid in left)
+    assert len(completed) > 16
+    assert {key: ended[key].output for key in completed} == {key: step.output for key, step in completed.items()}
+    assert all(after[place] == before[place] for place in after if place[1] in completed)
+    assert max(count for (effects, _), count in after.items() if effects == "once") == 1
+    assert isinstance(events[-1].event, RunFinished)
+
+
+@pytest.mark.crash
+def test_hundreds_of_attempts_over_four_workers_that_die_all_end_or_name_what_they_wait_for(tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    kinds = {
+        "w.pay": {"folder": str(tmp_path), "seconds": 0.02},
+        "w.put": {"folder": str(tmp_path), "n": 2, "seconds": 0.02},
+        "w.pid": {"seconds": 0.02},
+    }
+    plans = [
+        plan(*(step(f"r{run}s{n}", name, kinds[name]) for n in range(5) for name in [chance.choice(list(kinds))]))
+        for run in range(100)
+    ]
+
+    async def main() -> None:
+        async with pool_of(4, 4, lease_s=2.0) as pool, engine_on(pool) as engine:
+            await until(lambda: pool.idle == 4)
+            runs = [await engine.start(one) for one in plans]
+
+            async def killing() -> None:
+                for _ in range(KILLS):
+                    await asyncio.sleep(chance.uniform(0.05, 0.3))
+                    if pool.pids:
+                        os.kill(
+                            chance.choice(list(pool.pids.values())), chance.choice([signal.SIGKILL, signal.SIGSEGV])
+                        )
+
+            killer = asyncio.ensure_future(killing())
+            async with asyncio.timeout(120):
+                results = await asyncio.gather(*(run.result() for run in runs))
+            killer.cancel()
+
+            paid = Counter(line[1] for line in effects_in(tmp_path, "pay"))
+            assert max(paid.values()) == 1, "a once effect happened twice"
+            for result in results:
+                assert result.status in (RunStatus.SUCCESS, RunStatus.WAITING), result.steps
+                assert (result.status is RunStatus.WAITING) == bool(result.blockers())
+            assert pool.counts.lost > 0
+            assert pool.counts.provisioned == pool.counts.released
+
+    asyncio.run(main())

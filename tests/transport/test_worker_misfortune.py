@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from planloom import RunStatus, StepStatus
 from planloom.core.commands import RunStep
 from planloom.errors import WorkerStartError
+from planloom.plan.policy import FailureKind
 from planloom.ports import AttemptContext
 from planloom.tools.load import load_tools
 from planloom.tools.registry import ToolRegistry
@@ -191,5 +194,77 @@ def test_a_process_shows_no_token_though_its_engine_has_it_from_the_environment(
 
             assert seat.token.encode() not in shown
             assert pool.token.encode() not in shown
+
+    asyncio.run(main())
+
+
+ODD = load_tools(str(Path(TOOLS).with_name("odd_tools.py")))
+COMES_TO = {"o.signals": None, "o.quit": FailureKind.REFUSED} | dict.fromkeys(
+    ("o.nan", "o.text", "o.deep", "o.big"), FailureKind.OUTPUT
+)
+
+
+@slow
+def test_what_a_tool_does_to_its_own_process_harms_no_other_step() -> None:
+    troubles: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
+        setup = WorkerSetup(tools=(str(Path(TOOLS).with_name("odd_tools.py")), TOOLS))
+        tools = [*ODD, *load_tools(TOOLS)]
+        async with pool_of(1, 2, setup=setup) as pool, engine_on(pool, tools=tools) as engine:
+            for one in ODD:
+                async with asyncio.timeout(20):
+                    result = await engine.run(plan(step("a", one.name)))
+                    after = await engine.run(plan(step("b", "w.add", {"a": 1, "b": 1})))
+
+                assert result.steps[0].error_kind == COMES_TO.get(one.name, FailureKind.LOST), one.name
+                assert after.output == 2, one.name
+            assert pool.counts.provisioned == pool.counts.released
+
+    asyncio.run(main())
+    assert troubles == []
+
+
+@slow
+def test_hundreds_of_runs_leave_no_file_thread_or_lease_behind() -> None:
+    async def main() -> None:
+        async with pool_of(2, 2) as pool, engine_on(pool) as engine:
+            await until(lambda: pool.idle == 2)
+            small = plan(*(step(f"s{n}", "w.add", {"a": 1, "b": n}) for n in range(2)))
+            await engine.run(small)
+
+            def held() -> list[int]:
+                kept = [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), *pool.pids.values())]
+                return [*kept, threading.active_count(), len(asyncio.all_tasks())]
+
+            before = held()
+            for _ in range(300):
+                await engine.run(small)
+
+            assert held() == before
+            assert pool.counts.provisioned == pool.counts.released
+            assert (pool.busy, pool.waiting, pool.counts.started) == (0, 0, 2)
+
+    asyncio.run(main())
+
+
+@slow
+def test_a_storm_of_cancelled_runs_ends_every_one_of_them_at_once() -> None:
+    async def main() -> None:
+        async with pool_of(2, 2) as pool, engine_on(pool) as engine:
+            await until(lambda: pool.idle == 2)
+            naps = plan(step("a", "w.pid", {"seconds": 0.05}), step("b", "w.pid", {"seconds": 60.0}, needs=["a"]))
+            runs = [await engine.start(naps) for _ in range(200)]
+            await asyncio.sleep(0.2)
+
+            async with asyncio.timeout(10):
+                await asyncio.gather(*(run.cancel() for run in runs))
+                results = await asyncio.gather(*(run.result() for run in runs))
+
+            assert {result.status for result in results} == {RunStatus.CANCELLED}
+            await until(lambda: pool.busy == 0)
+            assert (pool.waiting, pool.counts.lost) == (0, 0)
+            assert pool.counts.provisioned == pool.counts.released
 
     asyncio.run(main())

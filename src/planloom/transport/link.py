@@ -70,9 +70,12 @@ class Link:
         Raises:
             ProtocolError: It is no JSON, or too long; nothing was sent.
         """
+        self.send_text(json_text(message))
+
+    def send_text(self, text: str) -> None:
+        """Have a message delivered that is written as JSON already."""
         if self._closed:
             return
-        text = json_text(message)
         self.channel.write(f"[{self._sent + 1},{self._got},{text}]")
         self._sent += 1
         self._unheard[self._sent] = text, self._loop.time()

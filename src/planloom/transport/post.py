@@ -70,12 +70,13 @@ class Post:
         Raises:
             ProtocolError: It is no JSON, or too long.
         """
-        size_bytes = len(json_text(message))  # it is ASCII
+        text = json_text(message)
+        size_bytes = len(text)  # it is ASCII
         if size_bytes > MAX_FRAME_BYTES - _ROOM_BYTES:
             raise too_long(size_bytes, MAX_FRAME_BYTES)
         if self._loop is not None:
             with suppress(RuntimeError):  # the thread has ended, and everything with it
-                self._loop.call_soon_threadsafe(self._send, message)
+                self._loop.call_soon_threadsafe(self._send, text)
 
     def stop(self, timeout_s: float = 1.0) -> None:
         """Send what is left, close, and wait for that."""
@@ -125,8 +126,8 @@ class Post:
             case "challenge":
                 self._asked = str(message.get("nonce", ""))
                 shown = proof(self._token, "worker", self._asked, self._nonce)
-                hello = {"m": "hello", "nonce": self._nonce, "proof": shown, **self._offer}
-                if len(json_text(hello)) > MAX_STRANGER_BYTES - _ROOM_BYTES:
+                hello = json_text({"m": "hello", "nonce": self._nonce, "proof": shown, **self._offer})
+                if len(hello) > MAX_STRANGER_BYTES - _ROOM_BYTES:
                     self._finish("it has more tools than a worker can tell of: give it fewer", True)
                 else:
                     self._send(hello)
@@ -146,9 +147,9 @@ class Post:
             self._link.beat()
             self._loop.call_later(self._beat_s, self._beat)
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, text: str) -> None:
         if self._link is not None:
-            self._link.send(message)
+            self._link.send_text(text)
 
     def _finish_unwelcome(self) -> None:
         if not self._is_welcome:
