@@ -174,6 +174,20 @@ m.write(b'\\xb8\\x14\\x00\\x00\\x00\\xcd\\x80\\xc3')
 f = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))
 return ['ESCAPED'] if f() > 0 else 'no'
 """,
+    "ctypes inotify, landlock, io_setup and sync": """
+import ctypes
+l = ctypes.CDLL(None)
+n = ctypes.c_ulong(0)
+return [c for c, a, b in ((253, 0, 0), (294, 0, 0), (444, 0, 0), (206, 8, ctypes.byref(n)), (162, 0, 0), (306, 0, 0)) if l.syscall(c, a, b, 1) >= 0] and 'ESCAPED'
+""",
+    "socket pairs of other families": """
+import socket, errno
+for family in (2, 10, 16, 30, 40):
+    try: socket.socketpair(family, 1)
+    except OSError as e:
+        if e.errno != errno.EPERM: return 'ESCAPED'
+""",
+    "larger buffers of sockets": "import socket\na, b = socket.socketpair()\na.setsockopt(1, 7, 1 << 24)\nreturn 'ESCAPED'",
     # --- processes and signals ---
     "fork bomb": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
     "quiet fork bomb": "import os\nfor _ in range(50):\n    os.fork()",
@@ -285,6 +299,11 @@ return E.fromstring('<!DOCTYPE x [<!ENTITY a0 "aaaaaaaaaa">' + e + ']><x>&a29;</
     "disk bomb": "f = open('x', 'wb')\nwhile True: f.write(b'x' * 10**6)",
     "file bomb": "i = 0\nwhile True:\n    i += 1\n    open(f'f{i}', 'w').close()",
     "folder bomb": "import os\nwhile True:\n    os.mkdir('d')\n    os.chdir('d')",
+    "attributes of files without end": "import os\nopen('f', 'w').close()\ni = 0\nwhile True:\n    os.setxattr('f', f'user.{i}', b'x' * 60000)\n    i += 1",
+    "locks without end": "import fcntl\nf = open('f', 'wb')\ni = 0\nwhile True:\n    fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, i)\n    i += 2",
+    "locks of open files": "import fcntl, struct\nfcntl.fcntl(open('f', 'wb'), 37, struct.pack('hhqqi4x', 1, 0, 0, 1, 0))\nreturn 'ESCAPED'",
+    "nothing printed without end": "while True: print(end='')",
+    "children that nobody counts": "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nreturn 'ESCAPED'",
     "descriptor bomb": "import os\nl = []\nwhile True: l.append(os.pipe())",
     "output bomb": "while True: print('x' * 1000)",
     "long line": "print('x' * 3_000_000)",
@@ -303,6 +322,21 @@ return E.fromstring('<!DOCTYPE x [<!ENTITY a0 "aaaaaaaaaa">' + e + ']><x>&a29;</
     "its own messages, a forged tool": 'import os\nfor fd in range(3, 500):\n    try: os.write(fd, b\'{"t":"call","id":1,"name":"secret","args":[],"kwargs":{}}\\n\')\n    except OSError: pass',
     "its own messages, deep": "import os\nfor fd in range(3, 500):\n    try: os.write(fd, b'[' * 60000 + b'\\n')\n    except OSError: pass",
     "its own messages, closed": "import os\nos.closerange(0, 64)\nwhile True: pass",
+    "its own messages, ready without end": 'import os\nwhile True:\n    for fd in range(3, 64):\n        try: os.write(fd, b\'{"t":"ready"}\\n\' * 4000)\n        except OSError: pass',
+    "its own messages, a call numbered infinity": 'import os\nfor fd in range(3, 500):\n    try: os.write(fd, b\'{"t":"call","id":1e999,"name":"echo","args":[],"kwargs":{}}\\n\')\n    except OSError: pass\nwhile True: pass',
+    "its own messages, an end that is not its to say": 'import os\nfor fd in range(3, 500):\n    try: os.write(fd, b\'{"t":"error","kind":"timeout","text":"x"}\\n\')\n    except OSError: pass\nwhile True: pass',
+    "its own messages, half a character": 'import os\nfor fd in range(3, 500):\n    try: os.write(fd, b\'{"t":"error","kind":"runtime","text":"\\\\ud800"}\\n\')\n    except OSError: pass\nwhile True: pass',
+    "its own messages, a tool called half a character": 'import os\nfor fd in range(3, 500):\n    try: os.write(fd, b\'{"t":"call","id":1,"name":"\\\\ud800","args":[],"kwargs":{}}\\n\')\n    except OSError: pass\nwhile True: pass',
+    "its own messages, a hundred thousand values": """
+import os
+line = b'{"t":"call","id":1,"name":"echo","args":[[' + b'{},' * 300_000 + b'0]],"kwargs":{}}\\n'
+for fd in range(3, 500):
+    try:
+        os.set_blocking(fd, True)
+        os.write(fd, line)
+    except OSError: pass
+while True: pass
+""",
     "tools by other names": "return tools.secret() or functions.secret()",
     "a tool called without end": "while True: tools.echo(1)",
     "a tool given too much": "return tools.echo('x' * 5_000_000)",

@@ -144,6 +144,7 @@ def test_it_is_contained(runtime: str, name: str, host: Host, ran: dict[str, tup
 
     told = str(result.to_dict())
     assert SECRET not in told
+    told.encode()
     assert "ESCAPED" not in told
     assert result.error_type is None or isinstance(result.error_type, ErrorType)
     assert result.error_type is None or result.error
@@ -191,6 +192,17 @@ EXPECTED = {
     "its own messages, deep": ErrorType.PROTOCOL,
     "its own messages, a forged tool": ErrorType.DENIED,
     "its own messages, without end": ErrorType.RESULT,
+    "its own messages, ready without end": ErrorType.PROTOCOL,
+    "its own messages, a call numbered infinity": ErrorType.PROTOCOL,
+    "its own messages, an end that is not its to say": ErrorType.PROTOCOL,
+    "its own messages, half a character": ErrorType.RUNTIME,
+    "its own messages, a tool called half a character": ErrorType.DENIED,
+    "its own messages, a hundred thousand values": ErrorType.RESULT,
+    "larger buffers of sockets": ErrorType.DENIED,
+    "attributes of files without end": ErrorType.DISK,
+    "locks without end": ErrorType.DISK,
+    "locks of open files": ErrorType.DENIED,
+    "children that nobody counts": ErrorType.DENIED,
     "ctypes pokes memory": ErrorType.CRASHED,
 }
 
