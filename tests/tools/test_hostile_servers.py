@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerFolder:
 def hostile(folder: ServerFolder, *moods: str, **terms: Any) -> McpServer:
     env = {"SERVER_TOKEN": "TOKEN_OF_OURS"}
     args = (str(PROGRAM), str(folder.path), *moods)
-    given = {"command": sys.executable, "args": args, "env": env, "start_timeout_s": 20}
+    given: dict[str, Any] = {"command": sys.executable, "args": args, "env": env, "start_timeout_s": 20}
     return McpServer("calc", folder=folder.path, **given | terms)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,12 +141,17 @@ class McpSession:
             from planloom.tools.mcp_http import over_http
 
             return over_http(self._terms.url, self._headers)
-        from mcp.client.stdio import get_default_environment
-
-        from planloom.tools.mcp_stdio import Program, over_stdio
+        from mcp.client.stdio import StdioServerParameters, get_default_environment, stdio_client
 
         folder = self._folder / self._terms.cwd if self._terms.cwd else self._folder
-        program = Program(
+        if sys.platform == "win32":  # no process groups, and no measure of its messages
+            asked = StdioServerParameters(
+                command=self._program(folder), args=list(self._terms.args), env=self._variables, cwd=folder
+            )
+            return stdio_client(asked)
+        from planloom.tools.mcp_stdio import ServerProgram, over_stdio
+
+        program = ServerProgram(
             command=self._program(folder),
             args=self._terms.args,
             environment=get_default_environment() | self._variables,

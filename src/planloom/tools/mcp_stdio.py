@@ -36,7 +36,7 @@ _CHUNK = 2**16
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class ServerProgram:
     """What is started.
 
     Attributes:
@@ -56,7 +56,7 @@ class Program:
 
 
 @asynccontextmanager
-async def over_stdio(program: Program) -> AsyncIterator[tuple[Any, Any]]:
+async def over_stdio(program: ServerProgram) -> AsyncIterator[tuple[Any, Any]]:
     """Start a program, and give the streams of messages from it and to it; it is gone after.
 
     Raises:
@@ -100,7 +100,7 @@ async def over_stdio(program: Program) -> AsyncIterator[tuple[Any, Any]]:
 class _Talk:
     """The messages from a program and to it."""
 
-    def __init__(self, program: Program, process: Process, come: Any, go: Any) -> None:
+    def __init__(self, program: ServerProgram, process: Process, come: Any, go: Any) -> None:
         self._program = program
         self._process = process
         self._come = come

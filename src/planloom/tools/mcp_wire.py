@@ -37,7 +37,7 @@ _is_ours: ContextVar[bool] = ContextVar("planloom_mcp", default=False)
 @contextmanager
 def unlogged() -> Iterator[None]:
     """Have the SDK log nothing of what is done in here; others in this process may use it, too."""
-    for name in ("mcp.client.streamable_http", "mcp.shared.jsonrpc_dispatcher", "client"):
+    for name in ("mcp.client.stdio", "mcp.client.streamable_http", "mcp.shared.jsonrpc_dispatcher", "client"):
         logging.getLogger(name).addFilter(_is_others)  # not added twice
     before = _is_ours.set(True)
     try:
