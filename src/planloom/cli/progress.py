@@ -150,22 +150,29 @@ class Lines:
                 return f"{printable(event.step)} skipped: {event.reason.value.replace('_', ' ')}{because}"
             case AttemptWaiting(reason=str(reason)):
                 return f"{printable(event.step)} {wait_text(reason, event.until)}"
-            case CircuitChanged():
-                return f"{printable(event.tool)} circuit {event.state.replace('_', ' ')}"
-            case PauseRequested():
-                return f"paused by {printable(event.by)}"
             case ApprovalRequested():
                 return f"{printable(event.step)} waits for approval: {_error(event.message)}"
             case OutcomeUnknown():
                 return f"{printable(event.step)} outcome unknown: attempt {event.attempt} was under way when it ended"
-            case CancelRequested():
-                return f"cancelled by {printable(event.by)}" + (f": {printable(event.reason)}" if event.reason else "")
-            case RunStopping():
-                failed = event.status is RunStatus.FAILED and event.because
-                because = f"step {event.because} failed" if failed else event.because
-                return f"stopping: {printable(because)}" if because else ""
+            case CircuitChanged():
+                return f"circuit breaker of {printable(event.tool)}: {event.state.replace('_', ' ')}"
             case _:
-                return ""
+                return _stops(event)
+
+
+def _stops(event: Event) -> str:
+    """Return what is told of whatever keeps a whole run from going on."""
+    match event:
+        case PauseRequested():
+            return f"paused by {printable(event.by)}"
+        case CancelRequested():
+            return f"cancelled by {printable(event.by)}" + (f": {printable(event.reason)}" if event.reason else "")
+        case RunStopping():
+            failed = event.status is RunStatus.FAILED and event.because
+            because = f"step {event.because} failed" if failed else event.because
+            return f"stopping: {printable(because)}" if because else ""
+        case _:
+            return ""
 
 
 def _error(text: str) -> str:
