@@ -97,6 +97,25 @@ def test_a_run_that_ended_cannot_be_cancelled(folder: Folder) -> None:
     assert ended.value["error"]["message"] == "run 'r1' has ended: success"
 
 
+def test_a_run_that_was_paused_while_nobody_drove_it_goes_on_when_it_is_resumed(folder: Folder) -> None:
+    waiting(folder)
+
+    told = folder.call("pause", "r1", "--by", "ann")
+    approved = folder.call("approve", "r1", "ok")
+
+    ended = folder.call("resume", "r1")
+    assert (told.code, approved.code, ended.code) == (0, 0, 0)
+
+
+def test_a_run_that_ended_cannot_be_paused(folder: Folder) -> None:
+    folder.call("run", folder.plan("p.json", {"id": "a", "tool": "t.echo"}), "--run-id", "r1")
+
+    ended = folder.call("pause", "r1", "--json")
+
+    assert ended.code == 7
+    assert ended.value["error"]["message"] == "run 'r1' has ended: success"
+
+
 def test_answers_as_json_say_what_comes_next(folder: Folder) -> None:
     waiting(folder)
 

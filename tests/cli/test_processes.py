@@ -156,6 +156,24 @@ def test_a_run_is_cancelled_from_another_process(folder: Folder) -> None:
     assert "cancelled by ann" in err
 
 
+@pytest.mark.slow
+def test_a_run_is_paused_from_another_process_and_goes_on_in_a_third(folder: Folder) -> None:
+    last = {"id": "last", "tool": "t.count", "needs": ["slow"], "with": {"text": "a"}}
+    plan = folder.plan("p.json", CHAIN[0], CHAIN[1] | {"with": {"seconds": 2}}, last)
+    with running(folder, "run", plan, "--run-id", "r1") as process:
+        read_until(process, "counted completed")
+
+        told = folder.call("pause", "r1", "--by", "ann", "--json").value
+        _, err = process.communicate(timeout=10)
+
+    assert told["driven"] is True
+    assert process.returncode == 4
+    assert "paused by ann" in err
+    assert "slow completed" in err
+    assert "last" not in err
+    assert folder.call("resume", "r1").code == 0
+
+
 def test_a_run_that_somebody_drives_cannot_be_resumed_beside_it(folder: Folder) -> None:
     plan = folder.plan("p.json", *CHAIN)
     with running(folder, "run", plan, "--run-id", "r1") as process:

@@ -190,7 +190,7 @@ def test_a_step_that_takes_too_long_and_keeps_the_event_loop_is_ended_all_the_sa
 
             assert result.steps[0].status is StepStatus.TIMED_OUT
             assert time.monotonic() - began < 5
-            assert not alive(int(calls(tmp_path)[0][3]))
+            await until(lambda: not alive(int(calls(tmp_path)[0][3])))
 
     asyncio.run(main())
 

@@ -37,6 +37,11 @@ _COMMANDS = {
     "resume": ("planloom.cli.run", "resume", "Go on with a run that was interrupted, or that waited for an answer."),
     "approve": ("planloom.cli.people", "approve", "Answer a step that asks a person."),
     "resolve": ("planloom.cli.people", "resolve", "Say what came of a step whose outcome is unknown."),
+    "pause": (
+        "planloom.cli.people",
+        "pause",
+        "Pause a run: what is under way ends, and nothing new starts until it is resumed.",
+    ),
     "cancel": ("planloom.cli.people", "cancel", "Cancel a run: what is under way is stopped, and nothing new starts."),
     "events": ("planloom.cli.show", "events", "Print the record of a run, an event a line."),
     "trace": ("planloom.cli.trace", "trace", "Tell a run as spans, as OpenTelemetry has them."),

@@ -16,7 +16,7 @@ from planloom.cli.inputs import parse_json
 from planloom.cli.options import Invocation, shared
 from planloom.cli.project import Workplace
 from planloom.cli.reading import read_run
-from planloom.core.events import CancelRequested
+from planloom.core.events import CancelRequested, PauseRequested
 from planloom.core.result import RUN_ENDED
 from planloom.errors import ConfigError
 from planloom.observe.looks import run_word
@@ -125,12 +125,22 @@ def resolve(
 def cancel(call: Invocation, run_id: str, reason: str, by: str) -> None:
     """Cancel a run: what is under way is stopped, and nothing new starts."""
 
-    def answer(run: RunOnRecord) -> Fact:
-        status = run.result.status
-        if status in RUN_ENDED:
-            raise ConfigError(
-                f"run {run_id!r} has ended: {run_word(status.value)}", remedy="there is nothing to cancel"
-            )
-        return CancelRequested(by, time.time(), reason)
+    _leave(call, run_id, lambda run: _unless_ended(run, CancelRequested(by, time.time(), reason), "cancel"))
 
-    _leave(call, run_id, answer)
+
+@click.command()
+@shared()
+@click.argument("run_id", metavar="RUN")
+@_by
+def pause(call: Invocation, run_id: str, by: str) -> None:
+    """Pause a run: what is under way ends, and nothing new starts until it is resumed."""
+    _leave(call, run_id, lambda run: _unless_ended(run, PauseRequested(by, time.time()), "pause"))
+
+
+def _unless_ended(run: RunOnRecord, fact: Fact, what: str) -> Fact:
+    status = run.result.status
+    if status in RUN_ENDED:
+        raise ConfigError(
+            f"run {run.result.run_id!r} has ended: {run_word(status.value)}", remedy=f"there is nothing to {what}"
+        )
+    return fact

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import planloom
-from planloom.core.events import RunResumed, RunStarted
+from planloom.core.events import PauseRequested, RunResumed, RunStarted
 from planloom.core.machine import RunMachine
 from planloom.core.report import run_result
 from planloom.core.result import RunResult, RunStatus, StepStatus
@@ -121,6 +121,7 @@ class Engine:
         )
         reach = Reach(
             self._wired.transport,
+            sandboxes=self._wired.runtimes,
             agents=frozenset(roster.names()) - self._settings.agents.keys(),
             models=frozenset(name for name, one in (models or {}).items() if not isinstance(one, str)),
             judges=frozenset(judges or ()),
@@ -385,18 +386,22 @@ class Engine:
             raise
         self._keep(run_id, driver, told=record[-1].seq)
         # In the turn it goes on in: one that somebody cancelled meanwhile must not begin its steps again first.
-        await self._take_posted(run_id, driver, posted)
+        # A pause was asked for before: whoever resumes wants it to go on.
+        await self._take_posted(run_id, driver, [entry for entry in posted if not isinstance(entry[1], PauseRequested)])
+        if posted:
+            await self._journal.taken(run_id, posted[-1][0])
         return Run(machine, driver, self._journal, self._clock)
 
     async def recover(self) -> list[Run]:
-        """Resume every unended run that nobody drives and that can be resumed here; return them.
+        """Resume every unended run that nobody drives or paused, and that can be resumed here; return them.
 
         One that cannot (its tools are missing, its record is damaged) is logged and left as it is.
         """
         runs = []
         for row in await self._journal.runs(status=RunStatus.RUNNING.value, limit=1_000_000):
             try:
-                runs.append(await self.resume(row.run_id))
+                if not replayed(row.run_id, await self._journal.read(row.run_id)).state.paused:
+                    runs.append(await self.resume(row.run_id))
             except RunBusyError:
                 continue
             except (ConfigError, JournalFormatError) as error:
