@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from planloom.core.events import Event, Fact, Note
     from planloom.core.prices import ModelPrice
     from planloom.core.result import StepOutcome, Usage
+    from planloom.errors import NoSandboxError
     from planloom.plan.model import Step
 
 
@@ -216,6 +217,10 @@ class SandboxBackend(Protocol):
     @property
     def name(self) -> str:
         """Return what plans call it: the `runtime` of a code step."""
+        ...
+
+    def missing(self) -> NoSandboxError | None:
+        """Return why it cannot be had here, as far as can be seen at once; None if nothing speaks against it."""
         ...
 
     async def run(self, program: Program) -> SandboxResult:

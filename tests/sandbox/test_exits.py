@@ -74,6 +74,7 @@ def test_python_ends_cleanly_fifty_times_of_fifty(runtime: str, way: str, tmp_pa
 def test_when_python_is_killed_its_programs_go_with_it(runtime: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     limits = "SandboxLimits(wall_s=60, cpu_percent=10)"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
     script.write_text(
         f"{BEGIN}async def main():\n"
         f"    task = asyncio.create_task(backend_of({runtime!r}).run(Program('while True: pass', limits={limits})))\n"
@@ -81,7 +82,7 @@ def test_when_python_is_killed_its_programs_go_with_it(runtime: str, tmp_path: P
         "asyncio.run(main())\n"
     )
 
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         process.stdout.readline()
         under = list(descendants(process.pid))
@@ -92,3 +93,4 @@ def test_when_python_is_killed_its_programs_go_with_it(runtime: str, tmp_path: P
         time.sleep(0.01)
     assert under
     assert [one for one in under if state_of(one) not in ("", "Z", "X")] == []
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith("planloom-empty-")] == []

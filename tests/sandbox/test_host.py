@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from planloom import Engine, tool
 from planloom.core.code import ErrorType, Program, SandboxLimits, SandboxResult
+from planloom.errors import NotInstalledError
 from planloom.sandbox.monty import MontySandbox
 from planloom.sandbox.program import is_async, refused_import
 from planloom.sandbox.sandbox import backend_of
-from planloom.sandbox.watch import memory_bytes
+from planloom.sandbox.watch import descendants, memory_bytes
 from sandbox.conftest import needs
 from sandbox.test_programs import Ticks, run
 
@@ -232,3 +234,62 @@ def test_looking_for_imports_takes_time_in_proportion_to_the_source(source: str)
     is_async(source)
 
     assert time.perf_counter() - begun_at < 1
+
+
+# --- when it is cancelled, or cannot be had ---------------------------------------------------
+
+
+@pytest.mark.slow
+def test_cancelled_twice_it_leaves_no_process_and_no_descriptor(runtime: str) -> None:
+    async def tool(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        await asyncio.sleep(0.01)
+
+    async def main() -> tuple[int, int]:
+        backend = backend_of(runtime)
+        program = Program("while True: tool()", tools={"tool": tool}, limits=SandboxLimits(tool_calls=10**6))
+        await backend.run(Program("1"))
+        before = len(os.listdir("/proc/self/fd"))
+        for place in range(30):
+            running = asyncio.create_task(backend.run(program))
+            await asyncio.sleep(0.002 * place)
+            running.cancel()
+            await asyncio.sleep(0)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        await asyncio.sleep(0.2)
+        return len(os.listdir("/proc/self/fd")) - before, len(list(descendants(os.getpid())))
+
+    assert asyncio.run(main()) == (0, 0)
+
+
+PLAN = {"planloom": 1, "name": "code", "steps": [{"id": "a", "code": {"source": "1", "runtime": "cpython"}}]}
+
+
+def test_a_plan_whose_sandbox_is_not_here_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    async def main() -> None:
+        async with Engine() as engine:
+            await engine.start(PLAN)
+
+    with pytest.raises(NotInstalledError, match="needs bubblewrap") as caught:
+        asyncio.run(main())
+
+    assert "apt-get install bubblewrap" in caught.value.remedy
+
+
+def test_what_a_program_printed_is_told_with_what_its_tool_raised(runtime: str) -> None:
+    needs(runtime)
+
+    @tool(name="broken", effects="none")
+    async def broken() -> str:
+        """Fail."""
+        raise LookupError("no such record")
+
+    async def main() -> str | None:
+        code = {"source": "print('asking')\nbroken()", "runtime": runtime, "tools": ["broken"]}
+        async with Engine(tools=[broken]) as engine:
+            result = await engine.run({"planloom": 1, "name": "code", "steps": [{"id": "a", "code": code}]})
+        return result.step("a").error
+
+    assert asyncio.run(main()) == "LookupError: no such record\nthe program had printed: asking"

@@ -24,6 +24,7 @@ from planloom.tools.catalogue import ToolCatalog
 from planloom.tools.registry import ToolRegistry
 
 if TYPE_CHECKING:
+    from planloom.errors import NoSandboxError
     from planloom.ports import SandboxBackend
 
 CODE = "code"
@@ -164,6 +165,9 @@ class ProgrammaticToolExecutor:
             PlanError: The variables are no JSON, or their names no names.
         """
         begun_at = monotonic()
+        missing = self._backend.missing()
+        if missing is not None:
+            raise missing
         noted = _Noted(self._backend)
         variables = dict(context or {})
         async with Engine(tools=self.registry, sandboxes={self.runtime: noted}) as engine:
@@ -189,6 +193,9 @@ class _Noted:
         self.result: SandboxResult | None = None
         self.error: ConfigError | None = None
         self.name = backend.name
+
+    def missing(self) -> NoSandboxError | None:
+        return self._backend.missing()
 
     async def run(self, program: Program) -> SandboxResult:
         try:

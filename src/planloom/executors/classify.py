@@ -120,7 +120,7 @@ def type_names(error: BaseException) -> tuple[str, ...]:
 
 
 def text_of(error: BaseException) -> str:
-    """Return the error as one text: planloom's own as they read, others with their class name.
+    """Return the error as one text: planloom's own as they read, others with their class name; notes on it follow.
 
     It goes on record, so that what this process was given as a key is not in it.
     """
@@ -131,8 +131,13 @@ def text_of(error: BaseException) -> str:
     else:
         message = _message(error)
         text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    told: str = masked(text)
+    told: str = masked("\n".join([text, *_notes(error)]))
     return told if len(told) <= MAX_ERROR else f"{told[: MAX_ERROR - 1]}…"
+
+
+def _notes(error: BaseException) -> list[str]:
+    notes = _attribute(error, "__notes__")
+    return [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
 
 
 def _message(error: BaseException) -> str:

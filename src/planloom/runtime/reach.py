@@ -1,4 +1,4 @@
-"""What a plan needs that workers in other processes cannot have: told before a run exists, and not at the step.
+"""What a plan needs that is not to be had where its steps are done: told before a run exists, and not at the step.
 
 Rule 1: what is given to `Engine` in Python lives in this process. Workers have what their `WorkerSetup` says.
 Rule 2: of tools only what workers have said counts: where none has come in yet, the step finds out.
@@ -6,16 +6,16 @@ Rule 2: of tools only what workers have said counts: where none has come in yet,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from planloom.errors import PlanError
+from planloom.errors import NotInstalledError, PlanError
 from planloom.plan.model import Plan, Step
 
 if TYPE_CHECKING:
     from planloom.plan.document import Path as PlanPath
-    from planloom.ports import Transport
+    from planloom.ports import SandboxBackend, Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,12 @@ class Reach:
     """Looks whether what a plan names can be had where its steps are done.
 
     Attributes:
+        sandboxes: Of this process, by what a step calls its `runtime`.
         agents: Names of those that were given in Python; so too the other three.
     """
 
     transport: Transport
+    sandboxes: Mapping[str, SandboxBackend]
     agents: frozenset[str]
     models: frozenset[str]
     judges: frozenset[str]
@@ -48,10 +50,18 @@ class Reach:
                         step=prefix + step.id,
                         path=here,
                     )
+            elif step.code is not None:
+                yield from self._no_sandbox(step, step.code.runtime, (*here, "code"), prefix)
             why = self.transport.lacks(step)
             if why:
                 remedy = f"give it to WorkerSetup(tools=...), or use on_workers(pool, here=({step.kind!r},))"
                 yield PlanError(why, remedy=remedy, step=prefix + step.id, path=here)
+
+    def _no_sandbox(self, step: Step, runtime: str, path: PlanPath, prefix: str) -> Iterator[PlanError]:
+        sandbox = self.sandboxes.get(runtime)
+        missing = None if sandbox is None else sandbox.missing()
+        if missing is not None:
+            yield NotInstalledError(missing.message, remedy=missing.remedy, step=prefix + step.id, path=path)
 
     def _only_here(self, step: Step) -> Iterator[tuple[str, str]]:
         if step.agent_name in self.agents:

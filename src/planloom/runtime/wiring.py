@@ -46,6 +46,8 @@ class Wired:
 
     Attributes:
         attempts: What makes an attempt in this process, wherever the transport has it made.
+        sandboxes: Those that the engine made, and closes.
+        runtimes: All that code steps can name, with those that it was given.
         kinds: Kinds of step that can be done here, and what steps may ask for on top (`plan.against.EXTRAS`).
     """
 
@@ -53,6 +55,7 @@ class Wired:
     attempts: Attempts
     threads: ThreadPool
     sandboxes: tuple[SandboxBackend, ...]
+    runtimes: Mapping[str, SandboxBackend]
     kinds: frozenset[str]
 
 
@@ -96,7 +99,9 @@ def wire(
     cached = CachedExecutor(verified, LruCache(clock, size=settings.cache_size), digest_of)
     kinds = HEART_KINDS | executors.keys() | {"verify", "speculate"}
     attempts = Attempts(cached)
-    return Wired((transport or LocalTransport)(attempts, clock), attempts, threads, tuple(own.values()), kinds)
+    return Wired(
+        (transport or LocalTransport)(attempts, clock), attempts, threads, tuple(own.values()), backends, kinds
+    )
 
 
 def _by_kind(

@@ -27,7 +27,7 @@ from planloom.sandbox.places import AT_ONCE, Places
 from planloom.sandbox.program import NAMESPACES, checked_inputs, is_async
 from planloom.sandbox.runner_text import runner_text
 from planloom.sandbox.seccomp import seccomp_program
-from planloom.sandbox.visible import DEVICES, WORK, Visible, look
+from planloom.sandbox.visible import DEVICES, WORK, Visible, look, missing
 from planloom.sandbox.watch import Watch, descendants
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ class CpythonSandbox:
 
     def __init__(self, *, at_once: int = AT_ONCE) -> None:
         self._places = Places(at_once)
+
+    def missing(self) -> NoSandboxError | None:
+        """Return why it cannot be had here; whether namespaces may be made shows only when a program is run."""
+        return missing()
 
     async def run(self, program: Program) -> SandboxResult:
         """Run a program and return what it came to; cancelling it kills all of its processes at once.
@@ -135,8 +139,10 @@ class _Running:
                 watch.close()
             self._inbox.close()
             self._child.kill()
-            await self._end_calls()
+            for task in self._calls:
+                task.cancel()
             await self._child.end()
+            await asyncio.gather(*self._calls, return_exceptions=True)
         return self._finished()
 
     def _first_message(self) -> bytes:
@@ -278,12 +284,6 @@ class _Running:
         if error is not None:
             self._ending.raises(error)
         self._inbox.go_on()
-
-    async def _end_calls(self) -> None:
-        for task in self._calls:
-            task.cancel()
-        if self._calls:
-            await asyncio.gather(*self._calls, return_exceptions=True)
 
     def _finished(self) -> SandboxResult:
         return self._ending.finished(NAME, *held(self._program, has_filter=self._filter is not None))

@@ -235,8 +235,18 @@ class Child:
             handle.kill()
 
     async def end(self) -> None:
-        """Kill what runs, wait for it to be gone, and close everything."""
+        """Kill what runs, wait for it to be gone, and close everything, also if this is cancelled meanwhile."""
         self.kill()
+        ending = asyncio.ensure_future(self._be_gone())
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            while not ending.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(ending)
+            raise
+
+    async def _be_gone(self) -> None:
         handles = [*self._under.values(), *([self._first] if self._first is not None else [])]
         try:
             with suppress(TimeoutError):

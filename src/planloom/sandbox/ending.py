@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_ERROR = 4_000
+MAX_LAST_WORDS = 1_000
+"""Characters of what a program printed that go with what a tool of its raised."""
 CALLS_AT_ONCE = 64
 """Calls of tools that one program has under way at a time; more wait their turn."""
 HELD_AT_ONCE = 4
@@ -139,6 +141,9 @@ class Ending:
             BaseException: What a tool of the host raised.
         """
         if self.raised is not None:
+            printed = "".join(self._pieces["stdout"]).rstrip()[-MAX_LAST_WORDS:]
+            if printed:
+                self.raised.add_note(f"the program had printed: {_written(printed)}")
             raise self.raised
         if not self.is_over:
             self.failed(ErrorType.CRASHED, "it ended without a word")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from planloom.core.code import ErrorType
 from planloom.errors import OutputError
 from planloom.sandbox.ending import CALLS_AT_ONCE, Ending
-from planloom.sandbox.monty_drive import NAME, SPARE_MEMORY, Drive, monty_library
+from planloom.sandbox.monty_drive import NAME, SPARE_MEMORY, Drive, missing, monty_library
 from planloom.sandbox.places import AT_ONCE, Places
 from planloom.sandbox.program import checked_inputs, refused_import
 from planloom.sandbox.watch import Watch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from planloom.core.code import Program, SandboxResult
+    from planloom.errors import NoSandboxError
 
 MESSAGES_HELD = 16
 """How many times what one call may carry a program may have given to calls that have not ended."""
@@ -35,6 +36,10 @@ class MontySandbox:
 
     def __init__(self, *, at_once: int = AT_ONCE) -> None:
         self._places = Places(at_once)
+
+    def missing(self) -> NoSandboxError | None:
+        """Return why it cannot be had here."""
+        return missing()
 
     async def run(self, program: Program) -> SandboxResult:
         """Run a program and return what it came to; cancelling it kills its process at once.

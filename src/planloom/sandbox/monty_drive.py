@@ -19,6 +19,7 @@ import tempfile
 import threading
 from collections import deque
 from contextlib import ExitStack, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from planloom.core.code import Program
 
 NAME = "monty"
+NAME_OF_LIBRARY = "pydantic_monty"
 WORK = "/work"
 SPARE_MEMORY = 48 * 10**6
 """Bytes that the process may have beyond the program's own: the interpreter, its stack, a message under way."""
@@ -53,10 +55,17 @@ def monty_library() -> ModuleType:
     try:
         import pydantic_monty
     except ImportError:
-        raise NoSandboxError(
-            "`runtime: monty` needs the package pydantic-monty", remedy=_INSTALL, backend=NAME
-        ) from None
+        raise _not_installed() from None
     return pydantic_monty
+
+
+def missing() -> NoSandboxError | None:
+    """Return why programs cannot run here, without importing anything."""
+    return None if NAME_OF_LIBRARY in sys.modules or find_spec(NAME_OF_LIBRARY) is not None else _not_installed()
+
+
+def _not_installed() -> NoSandboxError:
+    return NoSandboxError("`runtime: monty` needs the package pydantic-monty", remedy=_INSTALL, backend=NAME)
 
 
 class _Starter:

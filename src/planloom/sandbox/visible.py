@@ -24,6 +24,7 @@ WORK = "/work"
 """The program's own folder, the only place it can write to."""
 _OPTIONAL = ("/usr/share/zoneinfo",)
 _LIBRARY = re.compile(r"(/\S+) \(0x")
+_NO_BWRAP = "`runtime: cpython` needs bubblewrap, and there is no `bwrap`"
 _INSTALL = "apt-get install bubblewrap (or the same of your system), or run the step with `runtime: monty`"
 
 
@@ -50,6 +51,19 @@ class Visible:
         return sorted(above - {"/"})
 
 
+def missing() -> NoSandboxError | None:
+    """Return why programs cannot run here, as far as can be seen without looking further."""
+    if sys.platform != "linux":
+        return NoSandboxError(
+            "`runtime: cpython` needs Linux: it is held by namespaces of its kernel",
+            remedy="run the step with `runtime: monty`, or on a Linux machine",
+            backend="cpython",
+        )
+    if shutil.which("bwrap") is None:
+        return NoSandboxError(_NO_BWRAP, remedy=_INSTALL, backend="cpython")
+    return None
+
+
 @cache
 def look() -> Visible:
     """Look at this machine.
@@ -57,15 +71,10 @@ def look() -> Visible:
     Raises:
         NoSandboxError: There is no bubblewrap, or this is not Linux.
     """
-    if sys.platform != "linux":
-        raise NoSandboxError(
-            "`runtime: cpython` needs Linux: it is held by namespaces of its kernel",
-            remedy="run the step with `runtime: monty`, or on a Linux machine",
-            backend="cpython",
-        )
+    lacking = missing()
     bwrap = shutil.which("bwrap")
-    if bwrap is None:
-        raise NoSandboxError("`runtime: cpython` needs bubblewrap, and there is no `bwrap`", remedy=_INSTALL)
+    if lacking is not None or bwrap is None:
+        raise lacking or NoSandboxError(_NO_BWRAP, remedy=_INSTALL, backend="cpython")
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
     libraries = {os.path.realpath(sysconfig.get_path(name, vars=base)) for name in ("stdlib", "platstdlib")}
