@@ -139,7 +139,7 @@ def results(runtime: str, host: Host, ran: dict[str, tuple[Ran, int]]) -> tuple[
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_it_is_contained(runtime: str, name: str, host: Host, ran: dict[str, tuple[Ran, int]]) -> None:
+def test_a25_it_is_contained(runtime: str, name: str, host: Host, ran: dict[str, tuple[Ran, int]]) -> None:
     result = results(runtime, host, ran)[0][name]
 
     told = str(result.to_dict())

@@ -50,7 +50,7 @@ RETURNS = {
 
 
 @pytest.mark.parametrize("name", RETURNS)
-def test_a_program_returns_what_python_would(runtime: str, name: str) -> None:
+def test_a25_a_program_returns_what_python_would(runtime: str, name: str) -> None:
     source, expected = RETURNS[name]
 
     result = run(runtime, source)
@@ -131,7 +131,7 @@ def test_what_a_tool_raises_ends_the_program_and_is_raised(runtime: str) -> None
         "getattr(tools, 'wipe')()",
     ],
 )
-def test_a_tool_it_was_not_given_is_denied_by_every_name(runtime: str, source: str) -> None:
+def test_a25_a_tool_it_was_not_given_is_denied_by_every_name(runtime: str, source: str) -> None:
     result = run(runtime, source, tools={"add": add}, forbids=lambda name: name == "wipe")
 
     assert result.error_type is ErrorType.DENIED
