@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from planloom.api.dag import AgentDAG, AgentNode, NodeStatus
 from planloom.api.dag_executor import DAGExecutor
 from planloom.api.shared_state import SharedState
 from planloom.core.chat import ModelCall
+from planloom.core.events import WentOn
 from planloom.errors import ConfigError, FieldError, InputsError, PlanError
 from planloom.journal.memory import MemoryJournal
 from planloom.plan.policy import ResourceLimits
+from planloom.ports import Recorded
 from planloom.testing.models import FunctionModel
 
 
@@ -449,6 +452,21 @@ def test_a_node_that_may_run_only_once_waits_for_a_person_when_it_was_killed(tmp
     first, second = done.stdout.splitlines()
     assert first.startswith("waiting True [('a', ")
     assert second.startswith("planloom resolve mine b")
+
+
+def test_the_state_of_a_run_that_rests_has_all_that_its_nodes_left_however_slow_whoever_follows_is() -> None:
+    class NobodyHears(MemoryJournal):
+        """A journal whose followers have not heard anything yet."""
+
+        async def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
+            await asyncio.Event().wait()
+            yield Recorded(0, 0, WentOn(0.0))
+
+    dag = AgentDAG("g").add_node(AgentNode("a", lambda value: "done"))
+
+    result = DAGExecutor(dag, journal=NobodyHears()).execute({"x": 1})
+
+    assert result.state.get_all() == result.final_state == {"x": 1, "a": "done"}
 
 
 def test_plan_tells_what_would_run_without_running_it() -> None:

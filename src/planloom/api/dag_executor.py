@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from planloom.api.dag_plan import GraphPlan
     from planloom.api.dag_result import DAGResult
     from planloom.models.llm import LLM
-    from planloom.ports import Clock, Journal, Model
+    from planloom.ports import Clock, Journal, Model, Recorded
     from planloom.runtime.run import Run
     from planloom.runtime.settings import Settings
 
@@ -153,21 +153,29 @@ class DAGExecutor:
         state = SharedState() if self.state is None else self.state
         live = LiveRun(self.dag, graph, state)
 
+        shown = 0
+
+        def take(recorded: Recorded) -> None:
+            nonlocal shown
+            if isinstance(recorded.event, RunStarted):
+                live.begin(recorded.event.inputs, recorded.event.at)
+            live.take(recorded.event)
+            shown = recorded.seq
+
         async def show() -> None:
             async for recorded in run.follow():
-                if isinstance(recorded.event, RunStarted):
-                    live.begin(recorded.event.inputs, recorded.event.at)
-                live.take(recorded.event)
+                take(recorded)
 
         showing = asyncio.create_task(show())
         try:
             ended = await engine.finish(run)
-            if ended.ended_at is not None:
-                await showing  # the last event is durable, so it ends by itself
         finally:
             showing.cancel()
             with suppress(asyncio.CancelledError):
                 await showing
+        # Whoever follows may be behind the run, also behind one that rests and not only behind one that has ended.
+        for recorded in await engine.journal.read(run.run_id, after=shown):
+            take(recorded)
         result = dag_result(graph, initial, ended, state)
         live.end(result)
         return result
