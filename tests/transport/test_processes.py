@@ -334,3 +334,35 @@ def test_no_result_is_refused_when_nothing_went_wrong(tmp_path: Path) -> None:
             assert len({line[1] for line in calls(tmp_path)}) == len(calls(tmp_path)) == 100
 
     asyncio.run(main())
+
+
+def test_a_run_of_a_name_that_another_record_had_too_is_given_no_answer_of_that_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with pool_of(1, 1) as pool:
+            outputs = []
+            for number in (3, 5):
+                async with engine_on(pool) as engine:
+                    asked = plan(step("a", "w.put", {"folder": str(tmp_path), "n": number}))
+                    outputs.append((await engine.run(asked, run_id="same")).output)
+
+            assert outputs == [9, 25]
+            assert pool.counts.lost == 0
+
+    asyncio.run(main())
+
+
+def test_a_run_of_a_name_that_another_run_had_is_not_stopped_with_that_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with pool_of(1, 1, capacity=2) as pool:
+            async with engine_on(pool) as first, engine_on(pool) as other:
+                slow = plan(step("a", "w.put", {"folder": str(tmp_path), "n": 3, "seconds": 60}))
+                old = await first.start(slow, run_id="same")
+                await until(lambda: calls(tmp_path))
+                await old.cancel()
+                quick = plan(step("a", "w.put", {"folder": str(tmp_path), "n": 5, "seconds": 0.3}))
+
+                result = await other.run(quick, run_id="same")
+
+            assert (result.status, result.output) == (RunStatus.SUCCESS, 25)
+
+    asyncio.run(main())

@@ -145,7 +145,7 @@ def test_an_attempt_asked_for_twice_is_made_once_and_answered_to_whoever_asked_l
 
     async def main() -> None:
         async with WorkerPool(0, 0) as pool, WorkerHere(pool.address, pool.token, TOOLS, work) as worker:
-            ask = {"m": "do", "at": ["r", "s", 1, 1], "step": request()}
+            ask = {"m": "do", "lane": "l", "at": ["r", "s", 1, 1], "step": request()}
             for lease in ("first", "first", "second"):
                 worker.bench.hear(ask | {"lease": lease})
             await until(lambda: made)
@@ -171,7 +171,7 @@ def test_what_a_worker_has_no_room_for_is_given_back_and_never_begun() -> None:
     async def main() -> None:
         async with WorkerPool(0, 0) as pool, WorkerHere(pool.address, pool.token, TOOLS, work, capacity=1) as worker:
             for key in ("a", "b"):
-                worker.bench.hear({"m": "do", "lease": key, "at": ["r", key, 1, 1], "step": request(key)})
+                worker.bench.hear({"m": "do", "lease": key, "lane": "l", "at": ["r", key, 1, 1], "step": request(key)})
             await until(lambda: made)
 
             assert made == ["a"]

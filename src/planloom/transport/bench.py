@@ -1,6 +1,7 @@
 """The worker's end: takes attempts, has them made here, says what they came to.
 
-Rule 1: an attempt is made once, however often it is asked for: run, step, attempt and epoch name it.
+Rule 1: an attempt is made once, however often it is asked for: run, step, attempt and epoch name it, within the lane
+that asks. Two records may each have a run of one name: what one of them came to is no answer for the other.
 Rule 2: what was not begun is given back, not dropped; what was begun is answered.
 Rule 3: a request is checked here again, whatever the engine checked: tools and allowlist are this worker's own.
 """
@@ -31,7 +32,8 @@ KEPT_OUTCOMES = 256
 KEPT_BYTES = 64 * 1024
 """Size of an outcome from which only the fact is kept that there was one."""
 
-_Name = tuple[str, str, int, int]
+_Name = tuple[str, str, int, int, str]
+"""Run, step, attempt, epoch, and the lane of its engine."""
 
 
 class Bench:
@@ -105,7 +107,7 @@ class Bench:
 
     def _do(self, message: dict[str, Any]) -> None:
         run_id, key, attempt, epoch = message["at"]
-        name, lease = (run_id, key, attempt, epoch), message["lease"]
+        name, lease = (run_id, key, attempt, epoch, message["lane"]), message["lease"]
         if name in self._ended:
             fact = self._ended[name]
             if fact is None:
@@ -117,7 +119,7 @@ class Bench:
             self._under_way[lease] = self._under_way.pop(self._leases[name])
             self._leases[name] = lease
             return
-        if self._draining or len(self._under_way) >= self._capacity:
+        if self._draining or len(self._under_way) >= self._capacity or self._holds(run_id, key):
             self._send({"m": "returned", "lease": lease})
             return
         now = self._clock.now()
@@ -134,6 +136,10 @@ class Bench:
         self._leases[name] = lease
         self._send({"m": "begun", "lease": lease})
         self._lane.submit(request, lambda fact: self._state(name, fact), lambda fact: self._record(name, fact))
+
+    def _holds(self, run_id: str, key: str) -> bool:
+        """Return whether another attempt has this place here: a stop would not know which of them is meant."""
+        return any((request.run_id, request.key) == (run_id, key) for _, request in self._under_way.values())
 
     def _refuse(self, name: _Name, lease: str, why: str, kind: FailureKind = FailureKind.REFUSED) -> None:
         now = self._clock.now()

@@ -13,6 +13,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.events import AttemptFailed
@@ -58,6 +59,8 @@ class ProcessLane:
         self._on_end = on_end
         self._pool, self._wire, self._clock = terms.pool, terms.wire, terms.clock
         self._loop = asyncio.get_running_loop()
+        self._name = token_hex(8)
+        """Tells its attempts from those of another run of the same name."""
         self._queue: deque[Errand] = deque()
         self._at: dict[tuple[str, str], Errand] = {}
         self._waiting: dict[Errand, Want | None] = {}
@@ -185,7 +188,7 @@ class ProcessLane:
         at = [request.run_id, request.key, request.attempt, request.epoch]
         try:
             work = self._wire.request_out(request, now)
-            held.worker.send({"m": "do", "lease": token, "at": at, "step": work})
+            held.worker.send({"m": "do", "lease": token, "lane": self._name, "at": at, "step": work})
         except (ProtocolError, WorkerLostError) as error:  # nothing was sent
             del held.errands[token]
             self._loop.call_soon(self._answer, errand, self._not_begun(errand, error))
