@@ -76,6 +76,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pydantic import ValidationError as FieldProblems
+
 
 class PlanloomError(Exception):
     """Anything planloom raises on purpose.
@@ -114,6 +116,11 @@ def suggestion(name: str, known: Iterable[str], *, otherwise: str = "") -> str:
         shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
         return f"use one of: {shown}"
     return otherwise
+
+
+def field_problems(error: FieldProblems) -> list[str]:
+    """Return what pydantic finds wrong with a value, "where: what" for each field; a whole value is "it"."""
+    return [f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors()]
 
 
 # --- the author of the plan -------------------------------------------------------------------

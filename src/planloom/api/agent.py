@@ -17,7 +17,7 @@ from planloom.api.execute import execute_plan
 from planloom.api.execution import ExecutorConfig
 from planloom.api.executor import Executor
 from planloom.api.one_step import llm_of
-from planloom.errors import ConfigError, UnknownFieldError, suggestion
+from planloom.errors import ConfigError, UnknownFieldError, field_problems, suggestion
 from planloom.verify.judge import JudgeAgent
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class AgentConfig(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            told = "; ".join(field_problems(error))
             raise ConfigError(
                 f"AgentConfig cannot be made: {told}", remedy='give at least model_uri="openai://gpt-4o"'
             ) from error

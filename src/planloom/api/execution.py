@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from planloom.core.chat import LLMResponse, ToolCall
 from planloom.core.result import Usage
-from planloom.errors import ConfigError, UnknownFieldError, suggestion
+from planloom.errors import ConfigError, UnknownFieldError, field_problems, suggestion
 from planloom.plan.policy import PositiveInt, Refinement, Strategy
 from planloom.plan.terms import fresh
 
@@ -80,7 +80,7 @@ class ExecutorConfig(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            told = "; ".join(field_problems(error))
             raise ConfigError(f"ExecutorConfig cannot be made: {told}", remedy="give a value within bounds") from error
 
     def with_changes(self, **changes: Any) -> ExecutorConfig:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from planloom.api.door import Door
 from planloom.api.execution import ExecutionResult, ExecutorConfig, ExecutorStats
 from planloom.api.one_step import CHECK, DRAFT, MODEL
-from planloom.errors import ConfigError
+from planloom.errors import ConfigError, field_problems
 from planloom.plan.policy import SpeculatePolicy
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class SpeculativeExecutor:
                 latency_weight=latency_weight,
             )
         except ValidationError as error:
-            told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            told = "; ".join(field_problems(error))
             raise ConfigError(f"SpeculativeExecutor cannot be made: {told}", remedy="see its documentation") from error
         is_off = "enable_speculative" in config.model_fields_set and not config.enable_speculative
         models = {MODEL: verify_model, DRAFT: draft_model} | ({} if judge_model is None else {CHECK: judge_model})

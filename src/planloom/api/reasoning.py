@@ -23,7 +23,7 @@ from planloom import blocking
 from planloom.agents.memory import AgentMemory
 from planloom.agents.metrics import AgentMetrics
 from planloom.api.agent_run import ANSWER, run_of
-from planloom.errors import ArgumentsError, ConfigError, OutputError
+from planloom.errors import ArgumentsError, ConfigError, OutputError, field_problems
 from planloom.plan.values import as_json
 
 if TYPE_CHECKING:
@@ -308,4 +308,4 @@ def _formed(form: type[BaseModel], result: Any) -> BaseModel:
 
 
 def _problems(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors())
+    return "; ".join(field_problems(error))

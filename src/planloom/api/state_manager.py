@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from planloom.api.shared_state import SharedState, StateEntry, check_key
-from planloom.errors import ConfigError, OutputError, suggestion
+from planloom.errors import ConfigError, OutputError, field_problems, suggestion
 from planloom.plan.values import as_json
 
 STATE_VERSION = 1
@@ -122,7 +122,7 @@ class StateManager:
             entries = [one.entry for one in document.entries]
             history = [one.entry for one in document.history]
         except ValidationError as error:
-            told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5])
+            told = "; ".join(field_problems(error)[:5])
             raise ConfigError(
                 f"{where} is no exported state of version {STATE_VERSION}: {told}", remedy="give what export_json wrote"
             ) from error

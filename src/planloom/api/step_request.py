@@ -21,7 +21,7 @@ from planloom.agents.memory import AgentMemory
 from planloom.agents.roster import definition_of
 from planloom.core.asking import text_of
 from planloom.core.chat import Message
-from planloom.errors import OutputError, SecurityError, ValidationError
+from planloom.errors import OutputError, SecurityError, ValidationError, field_problems
 from planloom.plan.values import as_json
 from planloom.tools.json_schema import JsonSchema
 
@@ -152,7 +152,7 @@ def _check_schema(request: Any, agent_name: str, agent: Any) -> None:
         try:
             schema.model_validate(request)
         except ModelProblems as error:
-            problems = [f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors()]
+            problems = field_problems(error)
     if problems:
         raise ValidationError(
             f"the request does not fit the input schema of agent {agent_name!r}: {'; '.join(problems)}",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from pydantic import ValidationError
 
-from planloom.errors import InputsError, suggestion
+from planloom.errors import InputsError, field_problems, suggestion
 from planloom.plan.inputs import input_problems
 from planloom.plan.policy import ResourceLimits
 
@@ -124,5 +124,5 @@ def read_limits(plan: Plan, texts: Iterable[str], *, max_concurrent: int | None)
     try:
         return ResourceLimits(**(base | given))
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        told = "; ".join(field_problems(error))
         raise click.UsageError(f"--limit: {told}") from error

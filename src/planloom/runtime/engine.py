@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import planloom
@@ -30,6 +29,7 @@ from planloom.runtime.checks import Checks, PlanSource
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.driver import Driver
 from planloom.runtime.guesses import Guesses
+from planloom.runtime.posted import look_for_posted, take_posted
 from planloom.runtime.reach import Reach
 from planloom.runtime.replay import replayed
 from planloom.runtime.run import Run
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from planloom.agents.roster import AgentRegistry
-    from planloom.core.events import Fact
     from planloom.core.state import Node
     from planloom.executors.acceptance import AcceptanceGate
     from planloom.models.llm import LLM
@@ -54,8 +53,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("planloom.engine")
 
-POLL_S = 0.5
-"""Seconds between looks for what people left for a run from another process."""
 CANCEL_S = 2.0
 """Seconds a cancelled run has to end."""
 
@@ -334,7 +331,8 @@ class Engine:
         if self._tracing is not None:
             self._tracing.begin(run_id, self._journal.follow(run_id), after=told)
         if self._poll is None:
-            self._poll = asyncio.get_running_loop().create_task(self._hear_people())
+            hearing = look_for_posted(self._journal, self._drivers.keys, self._hear_people)
+            self._poll = asyncio.get_running_loop().create_task(hearing)
 
     async def release(self, run_id: str) -> None:
         """Let go of a run: stop what is under way, give up the pen. An unended run can be resumed."""
@@ -387,9 +385,7 @@ class Engine:
         self._keep(run_id, driver, told=record[-1].seq)
         # In the turn it goes on in: one that somebody cancelled meanwhile must not begin its steps again first.
         # A pause was asked for before: whoever resumes wants it to go on.
-        await self._take_posted(run_id, driver, [entry for entry in posted if not isinstance(entry[1], PauseRequested)])
-        if posted:
-            await self._journal.taken(run_id, posted[-1][0])
+        await take_posted(self._journal, self._clock, driver, posted, but=(PauseRequested,))
         return Run(machine, driver, self._journal, self._clock)
 
     async def recover(self) -> list[Run]:
@@ -452,28 +448,11 @@ class Engine:
         """Yield a run's durable events as they come, without gap or double; ends with the run."""
         return self._journal.follow(run_id, after=after)
 
-    # --- people ---
-
-    async def _hear_people(self) -> None:
-        """Hand on what people left for our runs from other processes."""
-        while True:
-            await asyncio.sleep(POLL_S)
-            try:
-                for run_id in await self._journal.posted_runs():
-                    driver = self._drivers.get(run_id)
-                    if driver is not None:
-                        await self._take_posted(run_id, driver, await self._journal.posted(run_id))
-            except JournalError as error:
-                # Heard at the next look; a disk that stays broken ends each run through its own writer.
-                _log.warning("cannot look for people's answers: %s", error)
-
-    async def _take_posted(self, run_id: str, driver: Driver, posted: list[tuple[int, Fact]]) -> None:
-        for _, fact in posted:
-            # It says when it was left; it takes effect when it is heard.
-            driver.deliver(replace(fact, at=self._clock.now()))
-        if posted and not driver.gone:
-            await driver.flushed()
-            await self._journal.taken(run_id, posted[-1][0])
+    async def _hear_people(self, run_id: str) -> None:
+        """Hand on what people left for a run of ours from other processes."""
+        driver = self._drivers.get(run_id)
+        if driver is not None:
+            await take_posted(self._journal, self._clock, driver, await self._journal.posted(run_id))
 
 
 def _tracing_of(telemetry: bool | Tracer | Tracing) -> Tracing | None:

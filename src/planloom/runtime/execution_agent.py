@@ -30,6 +30,7 @@ from planloom.runtime.dead_letters import dead_letters
 from planloom.runtime.engine import Engine
 from planloom.runtime.explain import explain
 from planloom.runtime.modules import Module, Modules
+from planloom.runtime.posted import look_for_posted
 from planloom.runtime.programs import Programs
 from planloom.runtime.run_ids import checked_run_id, new_run_id
 from planloom.runtime.submission import Submission
@@ -52,8 +53,6 @@ _log = logging.getLogger("planloom.agent")
 
 MAX_QUEUE = 100
 """Programs that may wait for a worker."""
-POLL_S = 0.5
-"""Seconds between looks for what people left for runs that wait for them."""
 
 
 class ExecutionAgent:
@@ -145,7 +144,7 @@ class ExecutionAgent:
         if self._recover:
             await self.adopt()
         loop = asyncio.get_running_loop()
-        self._looking.append(loop.create_task(self._hear_people()))
+        self._looking.append(loop.create_task(look_for_posted(self.journal, self._resting, self._answered)))
         if self._adopt_every_s is not None:
             self._looking.append(loop.create_task(self._adopt_again(self._adopt_every_s)))
 
@@ -309,19 +308,13 @@ class ExecutionAgent:
         """Return the dead letters on record, of one run or of the newest runs, whether or not they were heard."""
         return await dead_letters(self.journal, run_id, limit=limit, source=self._source)
 
-    async def _hear_people(self) -> None:
+    def _resting(self) -> set[str]:
+        return {one.run_id for one in self._programs.all() if one.rests}
+
+    async def _answered(self, run_id: str) -> None:
         """Take up what waited for a person and was answered, from here or another process."""
-        while True:
-            await asyncio.sleep(POLL_S)
-            resting = {one.run_id for one in self._programs.all() if one.rests}
-            if not resting:
-                continue
-            try:
-                for run_id in await self.journal.posted_runs() & resting:
-                    with suppress(RunNotFoundError):  # somebody here has it go on already
-                        self.go_on(run_id)
-            except JournalError as error:
-                _log.warning("cannot look for people's answers: %s", error)  # heard at the next look
+        with suppress(RunNotFoundError):  # somebody here has it go on already
+            self.go_on(run_id)
 
     # --- runs that nobody drives ---
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from planloom.errors import ConfigError
+from planloom.errors import ConfigError, field_problems
 from planloom.tools.mcp_terms import McpTerms, check_server_name
 from planloom.tools.sparing import BreakerPolicy
 
@@ -126,7 +126,7 @@ def read_settings(path: Path) -> Settings:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
         return Settings.model_validate(document)
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        told = "; ".join(field_problems(error))
         raise ConfigError(f"{path}: {told}", remedy=f"the keys are {', '.join(Settings.model_fields)}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", remedy="mend the file, or take it away") from error

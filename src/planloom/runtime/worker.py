@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from planloom.errors import ConfigError, PlanloomError
+from planloom.errors import ConfigError, PlanloomError, field_problems
 from planloom.runtime.agents import roster_of
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.settings import Settings, read_settings
@@ -219,7 +219,7 @@ def main() -> None:
         del line
         asyncio.run(work(invited))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        problems = "; ".join(field_problems(error))
         sys.exit(f"planloom worker: the invitation is wrong: {problems}")
     except ConfigError as error:
         sys.exit(f"planloom worker: {error}")

@@ -24,10 +24,10 @@ from planloom.sandbox.child import Child
 from planloom.sandbox.ending import CALLS_AT_ONCE, HELD_AT_ONCE, Ending
 from planloom.sandbox.inbox import Inbox
 from planloom.sandbox.places import AT_ONCE, Places
-from planloom.sandbox.program import NAMESPACES, checked_inputs, is_async
+from planloom.sandbox.program import NAMESPACES, WORK, checked_inputs, is_async
 from planloom.sandbox.runner_text import runner_text
 from planloom.sandbox.seccomp import seccomp_program
-from planloom.sandbox.visible import DEVICES, WORK, Visible, look, missing
+from planloom.sandbox.visible import DEVICES, Visible, look, missing
 from planloom.sandbox.watch import Watch, descendants
 
 if TYPE_CHECKING:
@@ -147,12 +147,9 @@ class _Running:
 
     def _first_message(self) -> bytes:
         program = self._program
-        size = len(program.source.encode(errors="replace"))
-        if size > program.limits.source_bytes:
-            raise OutputError(f"the program is {size:,} bytes long, and {program.limits.source_bytes:,} is the most")
         told = {
             "source": program.source,
-            "inputs": checked_inputs(program.inputs),
+            "inputs": checked_inputs(program),
             "tools": sorted(program.tools),
             "namespaces": NAMESPACES,
             "is_async": is_async(program.source),

@@ -74,12 +74,13 @@ class _Running:
 
     async def result(self) -> SandboxResult:
         program, limits = self._program, self._program.limits
-        refused = _refused(program)
-        if refused is not None:
-            self._ending.failed(ErrorType.DENIED, refused)
+        try:
+            inputs = _checked(program)
+        except OutputError as error:
+            self._ending.failed(ErrorType.DENIED, error.message)
             return self._finished()
         watch = Watch(limits, self._drive.processes, self._ending.failed, spare_bytes=SPARE_MEMORY)
-        self._drive.begin(checked_inputs(program.inputs))
+        self._drive.begin(inputs)
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(limits.wall_s):
@@ -168,20 +169,18 @@ class _Running:
         return self._ending.finished(NAME, *held(self._program))
 
 
-def _refused(program: Program) -> str | None:
-    """Return why a program is not even begun, or None."""
-    size = len(program.source.encode(errors="replace"))
-    if size > program.limits.source_bytes:
-        return f"the program is {size:,} bytes long, and {program.limits.source_bytes:,} is the most"
-    try:
-        checked_inputs(program.inputs)
-    except OutputError as error:
-        return error.message
+def _checked(program: Program) -> dict[str, Any]:
+    """Return a program's variables.
+
+    Raises:
+        OutputError: It is not even begun.
+    """
+    inputs = checked_inputs(program)
     if program.allowed_imports is not None:
         module = refused_import(program.source, program.allowed_imports)
         if module is not None:
-            return f"module {module!r:.200} may not be imported here"
-    return None
+            raise OutputError(f"module {module!r:.200} may not be imported here")
+    return inputs
 
 
 def held(program: Program) -> tuple[dict[str, str], dict[str, str]]:

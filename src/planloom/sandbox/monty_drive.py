@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from planloom.core.code import ErrorType
 from planloom.errors import NoSandboxError, OutputError
 from planloom.sandbox.ending import MAX_ERROR
-from planloom.sandbox.program import NAMESPACES, bounded, is_async
+from planloom.sandbox.program import NAMESPACES, WORK, bounded, is_async
 
 if sys.platform != "win32":
     import resource
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 NAME = "monty"
 NAME_OF_LIBRARY = "pydantic_monty"
-WORK = "/work"
 SPARE_MEMORY = 48 * 10**6
 """Bytes that the process may have beyond the program's own: the interpreter, its stack, a message under way."""
 _SLEEPS = ("system.sleep", "system.async_sleep")

@@ -24,12 +24,14 @@ from planloom.errors import OutputError
 from planloom.plan.values import as_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 __all__ = ["ErrorType", "Program", "ProgramCall", "SandboxLimits", "SandboxResult", "ToolFunction"]
 
 NAMESPACES = ("tools", "functions")
 """Names that a program finds all of its tools under."""
+WORK = "/work"
+"""The program's own folder, the only place it can write to."""
 
 # A string that nobody closes runs to the end: looking for its end again from every quote would take quadratic time.
 _QUIET = re.compile(
@@ -109,16 +111,19 @@ def is_variable(name: str) -> bool:
     return name.isidentifier() and not iskeyword(name) and not name.startswith("__")
 
 
-def checked_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+def checked_inputs(program: Program) -> dict[str, Any]:
     """Return what a program gets as its variables, as JSON.
 
     Raises:
-        OutputError: A value that is no JSON, or a name that is none.
+        OutputError: The program is too long; or a value that is no JSON, or a name that is none.
     """
-    for name in inputs:
+    size, most = len(program.source.encode(errors="replace")), program.limits.source_bytes
+    if size > most:
+        raise OutputError(f"the program is {size:,} bytes long, and {most:,} is the most")
+    for name in program.inputs:
         if not isinstance(name, str) or not is_variable(name):
             raise OutputError(f"{name!r:.100} is no name for a variable", remedy="use letters, digits and _")
-    copied: dict[str, Any] = as_json(dict(inputs), where="variables")
+    copied: dict[str, Any] = as_json(dict(program.inputs), where="variables")
     return copied
 
 

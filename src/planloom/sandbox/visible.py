@@ -20,8 +20,6 @@ from pathlib import Path
 from planloom.errors import NoSandboxError
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
-WORK = "/work"
-"""The program's own folder, the only place it can write to."""
 _OPTIONAL = ("/usr/share/zoneinfo",)
 _LIBRARY = re.compile(r"(/\S+) \(0x")
 _NO_BWRAP = "`runtime: cpython` needs bubblewrap, and there is no `bwrap`"

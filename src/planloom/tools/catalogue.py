@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from planloom.errors import ConfigError, PlanSyntaxError, UnknownToolError, suggestion
+from planloom.errors import ConfigError, PlanSyntaxError, UnknownToolError, field_problems, suggestion
 from planloom.plan.yaml_text import read_yaml
 from planloom.tools.definition import (
     TOOL_TYPES,
@@ -294,7 +294,7 @@ def _definition(given: Any) -> ToolDefinition:
         return ToolDefinition.model_validate(given)
     except ValidationError as error:
         name = given.get("name") if isinstance(given, Mapping) else None
-        told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors())
+        told = "; ".join(field_problems(error))
         raise ConfigError(
             f"tool {name!r} is not described as it should be: {told}",
             remedy=f"the fields are {', '.join(ToolDefinition.model_fields)}",

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from planloom.errors import ConfigError, MissingKeyError, UnknownFieldError, suggestion
+from planloom.errors import ConfigError, MissingKeyError, UnknownFieldError, field_problems, suggestion
 from planloom.plan.policy import Effects
 from planloom.tools.names import NAMESPACES
 
@@ -134,7 +134,7 @@ def terms_of(name: str, given: dict[str, Any]) -> McpTerms:
     try:
         return McpTerms.model_validate(given)
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors())
+        told = "; ".join(field_problems(error))
         raise ConfigError(f"MCP server {name!r}: {told}", remedy="see docs/guides/mcp.md") from None
 
 

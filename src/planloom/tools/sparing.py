@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from planloom.errors import ConfigError
+from planloom.errors import ConfigError, field_problems
 
 
 class BreakerPolicy(BaseModel):
@@ -41,7 +41,7 @@ def breaker_of(value: Any) -> BreakerPolicy | None:
         try:
             return BreakerPolicy.model_validate(dict(value))
         except ValidationError as error:
-            told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            told = "; ".join(field_problems(error))
             raise ConfigError(
                 f"breaker={value!r} of a tool: {told}", remedy="give failures and open_seconds"
             ) from error

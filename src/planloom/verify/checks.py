@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from planloom.errors import ConfigError, suggestion
+from planloom.errors import ConfigError, field_problems, suggestion
 from planloom.verify import builtin
 from planloom.verify.closed import Failure, closed
 from planloom.verify.verdict import Check
@@ -146,5 +146,5 @@ def _without_options(function: Validator | None) -> Callable[..., Validator]:
 
 def _told(error: TypeError | ValueError) -> str:
     if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        return "; ".join(field_problems(error))
     return str(error)
