@@ -288,7 +288,7 @@ def _read(form: type[BaseModel] | None, task: Any) -> Any:
     try:
         return form.model_validate(task)
     except ValidationError as error:
-        told = _problems(error)
+        told = "; ".join(field_problems(error))
         raise ArgumentsError(f"the task is no {form.__name__}: {told}", remedy=f"give a {form.__name__}") from error
 
 
@@ -302,10 +302,6 @@ def _formed(form: type[BaseModel], result: Any) -> BaseModel:
         return form.model_validate(result)
     except ValidationError as error:
         raise OutputError(
-            f"the result is no {form.__name__}: {_problems(error)}",
+            f"the result is no {form.__name__}: {'; '.join(field_problems(error))}",
             remedy="tell the agent in `system` what no JSON Schema can say",
         ) from error
-
-
-def _problems(error: ValidationError) -> str:
-    return "; ".join(field_problems(error))
