@@ -11,7 +11,6 @@ Rule 4: a call that may be made only once, and of which nobody knows what it cam
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -26,6 +25,7 @@ from planloom.core.chat import LLMResponse, Message, ModelCall
 from planloom.errors import ArgumentsError, InnerCallError, OutputError, suggestion
 from planloom.models.structured import ask_for_value, problems_of
 from planloom.plan.policy import Effects
+from planloom.together import together
 from planloom.tools.registry import ToolRegistry
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class _Thinking:
         """Do tasks, and put into the history what they came to, in their order."""
         if in_any_order and len(tasks) > 1 and all(map(self._is_harmless, tasks)):
             begun = [await self._begin(iteration, planned) for planned in tasks]
-            ended = await _all_of([call() for _, call in begun if call is not None])
+            ended = await together([call for _, call in begun if call is not None])
             for entry, call in begun:
                 self._enter(entry if call is None else entry | ended.pop(0))
             return
@@ -296,14 +296,3 @@ class _Thinking:
 
 def _tool_of(planned: dict[str, Any]) -> str:
     return (planned.get("tool_name") or "").strip()
-
-
-async def _all_of(calls: Sequence[Coroutine[Any, Any, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return what each comes to, in order; what one raises ends the others, and nothing is left running."""
-    tasks = [asyncio.create_task(call) for call in calls]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -7,8 +7,6 @@ Rule 3: a tool that raises fails the step, as it would fail a tool step.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from planloom.core.asking import MAX_CALLS, MAX_ROUNDS, text_of
 from planloom.core.chat import LLMResponse, Message, ModelCall, ToolCall, ToolSpec
 from planloom.errors import ArgumentsError, ModelError, suggestion
 from planloom.executors.calls import CallCost, check_grant, context_for, not_allowed, spec_of
+from planloom.together import together
 
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
@@ -103,7 +102,7 @@ class Conversation:
             self._context.report_call()
         request, context = self._request, self._context
         makes = [partial(self._calls.call_inside, one.tool, one.kwargs, one.cost, request, context) for one in ready]
-        found = iter(await _all(makes))
+        found = iter(await together(makes))
         return [next(found) if isinstance(one, _Ready) else one for one in prepared]
 
     def _prepared(self, wish: ToolCall) -> _Ready | dict[str, str]:
@@ -130,37 +129,3 @@ class Conversation:
             return {"error": error.message, "try": error.remedy}
         self.called.append(tool.name)
         return _Ready(tool, kwargs, cost)
-
-
-async def _all(makes: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:
-    """Make all at once and return what they come to; the first that raises stops the others, and is raised."""
-    if len(makes) == 1:
-        return [await makes[0]()]
-    tasks = [asyncio.create_task(_carried(make)) for make in makes]
-    try:
-        found = await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for one in found:
-        if isinstance(one, _Exit):
-            raise one.error
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Exit:
-    error: BaseException
-
-
-async def _carried(make: Callable[[], Awaitable[Any]]) -> Any:
-    """Return what it comes to; a tool that exits must not end the event loop, as it would from a task of its own.
-
-    Args:
-        make: Begins it: not begun here, because a task that is cancelled before its first turn never comes here.
-    """
-    try:
-        return await make()
-    except (SystemExit, KeyboardInterrupt) as error:
-        return _Exit(error)

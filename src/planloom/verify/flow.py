@@ -18,13 +18,13 @@ from planloom.errors import ConfigError, OutputError, VerificationError, suggest
 from planloom.models.llm import LLM, ask_plainly
 from planloom.plan.policy import Strategy
 from planloom.plan.values import as_json
+from planloom.together import together
 from planloom.verify.asking import CountedAsker, ask_for_verdict, closed_schema, llm_of, score_of, words_of
 from planloom.verify.checks import ValidatorRegistry, Wanted
 from planloom.verify.closed import Failure, closed
 from planloom.verify.consistency import Agreement, agreement, canonical
 from planloom.verify.judge import DEFAULT_THRESHOLD, JudgeAgent, JudgeConfig, Judgement
 from planloom.verify.rubric import Rubric
-from planloom.verify.side_by_side import side_by_side
 from planloom.verify.verdict import Check, Verdict
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class VerificationFlow:
             )
         counted = CountedAsker(self._ask or ask_plainly)
         more = [partial(self._sample, self._model, prompt, counted) for _ in range(self.samples - 1)]
-        made = await side_by_side(more, limit=SAMPLES_AT_ONCE)
+        made = await together(more, limit=SAMPLES_AT_ONCE)
         answers = [answer, *(one for one in made if not isinstance(one, Failure))]
         return of_agreement(agreement(answers, total=self.samples), answers, answer, usage=counted.usage)
 

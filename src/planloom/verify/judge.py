@@ -19,10 +19,10 @@ from planloom.core.result import Usage
 from planloom.errors import UnknownFieldError, UnknownPriceError, VerificationError
 from planloom.models.llm import LLM, ask_plainly
 from planloom.plan.values import as_json
+from planloom.together import together
 from planloom.verify.asking import CountedAsker, ask_for_verdict, closed_schema, llm_of, score_of, words_of
 from planloom.verify.closed import Failure, closed
 from planloom.verify.rubric import DEFAULT_TEMPLATE, Rubric
-from planloom.verify.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from planloom.core.chat import LLMResponse, ModelCall
@@ -190,7 +190,7 @@ class JudgeAgent:
     ) -> list[Judgement]:
         """Return what the judge says of each (output, prompt), in order, at most `concurrency` at a time."""
         asking = [partial(self.judge, output, prompt, rubric) for output, prompt in items]
-        return await side_by_side(asking, limit=max(1, concurrency))
+        return await together(asking, limit=max(1, concurrency))
 
     async def _scores(
         self, output: Any, prompt: str, rubric: Rubric, ask: Asker

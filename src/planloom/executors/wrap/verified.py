@@ -9,7 +9,7 @@ Rule 4: a guess at the step (`role`) is not judged: what it is checked against i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from planloom.executors.part import Part
 from planloom.models.catalogue import DEFAULT
 from planloom.plan.rules import verify_problem
 from planloom.plan.terms import fresh
+from planloom.together import ExitError, carried
 from planloom.verify.checks import ValidatorRegistry
 from planloom.verify.consistency import agreement
 from planloom.verify.fence import fenced
@@ -142,11 +143,11 @@ class _Doing:
         parts = [Part(self._context, is_held=True) for _ in range(total)]
         # A failed sample is an answer that agrees with nobody, so none of them stops the others.
         made = await asyncio.gather(
-            *(_carried(partial(self._run, self._request, part)) for part in parts), return_exceptions=True
+            *(carried(partial(self._run, self._request, part)) for part in parts), return_exceptions=True
         )
         for one in made:
-            if isinstance(one, _Exit):
-                raise one.error
+            if isinstance(one, ExitError):
+                raise one.cause
         outcomes = [one for one in made if isinstance(one, StepOutcome)]
         failures = [one for one in made if isinstance(one, BaseException)]
         answers = [outcome.output for outcome in outcomes]
@@ -229,19 +230,6 @@ class _OneCall(Part):
 
     def give_up_after(self, seconds: float, text: str) -> None:
         """Do nothing: the attempt goes on after this call, and has its own bound."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Exit:
-    error: BaseException
-
-
-async def _carried(make: Callable[[], Awaitable[StepOutcome]]) -> StepOutcome | _Exit:
-    """Return what it comes to; a tool that exits must not end the event loop, as it would from a task of its own."""
-    try:
-        return await make()
-    except (SystemExit, KeyboardInterrupt) as error:
-        return _Exit(error)
 
 
 def count_call(request: RunStep, context: AttemptContext, *, most_usd: float = 0.0) -> None:
