@@ -110,9 +110,6 @@ class _Running:
     def failed(self, kind: ErrorType, text: str) -> None:
         self._ending.failed(kind, text)
 
-    def raised_in_program(self, kind: ErrorType, text: str, name: str | None) -> None:
-        self._ending.raised_in_program(kind, text, name)
-
     def raises(self, error: BaseException) -> None:
         self._ending.raises(error)
 

@@ -179,7 +179,7 @@ class Drive:
         except library.MontySyntaxError as error:
             self._running.tell("failed", ErrorType.SYNTAX, f"SyntaxError: {error}{_line_of(error)}")
         except library.MontyRuntimeError as error:
-            self._running.tell("raised_in_program", *_told(error))
+            self._running.tell("failed", *_told(error))
         except library.MontyCrashedError as error:
             self._running.tell("failed", ErrorType.CRASHED, f"its process died: {error}")
         except library.MontyError as error:
@@ -304,7 +304,7 @@ class Drive:
         name = snapshot.variable_name
         if name not in self._program.tools:
             if snapshot.object_id is not None or self._program.forbids(name):
-                self._running.tell("raised_in_program", ErrorType.DENIED, f"there is no tool {name!r:.200}", None)
+                self._running.tell("failed", ErrorType.DENIED, f"there is no tool {name!r:.200}")
                 raise _GivenUp
             return snapshot.resume()
 
@@ -371,14 +371,13 @@ def _settled(told: dict[str, Any]) -> dict[str, Any]:
 _KINDS = (
     (MemoryError, ErrorType.MEMORY),
     (SyntaxError, ErrorType.SYNTAX),
-    (PermissionError, ErrorType.DENIED),
-    ((ModuleNotFoundError, ImportError), ErrorType.DENIED),
+    ((PermissionError, ImportError), ErrorType.DENIED),
 )
 _BY_INTERPRETER = ("limit exceeded", "sleep limit")
 
 
-def _told(error: Any) -> tuple[ErrorType, str, str | None]:
-    """Return the kind of an exception of the program, its text, and the name that it had no value for."""
+def _told(error: Any) -> tuple[ErrorType, str]:
+    """Return the kind of an exception of the program, and its text."""
     inner = error.exception()
     kind = next((found for types, found in _KINDS if isinstance(inner, types)), ErrorType.RUNTIME)
     text = str(error)[:MAX_ERROR]
@@ -388,7 +387,7 @@ def _told(error: Any) -> tuple[ErrorType, str, str | None]:
         kind = ErrorType.DENIED
     elif "disk write limit" in text or "mount memory usage limit" in text:
         kind = ErrorType.DISK
-    return kind, f"{text}{_line_of(error)}", None
+    return kind, f"{text}{_line_of(error)}"
 
 
 def _line_of(error: Any) -> str:
@@ -398,7 +397,7 @@ def _line_of(error: Any) -> str:
 
 @atexit.register
 def _leave_nothing() -> None:
-    """Rule 3."""
+    """Rule 2."""
     with _live_lock:
         drives = list(_live)
     for drive in drives:
