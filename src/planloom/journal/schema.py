@@ -66,6 +66,11 @@ def _try_to_migrate(path: Path) -> None:
             return
 
 
+def newest_format() -> int:
+    """Return the number of the format that this planloom writes."""
+    return len(_migrations())
+
+
 def writing_connection(path: Path) -> sqlite3.Connection:
     """Return a connection whose commits are durable; may be handed from thread to thread."""
     return _opened(path, read_only=False)
