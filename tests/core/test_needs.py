@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -183,31 +184,32 @@ def worst(answer: Callable[[ModelCall], Any]) -> FunctionModel:
 
 
 class World:
-    """Models and tools that answer at random, the same again for the same seed."""
+    """Models and tools that answer at random, the same again for the same seed, whoever of them is asked first."""
 
     def __init__(self, seed: int) -> None:
-        self.dice = Random(seed)
+        dice = {name: Random(f"{seed}/{name}") for name in ("m", "d", "j", "look")}
         self.log = CallLog()
-        self.models = {"m": worst(self.own), "d": worst(self.own), "j": worst(self.verdict)}
-        results = lambda **_: "r" * self.dice.choice([0, 10, 8_000])  # noqa: E731
+        self.models = {name: worst(partial(self.own, dice[name])) for name in ("m", "d")}
+        self.models["j"] = worst(partial(self.verdict, dice["j"]))
+        results = lambda **_: "r" * dice["look"].choice([0, 10, 8_000])  # noqa: E731
         self.tools = [fake_tool("look", results, log=self.log, cost_per_call=0.25)]
 
-    def own(self, call: ModelCall) -> Any:
+    def own(self, dice: Random, call: ModelCall) -> Any:
         most = ANSWER_BYTES * (call.max_tokens or 0)
-        if call.tools and call.tool_choice != "none" and self.dice.random() < 0.8:
-            text = "x" * self.dice.choice([0, most // 8])
-            return [ToolCall(f"c{place}", "look", {"q": text}) for place in range(self.dice.choice([1, 2, 6]))]
+        if call.tools and call.tool_choice != "none" and dice.random() < 0.8:
+            text = "x" * dice.choice([0, most // 8])
+            return [ToolCall(f"c{place}", "look", {"q": text}) for place in range(dice.choice([1, 2, 6]))]
         if call.output is None:
-            return self.dice.choice(["yes", "é" * (most // 2)])
-        return self.dice.choice([{"a": "x" * (most - 9)}, {"a": "y"}, "n" * most])
+            return dice.choice(["yes", "é" * (most // 2)])
+        return dice.choice([{"a": "x" * (most - 9)}, {"a": "y"}, "n" * most])
 
-    def verdict(self, call: ModelCall) -> Any:
+    def verdict(self, dice: Random, call: ModelCall) -> Any:
         if call.output is None:  # of a draft
-            return self.dice.choice(["9", "0", "?"])
+            return dice.choice(["9", "0", "?"])
         found = SCORES | {"suggestions": []} if "scores" in call.output["properties"] else VERDICT
-        said = "w" * self.dice.choice([1, 7_000])
+        said = "w" * dice.choice([1, 7_000])
         bad = {"scores": dict.fromkeys(SCORES["scores"], 0.1), "critique": said} if "scores" in found else {}
-        return self.dice.choice([found, found | (bad or {"is_valid": False, "reason": said}), "?" * 8_000])
+        return dice.choice([found, found | (bad or {"is_valid": False, "reason": said}), "?" * 8_000])
 
     def asked(self) -> list[Any]:
         return [model.calls for model in self.models.values()] + [self.log.calls]
