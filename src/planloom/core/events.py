@@ -36,6 +36,13 @@ class ToolFacts:
     cpu_percent: float | None = None
     spec_bytes: int | None = None
     """Size of what a model is told of it."""
+    source: tuple[str, ...] = ()
+    """Labels that its result carries: see plan/flow.py, also for the others."""
+    secret: bool = False
+    sink: bool | None = None
+    accepts: tuple[str, ...] = ()
+    cleans: tuple[str, ...] = ()
+    needs_approval: bool = False
 
 
 @frozen
