@@ -56,6 +56,8 @@
     │   ├── JournalWriteError           disk full, read-only, I/O error
     │   ├── RunBusyError                another process drives this run now
     │   └── RunNotFoundError            no such run here
+    ├── SimulationError                 whoever wrote what is simulated: it goes round and round, or wants a thread
+    │   └── DeadlockError               everything waits, and nothing will ever happen
     └── ConfigError                     whoever installed or called it
         ├── MissingKeyError             no key for a model's provider
         ├── McpTrustError               an MCP server offers what nobody approved
@@ -668,6 +670,21 @@ class RunNotFoundError(JournalError):
     """No such run in this journal."""
 
     code = "journal.no_run"
+
+
+# --- whoever wrote what is simulated ----------------------------------------------------------
+
+
+class SimulationError(PlanloomError):
+    """What runs on a simulated loop does not come to an end, or asks for a thread, a socket or a signal."""
+
+    code = "simulation"
+
+
+class DeadlockError(SimulationError):
+    """Everything waits, and nothing will ever happen; the message names who waits, and where."""
+
+    code = "simulation.deadlock"
 
 
 # --- whoever installed or called it -----------------------------------------------------------

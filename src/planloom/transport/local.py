@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextvars import Context, copy_context
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from planloom.core.events import AttemptFailed, AttemptWaiting, CallEnded, OutputStreamed
@@ -174,6 +173,7 @@ class LocalLane:
         self._make = make
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
         self._queue: deque[_Underway] = deque()
         self._at: dict[tuple[str, str], _Underway] = {}
         self._workers: set[asyncio.Task[None]] = set()
@@ -257,9 +257,9 @@ class LocalLane:
                     if len(self._queue) > 1 + self._waking:
                         self._wake()
                 if self._slice_open:
-                    self._slice_end = monotonic() + SLICE_S
+                    self._slice_end = self._time() + SLICE_S
             while self._queue:
-                if not self._slice_open or monotonic() > self._slice_end:
+                if not self._slice_open or self._time() > self._slice_end:
                     await self._pause()
                     continue
                 underway = self._queue.popleft()
@@ -296,7 +296,7 @@ class LocalLane:
 
     def _open_slice(self) -> None:
         self._slice_open = True
-        self._slice_end = monotonic() + SLICE_S
+        self._slice_end = self._time() + SLICE_S
 
     def _hand_on(self) -> None:
         if self._queue and self._waking == 0:
