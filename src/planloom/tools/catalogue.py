@@ -25,6 +25,7 @@ from planloom.tools.definition import (
     domain_of,
     parameters_of,
 )
+from planloom.tools.labels import FLOW_OPTIONS
 from planloom.tools.names import NAMESPACES
 from planloom.tools.registry import ToolRegistry, llm_name
 from planloom.tools.search import Embed, ToolIndex
@@ -269,6 +270,7 @@ def definition_of(tool: Tool) -> ToolDefinition:
         version=tool.version,
         examples=tool.examples,
         effects=tool.effects,
+        **{name: getattr(tool, name) for name in FLOW_OPTIONS},
     )
 
 
@@ -285,6 +287,7 @@ def as_tool(definition: ToolDefinition, function: Callable[..., Any], **declared
         "type": definition.type,
         "domain": definition.domain,
         "examples": definition.examples,
+        **{name: getattr(definition, name) for name in FLOW_OPTIONS},
     }
     return Tool.from_schema(definition.name, function, definition.input_schema, **said | declared)
 

@@ -45,6 +45,12 @@ def tool(
     domain: str | None = None,
     examples: Iterable[Mapping[str, Any]] | None = None,
     success_rate: float | None = None,
+    source: tuple[str, ...] | list[str] | str | None = None,
+    secret: bool | None = None,
+    sink: bool | None = None,
+    accepts: tuple[str, ...] | list[str] | str | None = None,
+    cleans: tuple[str, ...] | list[str] | str | None = None,
+    needs_approval: bool | None = None,
     register: bool = True,
 ) -> Callable[[AnyFunction], AnyFunction]: ...
 
@@ -72,6 +78,13 @@ def tool(name: Any = None, *, register: bool = True, **declared: Any) -> Any:
         domain: What it is about; by default all of its name before the last dot.
         examples: Calls of it, each a dict with `input`, `output`, `description`.
         success_rate: Share of calls that is expected to succeed, 0 to 1.
+        source: Labels of its result, e.g. ``"web"``: others wrote it. What carries a label is asked about before a tool
+            with effects is given it.
+        secret: True: its result is a secret: no model is told it, and no tool with effects is given it.
+        sink: True: labelled arguments are asked about although it has no effects; False: although it has, they are not.
+        accepts: Labels that its arguments may carry without asking.
+        cleans: Labels of its arguments that its result does not carry: it checks or reduces what it is given.
+        needs_approval: True: every call is asked about, whatever its arguments carry.
         register: False keeps it out of the default registry: for a tool that is passed on by hand.
 
     Raises:

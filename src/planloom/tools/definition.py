@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from planloom.errors import ConfigError
+from planloom.plan.flow import Labels
 from planloom.plan.policy import Effects
 from planloom.tools.json_schema import JsonSchema
+from planloom.tools.labels import checked_flow
 from planloom.tools.names import check_name
 
 ToolType = Literal["mcp", "function", "code_exec", "agent", "tool"]
@@ -100,6 +102,7 @@ class ToolDefinition(_Written):
         output_schema: JSON Schema of the result, or None.
         domain: What it is about; by default all of its name before the last dot.
         effects: What calling it again would do; None: it does not say.
+        source, secret, sink, accepts, cleans, needs_approval: What passes through it, see `tools.tool.Tool`.
 
     Raises:
         ConfigError: A name no tool can have, schemas that are none, or examples and parameters that do not fit them.
@@ -116,6 +119,18 @@ class ToolDefinition(_Written):
     version: str = "1"
     examples: tuple[ToolExample, ...] = ()
     effects: Effects | None = None
+    source: Labels = ()
+    secret: bool = False
+    sink: bool | None = None
+    accepts: Labels = ()
+    cleans: Labels = ()
+    needs_approval: bool = False
+
+    @field_validator("source")
+    @classmethod
+    def _is_no_secret(cls, source: tuple[str, ...]) -> tuple[str, ...]:
+        checked_flow({"source": source})
+        return source
 
     @field_validator("name")
     @classmethod

@@ -150,7 +150,7 @@ class McpServer:
             timeout_seconds=self.terms.timeout_s,
             type="mcp",
         )
-        return replace(made, context_parameter=_CONTEXT, source=self)
+        return replace(made, context_parameter=_CONTEXT, backing=self)
 
     def effects_of(self, listed: ListedTool) -> Effects:
         """Return what calling this tool again would do, as far as the operator says or lets the server say it."""

@@ -20,6 +20,7 @@ from planloom.tools.names import NAMESPACES
 from planloom.tools.tool import DECLARED, Tool
 
 if TYPE_CHECKING:
+    from planloom.core.events import ToolFacts
     from planloom.plan.policy import Effects
 
 _LLM_NAME = re.compile(r"[^A-Za-z0-9_-]")
@@ -175,6 +176,10 @@ class ToolRegistry:
         """Return what a tool declares, None if nothing; raises as `get` does."""
         return self.get(name).effects
 
+    def facts(self, name: str) -> ToolFacts:
+        """Return what a run is told about a tool; raises as `get` does."""
+        return self.get(name).facts
+
     def allows(self, name: str, allow: Iterable[str] | None) -> bool:
         """Return whether an allowlist lets a tool be used; both are taken by canonical name. None allows all there are.
 
@@ -224,8 +229,8 @@ class ToolRegistry:
 
     async def aclose(self) -> None:
         """Let go of what stands behind the tools; a later call of one of them begins it anew."""
-        sources = {id(one.source): one.source for one in self._tools.values() if one.source is not None}
-        await asyncio.gather(*(source.let_go() for source in sources.values()))
+        backings = {id(one.backing): one.backing for one in self._tools.values() if one.backing is not None}
+        await asyncio.gather(*(backing.let_go() for backing in backings.values()))
 
     def by_name(self) -> Mapping[str, Tool]:
         """Return the tools that may be used, by canonical name; read-only, and one lookup each."""

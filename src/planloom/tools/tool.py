@@ -24,6 +24,7 @@ from planloom.tools.context import ToolContext
 from planloom.tools.definition import TOOL_TYPES, ToolExample, ToolType
 from planloom.tools.docstring import read_docstring
 from planloom.tools.json_schema import JsonSchema
+from planloom.tools.labels import FLOW_OPTIONS, checked_flow
 from planloom.tools.names import check_name
 from planloom.tools.signature import Check, Function, name_of, read_signature
 from planloom.tools.sparing import breaker_of, check_rate
@@ -37,7 +38,7 @@ DECLARED = "__planloom_tool__"
 """Attribute of a decorated function: what its decorator declared, a dict for `Tool.from_function`."""
 
 
-class ToolSource(Protocol):
+class ToolBacking(Protocol):
     """What stands behind tools: a connection, a process."""
 
     async def let_go(self) -> None:
@@ -79,7 +80,13 @@ class Tool:
         success_rate: Share of calls that is expected to succeed, 0 to 1, or None.
         is_async: True when calling `function` gives an awaitable; else it belongs in a thread.
         context_parameter: Name of the parameter that takes the `ToolContext`, or None.
-        source: What stands behind it and is let go of when nobody uses it any more, e.g. an MCP server; or None.
+        backing: What stands behind it and is let go of when nobody uses it any more, e.g. an MCP server; or None.
+        source: Labels of its result: who may have written it, e.g. ("web",); see `plan/flow.py`, also for the next.
+        secret: Whether its result must not leave this process.
+        sink: Whether labelled arguments are decided about; None: if it has effects.
+        accepts: Labels that its arguments may carry without anybody being asked.
+        cleans: Labels that its result does not carry although its arguments do: it checks or reduces what it is given.
+        needs_approval: Whether every call is asked about.
         check: Checks arguments; use `validate`, which says what is wrong.
         digest: SHA-256 over name, version and schema, 64 hex digits.
     """
@@ -106,7 +113,13 @@ class Tool:
     success_rate: float | None = None
     is_async: bool = False
     context_parameter: str | None = None
-    source: ToolSource | None = None
+    backing: ToolBacking | None = None
+    source: tuple[str, ...] = ()
+    secret: bool = False
+    sink: bool | None = None
+    accepts: tuple[str, ...] = ()
+    cleans: tuple[str, ...] = ()
+    needs_approval: bool = False
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,6 +128,9 @@ class Tool:
         _check_numbers(self)
         check_rate(self.rate_per_second, self.name)
         _check_described(self)
+        said = {name: value for name in FLOW_OPTIONS if (value := getattr(self, name)) is not None}
+        for name, value in checked_flow(said, where=f"tool {self.name!r}").items():
+            object.__setattr__(self, name, value)
         if self.output_schema is not None:
             JsonSchema(self.output_schema, where=f"the output schema of tool {self.name!r}")
         pinned = json.dumps([self.name, self.version, self.schema], sort_keys=True, separators=(",", ":"))
@@ -128,8 +144,8 @@ class Tool:
             function: Its signature becomes the schema, its docstring the description.
             declared: Any of name, effects, version, aliases, cost_per_call, expected_latency_ms, memory_mb,
                 cpu_percent, timeout_seconds, rate_per_second, breaker, description, output_schema, type, domain,
-                examples (each a dict with `input`, `output`, `description`), success_rate; what `@tool` declared
-                holds for the others.
+                examples (each a dict with `input`, `output`, `description`), success_rate, source, secret, sink,
+                accepts, cleans, needs_approval; what `@tool` declared holds for the others.
 
         Raises:
             ConfigError: A signature that a plan cannot call, or a keyword that does not exist.
@@ -176,6 +192,12 @@ class Tool:
             expected_latency_ms=self.expected_latency_ms,
             memory_mb=self.memory_mb,
             cpu_percent=self.cpu_percent,
+            source=self.source,
+            secret=self.secret,
+            sink=self.sink,
+            accepts=self.accepts,
+            cleans=self.cleans,
+            needs_approval=self.needs_approval,
         )
 
     def validate(self, args: Any) -> dict[str, Any]:
@@ -227,6 +249,7 @@ _OPTIONS = (
     "domain",
     "examples",
     "success_rate",
+    *FLOW_OPTIONS,
 )
 
 
@@ -278,7 +301,7 @@ def _checked_options(declared: Mapping[str, Any]) -> dict[str, Any]:
         options["aliases"] = (aliases,) if isinstance(aliases, str) else tuple(aliases)
     if "examples" in options:
         options["examples"] = _examples(options["examples"])
-    return options
+    return options | checked_flow(options, where=f"tool {options['name']!r}" if "name" in options else "a tool")
 
 
 def _examples(given: Any) -> tuple[ToolExample, ...]:
