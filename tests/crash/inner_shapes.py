@@ -208,35 +208,37 @@ class InnerWorld(World):
 
     def _answer(self, call: ModelCall) -> LLMResponse:
         what = digest([[one.role, one.content] for one in call.messages])
-        text = self._said(call, what)
+        text = said(call, what, self.shaken)
         usage = Usage(sum(len(one.content) for one in call.messages), len(text), requests=1)
         self.asked.append(Asked(what, PRICE.cost_usd(usage)))
         return LLMResponse(text, "scripted", "function", usage, {"finish_reason": "stop", "asked": what})
 
-    def _said(self, call: ModelCall, what: str) -> str:
-        last, before = call.messages[-1].content, [one.content for one in call.messages]
-        if "That answer cannot be used" in last:
-            question = before[-3]
-            return '{"n": 5}' if "mumble" in _this(question) else "prose again"
-        task = next(found[1] for one in before if (found := _TASK.search(one)))
-        rounds = [[one.strip() for one in part.split(",") if one.strip()] for part in task.split("|")]
-        so_far = len(_DONE.findall(last))
-        if "Plan what is to be done next" in last:
-            return json.dumps({"has_sufficient_info": True, "reasoning": "", "tasks": _next(rounds, so_far)})
-        if "Look at what was done" in last:
-            is_over = so_far >= sum(map(len, rounds))
-            answer = f"done {digest(last)[:12]}" if is_over else None
-            return json.dumps({"is_complete": is_over, "reasoning": "", "answer": answer})
-        name, _, n = _this(last).partition(" ")
-        if name == "think":
-            return f"thought of {n}"
-        if name == "shaky" and what not in self.shaken:
-            self.shaken.add(what)
-            raise ModelError("503", remedy="ask again")
-        return "prose" if name in ("mumble", "garble") else json.dumps({"n": int(n)})
-
 
 _TOOLS = {"mumble": "pure", "garble": "pure", "shaky": "pure", "think": None}
+
+
+def said(call: ModelCall, what: str, shaken: set[str]) -> str:
+    """Return what an agent's model answers; the prompt of its step says what the agent is to do."""
+    last, before = call.messages[-1].content, [one.content for one in call.messages]
+    if "That answer cannot be used" in last:
+        question = before[-3]
+        return '{"n": 5}' if "mumble" in _this(question) else "prose again"
+    task = next(found[1] for one in before if (found := _TASK.search(one)))
+    rounds = [[one.strip() for one in part.split(",") if one.strip()] for part in task.split("|")]
+    so_far = len(_DONE.findall(last))
+    if "Plan what is to be done next" in last:
+        return json.dumps({"has_sufficient_info": True, "reasoning": "", "tasks": _next(rounds, so_far)})
+    if "Look at what was done" in last:
+        is_over = so_far >= sum(map(len, rounds))
+        answer = f"done {digest(last)[:12]}" if is_over else None
+        return json.dumps({"is_complete": is_over, "reasoning": "", "answer": answer})
+    name, _, n = _this(last).partition(" ")
+    if name == "think":
+        return f"thought of {n}"
+    if name == "shaky" and what not in shaken:
+        shaken.add(what)
+        raise ModelError("503", remedy="ask again")
+    return "prose" if name in ("mumble", "garble") else json.dumps({"n": int(n)})
 
 
 def _next(rounds: list[list[str]], so_far: int) -> list[dict[str, Any]]:
