@@ -13,6 +13,7 @@
     │   ├── ArgumentsError              a tool is given the wrong parameters
     │   ├── NotInstalledError           a step kind whose executor is not here
     │   ├── NotAllowedError             a tool outside the allowlist
+    │   ├── FlowRefusedError            a labelled value would reach what must not have it
     │   ├── UnknownModelError (ConfigError)  a model that no setting and no plugin knows
     │   ├── UnknownPriceError           a money limit, and a model whose price nobody knows
     │   ├── InputsError                 what the run is given does not fit the plan's inputs
@@ -33,6 +34,7 @@
     │   │   └── ModelTimeoutError (TimeoutError)
     │   ├── VerificationError           the answer was judged not good enough, or could not be judged
     │   ├── GrantError                  the next call would pass what the step was granted of a limit
+    │   ├── FlowError                   a tool would be given, or a model told, what it must not have
     │   ├── InnerCallError              a tool that an agent or a program called failed
     │   ├── CodeError                   a program in a sandbox did not end well
     │   │   └── CodeRefusedError        and running it again as it is will not help
@@ -52,7 +54,9 @@
     │   └── ProtocolError               what came over a connection is not what was agreed
     ├── JournalError                    the operator
     │   ├── JournalConflictError        a second engine wrote to the same run
-    │   ├── JournalFormatError          not a journal, damaged, or of a newer version
+    │   ├── JournalFormatError          not a journal, or of a newer version
+    │   │   ├── JournalDamagedError     a record is not what was written
+    │   │   └── JournalKeyError         a record was written with another key, or with none
     │   ├── JournalWriteError           disk full, read-only, I/O error
     │   ├── RunBusyError                another process drives this run now
     │   └── RunNotFoundError            no such run here
@@ -269,6 +273,12 @@ class NotAllowedError(PlanError):
     code = "plan.not_allowed"
 
 
+class FlowRefusedError(PlanError):
+    """A labelled value would reach a tool or a model that must not have it. `facts["flow"]` is the path."""
+
+    code = "plan.flow"
+
+
 class InputsError(PlanError):
     """What the run is given does not fit the plan's `inputs`."""
 
@@ -443,6 +453,12 @@ class VerificationError(StepError):
     """The answer was judged not good enough, or could not be judged: without a judgement nothing passes."""
 
     code = "step.not_verified"
+
+
+class FlowError(StepError):
+    """A tool would be given, or a model told, what it must not have. Nothing was called."""
+
+    code = "step.flow"
 
 
 class GrantError(StepError):
@@ -652,6 +668,18 @@ class JournalFormatError(JournalError):
     """Not a journal, a damaged one, or one of a newer planloom."""
 
     code = "journal.format"
+
+
+class JournalDamagedError(JournalFormatError):
+    """A record is not what was written. `facts` name the run and its first event that is wrong, where it is known."""
+
+    code = "journal.damaged"
+
+
+class JournalKeyError(JournalFormatError):
+    """A record was written with another key than this journal was opened with, or with none, or this one has none."""
+
+    code = "journal.key"
 
 
 class JournalWriteError(JournalError):
