@@ -1,7 +1,7 @@
-"""The process that is killed: `killed.py FOLDER RUN` starts the run, or takes it up, and goes on to its end.
+"""The process that is killed: `-m tests.crash.killed FOLDER RUN [workers]` starts the run, or goes on with it.
 
-Every call of a tool leaves a line in calls.log before it does anything else: "effects key attempt". That line is the
-effect: whoever counts the lines knows what really happened, whatever the journal says.
+With `workers` its tools are called by worker processes, which load this file for them. Every call is in the log of
+`effects.py` before anything else is done about it. The last line of output is how the run ended.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-from planloom import Engine, RunStatus, ToolContext, tool
+from planloom import Engine, RunStatus, ToolContext, WorkerPool, WorkerSetup, on_workers, tool
 from planloom.errors import RunNotFoundError
+from tests.crash.effects import Effects
 
-FOLDER = Path(sys.argv[1]) if __name__ == "__main__" else Path()
+LEASE_S = 0.6
 PLAN = """
 planloom: 1
 name: killed
@@ -23,6 +25,11 @@ steps:
     tool: kill.pure
     for_each: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     max_parallel: 3
+    with: {number: "${{ item }}"}
+  - id: early
+    tool: kill.pay
+    for_each: [21, 22, 23, 24, 25, 26, 27, 28]
+    max_parallel: 1
     with: {number: "${{ item }}"}
   - {id: chain_1, tool: kill.pure, with: {number: 100}}
   - {id: chain_2, tool: kill.pure, with: {number: "${{ steps.chain_1.output }}"}}
@@ -34,7 +41,7 @@ steps:
     with: {number: "${{ item }}"}
   - id: flaky
     tool: kill.flaky
-    retry: {max_attempts: 4, initial_delay: 0.02, jitter: false}
+    retry: {max_attempts: 9, initial_delay: 0.02, jitter: false}
     with: {number: "${{ steps.chain_3.output }}"}
   - id: pay
     tool: kill.pay
@@ -45,37 +52,30 @@ steps:
 outputs: "${{ steps.last.output }}"
 """
 EXPECTED = sum(n + 3 for n in range(1, 13)) + 1
-
-
-def note(effects: str, context: ToolContext) -> None:
-    line = f"{effects} {context.step} {context.attempt}\n".encode()
-    log = os.open(FOLDER / "calls.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    try:
-        os.write(log, line)
-    finally:
-        os.close(log)
+MOMENT_S = float(os.environ.get("KILLED_MOMENT_S", "0.004"))
+"""Seconds that each call takes."""
+WORLD = Effects(Path(os.environ.get("KILLED_FOLDER", "")))
 
 
 @tool(name="kill.pure", effects="none")
 async def pure(number: int, context: ToolContext) -> int:
     """Add one, after a moment."""
-    note("none", context)
-    await asyncio.sleep(0.004)
+    WORLD.note("none", context, number)
+    await asyncio.sleep(MOMENT_S)
     return number + 1
 
 
 @tool(name="kill.put", effects="idempotent")
-async def put(number: int, context: ToolContext) -> int:
-    """Add one, after a moment; may be called again."""
-    note("idempotent", context)
-    await asyncio.sleep(0.004)
+def put(number: int, context: ToolContext) -> int:
+    """Add one, in a thread; may be called again."""
+    WORLD.note("idempotent", context, number)
     return number + 1
 
 
 @tool(name="kill.flaky", effects="idempotent")
 async def flaky(number: int, context: ToolContext) -> int:
     """Fail twice, then work."""
-    note("idempotent", context)
+    WORLD.note("idempotent", context, number)
     if context.attempt < 3:
         raise ConnectionError("not yet")
     return number
@@ -84,33 +84,45 @@ async def flaky(number: int, context: ToolContext) -> int:
 @tool(name="kill.pay", effects="once")
 async def pay(number: int, context: ToolContext) -> int:
     """Add one, after a moment; must never be called twice."""
-    note("once", context)
-    await asyncio.sleep(0.004)
+    WORLD.note("once", context, number)
+    await asyncio.sleep(MOMENT_S)
     return number + 1
 
 
-def happened(key: str) -> bool:
-    return f"once {key} " in (FOLDER / "calls.log").read_text(encoding="utf-8")
+async def to_the_end(engine: Engine, run_id: str) -> RunStatus:
+    """Start the run or go on with it, and answer for what is unknown as a person would who looked."""
+    try:
+        run = await engine.resume(run_id)
+    except RunNotFoundError:
+        run = await engine.start(PLAN, run_id=run_id)
+    result = await run.result()
+    while result.status is RunStatus.WAITING:
+        for blocker in result.blockers():
+            number = WORLD.argument(blocker["step"])
+            how, output = ("retry", None) if number is None else ("output", number + 1)
+            await run.resolve(blocker["step"], how, by="whoever looked", output=output)
+        result = await run.result()
+    return result.status
 
 
-async def main(run_id: str) -> None:
-    async with Engine(FOLDER / "runs.db", tools=[pure, put, flaky, pay]) as engine:
+async def main(run_id: str, *, has_workers: bool) -> None:
+    async with AsyncExitStack() as stack:
+        transport = None
+        if has_workers:
+            setup = WorkerSetup(tools=(__file__,))
+            transport = on_workers(
+                await stack.enter_async_context(WorkerPool(2, 3, setup=setup, capacity=2, lease_s=LEASE_S))
+            )
+        engine = await stack.enter_async_context(
+            Engine(WORLD.folder / "runs.db", tools=[pure, put, flaky, pay], transport=transport)
+        )
         sys.stdout.write("ready\n")
         sys.stdout.flush()
-        try:
-            run = await engine.resume(run_id)
-        except RunNotFoundError:
-            run = await engine.start(PLAN, run_id=run_id)
-        result = await run.result()
-        while result.status is RunStatus.WAITING:
-            for blocker in result.blockers():
-                # What a person would do: look whether it happened, and say so.
-                key = blocker["step"]
-                number = int(key.partition("[")[2].rstrip("]")) + 3
-                how, output = ("output", number + 1) if happened(key) else ("retry", None)
-                await run.resolve(key, how, by="whoever looked", output=output)
-            result = await run.result()
+        status = await to_the_end(engine, run_id)
+        sys.stdout.write(f"{status.value}\n")
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[2]))
+    WORLD = Effects(Path(sys.argv[1]))
+    os.environ["KILLED_FOLDER"] = sys.argv[1]
+    asyncio.run(main(sys.argv[2], has_workers=sys.argv[3:] == ["workers"]))
