@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from planloom.journal.chain import Chains
 from planloom.journal.memory import MemoryJournal
 from planloom.journal.sqlite import SqliteJournal
 from planloom.testing.conformance.journal import CHECKS, LASTING_CHECKS, RIVAL_CHECKS, Check, JournalPlace, run_check
@@ -26,10 +27,11 @@ def test_sqlite_journal(check: Check, tmp_path: Path) -> None:
 
     def intrude(run_id: str) -> None:
         with closing(sqlite3.connect(path)) as connection, connection:
-            connection.execute(
-                "INSERT INTO events SELECT run_id, max(seq) + 1, 0, 'run_resumed', 1, 1.5, '{\"epoch\":1,\"at\":1.5}'"
-                " FROM events WHERE run_id = ?",
-                (run_id,),
-            )
+            [(seq, link)] = connection.execute(
+                "SELECT max(seq), link FROM events WHERE run_id = ?", (run_id,)
+            ).fetchall()
+            row = (seq + 1, 0, "run_resumed", 1, 1.5, '{"epoch":1,"at":1.5}')
+            link = Chains().links(run_id).after(link, *row)
+            connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (run_id, *row, link))
 
     run_check(check, JournalPlace(lambda: SqliteJournal(path), intrude))

@@ -14,6 +14,7 @@ from planloom.core.events import AttemptSucceeded, CancelRequested, RunFinished,
 from planloom.core.result import RunStatus
 from planloom.errors import (
     JournalConflictError,
+    JournalDamagedError,
     JournalError,
     JournalFormatError,
     JournalWriteError,
@@ -22,7 +23,7 @@ from planloom.errors import (
 )
 from planloom.journal.memory import MemoryJournal
 from planloom.journal.open import open_journal
-from planloom.journal.schema import APPLICATION_ID
+from planloom.journal.schema import APPLICATION_ID, newest_format
 from planloom.journal.sqlite import SqliteJournal
 from planloom.journal.writer import SqliteRunWriter
 from planloom.plan.model import Plan
@@ -91,7 +92,7 @@ def test_a_journal_says_what_it_is(path: Path) -> None:
 
     assert sql(path, "PRAGMA application_id") == [(APPLICATION_ID,)]
     assert sql(path, "PRAGMA journal_mode") == [("wal",)]
-    assert sql(path, "PRAGMA user_version") == [(1,)]
+    assert sql(path, "PRAGMA user_version") == [(newest_format(),)]
 
 
 def test_a_commit_is_on_disk_when_it_returns(path: Path) -> None:
@@ -107,7 +108,7 @@ def test_many_can_make_the_same_journal_at_once(path: Path) -> None:
 
     for journal in journals:
         asyncio.run(journal.close())
-    assert sql(path, "PRAGMA user_version") == [(1,)]
+    assert sql(path, "PRAGMA user_version") == [(newest_format(),)]
 
 
 def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
@@ -211,13 +212,15 @@ def test_a_hundred_runs_of_one_plan_store_it_once(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "what"),
     [
-        ("DELETE FROM events WHERE seq = 2", "event 2 is missing"),
-        ("DELETE FROM events WHERE seq = 1", "event 1 is missing"),
-        ("UPDATE events SET body = substr(body, 1, 9) WHERE seq = 2", "run 'run-1', event 2: .* damaged"),
-        ("UPDATE events SET kind = 'step_teleported' WHERE seq = 3", "run 'run-1', event 3: .*step_teleported"),
-        ("UPDATE events SET version = 7 WHERE seq = 3", "run 'run-1', event 3: .*format 7"),
-        ("DELETE FROM blobs", "run 'run-1', event 1: .*missing"),
-        ("UPDATE blobs SET body = body || ' '", "run 'run-1', event 1: .*damaged"),
+        ("DELETE FROM events WHERE seq = 2", "run 'run-1' is damaged at event 2: it is missing, 3 is there"),
+        ("DELETE FROM events WHERE seq = 1", "run 'run-1' is damaged at event 1: it is missing"),
+        ("DELETE FROM events", "run 'run-1' is damaged at event 1: it is missing"),
+        ("DELETE FROM runs", "run 'run-1' is damaged at event 1: it is not in the list of runs"),
+        ("UPDATE events SET body = substr(body, 1, 9) WHERE seq = 2", "run 'run-1' is damaged at event 2"),
+        ("UPDATE events SET kind = 'step_teleported' WHERE seq = 3", "run 'run-1' is damaged at event 3"),
+        ("UPDATE events SET version = 7 WHERE seq = 3", "run 'run-1' is damaged at event 3"),
+        ("DELETE FROM blobs", "run 'run-1' is damaged at event 1: .*missing"),
+        ("UPDATE blobs SET body = body || ' '", "run 'run-1' is damaged at event 1: .*damaged"),
     ],
 )
 def test_a59_a_damaged_record_is_an_error_that_names_the_place(path: Path, damage: str, what: str) -> None:
@@ -227,7 +230,7 @@ def test_a59_a_damaged_record_is_an_error_that_names_the_place(path: Path, damag
 
     async def read(journal: SqliteJournal) -> None:
         for reading in (journal.read("run-1"), journal.take("run-1", ignore)):
-            with pytest.raises(JournalFormatError, match=what) as caught:
+            with pytest.raises(JournalDamagedError, match=what) as caught:
                 await reading
             assert caught.value.remedy
 
@@ -348,7 +351,7 @@ def test_nothing_after_a_failed_append_is_written(path: Path) -> None:
             await asyncio.sleep(0.02)  # the thread has taken the first by now, and waits
             writer.append((DISPATCHED,), (1,))
             other.execute(
-                "INSERT INTO events VALUES ('run-1', 2, 0, 'timer_fired', 1, 1.5, '{\"step\":\"\",\"at\":1.5}')"
+                "INSERT INTO events VALUES ('run-1', 2, 0, 'timer_fired', 1, 1.5, '{\"step\":\"\",\"at\":1.5}', NULL)"
             )
             other.execute("COMMIT")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 
-from planloom.errors import JournalFormatError
+from planloom.errors import JournalDamagedError
 
 INLINE_LIMIT_BYTES = 32 * 1024
 """JSON of a payload up to this size stays in its event's row."""
@@ -41,14 +41,14 @@ def intact(name: str, text: str | None) -> str:
     """Return the text stored under this name.
 
     Raises:
-        JournalFormatError: It is missing, or it is not what was written.
+        JournalDamagedError: It is missing, or it is not what was written.
     """
     if text is None:
-        raise JournalFormatError(
+        raise JournalDamagedError(
             f"the value {name[:12]}… is missing from the journal", remedy="restore the journal from a backup"
         )
-    if sha256(text.encode()).hexdigest() != name:
-        raise JournalFormatError(
+    if type(text) is not str or sha256(text.encode()).hexdigest() != name:
+        raise JournalDamagedError(
             f"the value {name[:12]}… is damaged: its text does not have that SHA-256",
             remedy="restore the journal from a backup, and check the disk",
         )

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import sqlite3
 
-from planloom.errors import JournalError, JournalFormatError, JournalWriteError
+from planloom.errors import JournalDamagedError, JournalError, JournalFormatError, JournalWriteError
 
 _PRIMARY = 0xFF
 """SQLite keeps the general code in the low byte of an extended one."""
 _ACKNOWLEDGED = "what was acknowledged is kept"
+_RESTORE = "restore it from a backup, and check the disk"
+_NO_TEXT = "Could not decode to UTF-8"
+"""What Python's own module says, with the text, of a row whose bytes are no text any more."""
 
 
 def is_busy(error: sqlite3.Error) -> bool:
@@ -26,9 +29,7 @@ def journal_error(error: sqlite3.Error, path: str) -> JournalError:
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_FORMAT:
             return JournalFormatError(f"{path} is not a journal: {error}", remedy="name another file, or move this one")
         case sqlite3.SQLITE_CORRUPT:
-            return JournalFormatError(
-                f"journal {path} is damaged: {error}", remedy="restore it from a backup, and check the disk"
-            )
+            return JournalDamagedError(f"journal {path} is damaged: {error}", remedy=_RESTORE)
         case sqlite3.SQLITE_FULL:
             return JournalWriteError(
                 f"journal {path} cannot grow: the disk is full",
@@ -54,6 +55,21 @@ def journal_error(error: sqlite3.Error, path: str) -> JournalError:
                 f"journal {path} cannot be read or written: {error}",
                 remedy=f"check the disk and its file system, then resume the run; {_ACKNOWLEDGED}",
             )
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Return whether what was to be read is not what was written, as opposed to out of reach."""
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith(_NO_TEXT)
+
+
+def damaged_run(run_id: str, seq: int, what: str) -> JournalDamagedError:
+    """Return the error of a run whose record cannot be trusted from this event on."""
+    return JournalDamagedError(
+        f"run {run_id!r} is damaged at event {seq}: {what}",
+        remedy="restore the journal from a backup, and check the disk; the other runs in it can go on",
+        run_id=run_id,
+        seq=seq,
+    )
 
 
 def _code(error: sqlite3.Error) -> int | None:

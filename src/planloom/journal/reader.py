@@ -1,8 +1,7 @@
 """Reading a journal: a few threads with a connection each, apart from the one that writes.
 
 Rule 1: only what is committed is seen here, and so only what is durable (schema.py rule 3).
-Rule 2: what is read is checked: numbers without gaps, events that decode, large values that are what was written.
-Rule 3: the functions below run in a thread; only `ReadPool` is for the event loop.
+Rule 2: the functions below run in a thread; only `ReadPool` is for the event loop. Events are read in record.py.
 """
 
 from __future__ import annotations
@@ -14,22 +13,16 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
-from planloom.core.result import RUN_ENDED
-from planloom.errors import JournalError, JournalFormatError, RunNotFoundError
-from planloom.journal.blobs import intact
-from planloom.journal.codec import decode
+from planloom.errors import JournalError, RunNotFoundError
 from planloom.journal.faults import journal_error
 from planloom.journal.schema import reading_connection
-from planloom.ports import Recorded, RunRow
+from planloom.ports import RunRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from planloom.core.events import Event, Fact
-
 _THREADS = 4
-_ENDED = frozenset(status.value for status in RUN_ENDED)
 
 _RUNS = (
     "SELECT runs.run_id, runs.plan, runs.plan_hash, runs.status, runs.started_at, last.at, last.seq FROM runs"
@@ -111,34 +104,6 @@ def status_of(connection: sqlite3.Connection, run_id: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def has_ended(connection: sqlite3.Connection, run_id: str) -> bool | None:
-    """Return whether the run has ended, or None when there is no such run."""
-    status = status_of(connection, run_id)
-    return None if status is None else status in _ENDED
-
-
-def events_of(connection: sqlite3.Connection, run_id: str, after: int, limit: int | None) -> list[Recorded]:
-    """Return events with seq > `after`, in order.
-
-    Raises:
-        JournalFormatError: One is missing, damaged, or of a newer planloom.
-    """
-    rows = connection.execute(
-        "SELECT seq, cause, kind, version, body FROM events WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?",
-        (run_id, after, -1 if limit is None else limit),
-    ).fetchall()
-    blob_text = _blobs_of(connection)
-    found: list[Recorded] = []
-    for expected, (seq, cause, kind, version, body) in enumerate(rows, max(after, 0) + 1):
-        if seq != expected:
-            raise JournalFormatError(
-                f"run {run_id!r} is damaged: event {expected} is missing, {seq} is there",
-                remedy="restore the journal from a backup",
-            )
-        found.append(Recorded(seq, cause, _decoded(kind, version, body, blob_text, f"run {run_id!r}, event {seq}")))
-    return found
-
-
 def newest_runs(connection: sqlite3.Connection, status: str | None, limit: int) -> list[RunRow]:
     """Return runs, newest first."""
     where, values = ("WHERE runs.status = ?", (status, limit)) if status is not None else ("", (limit,))
@@ -146,33 +111,6 @@ def newest_runs(connection: sqlite3.Connection, status: str | None, limit: int) 
     return [RunRow(*row) for row in rows]
 
 
-def posted_facts(connection: sqlite3.Connection, run_id: str) -> list[tuple[int, Fact]]:
-    """Return what people left for the run, oldest first."""
-    rows = connection.execute(
-        "SELECT number, kind, version, body FROM posted WHERE run_id = ? ORDER BY number", (run_id,)
-    ).fetchall()
-    blob_text = _blobs_of(connection)
-    return [
-        (number, _decoded(kind, version, body, blob_text, f"run {run_id!r}, posted fact {number}"))  # type: ignore[misc]  # only facts are posted
-        for number, kind, version, body in rows
-    ]
-
-
 def runs_with_posted_facts(connection: sqlite3.Connection) -> set[str]:
     """Return the runs that have facts left for them."""
     return {row[0] for row in connection.execute("SELECT DISTINCT run_id FROM posted")}
-
-
-def _decoded(kind: str, version: int, body: str, blob_text: Callable[[str], str], where: str) -> Event:
-    try:
-        return decode(kind, version, body, blob_text)
-    except JournalFormatError as error:
-        raise JournalFormatError(f"{where}: {error.message}", remedy=error.remedy) from error
-
-
-def _blobs_of(connection: sqlite3.Connection) -> Callable[[str], str]:
-    def blob_text(name: str) -> str:
-        row = connection.execute("SELECT body FROM blobs WHERE sha256 = ?", (name,)).fetchone()
-        return intact(name, None if row is None else row[0])
-
-    return blob_text

@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING
 
 from planloom.core.events import RunFinished
 from planloom.errors import JournalConflictError, RunBusyError
+from planloom.journal.chain import Chains, RunChain
 from planloom.journal.codec import encode
 from planloom.journal.followers import Followers
 from planloom.journal.ownership import OwnersFile, owners_of
 from planloom.journal.reader import (
     ReadPool,
     closed_error,
-    events_of,
-    has_ended,
     newest_runs,
     not_found,
-    posted_facts,
     runs_with_posted_facts,
     status_of,
 )
+from planloom.journal.record import Checked, Page, posted_facts, read_page
+from planloom.journal.rows import insert_posted
 from planloom.journal.schema import prepare, writing_connection
-from planloom.journal.writer import Committer, SqliteRunWriter, insert_posted
+from planloom.journal.writer import Committer, SqliteRunWriter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,14 +49,18 @@ class SqliteJournal:
 
     Args:
         path: The file; made, with the folders above it, when it is not there. Only its owner may read it.
+        key: Makes the links between a run's events a MAC: 16 to 64 bytes that whoever may write to the file must not
+            know. None: links show damage, and no forgery.
 
     Raises:
+        ConfigError: The key is too short or too long.
         JournalFormatError: The file is something else, damaged, or of a newer planloom.
         JournalWriteError: The file cannot be made or opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, key: bytes | None = None) -> None:
         self.path = Path(os.path.realpath(path))
+        self._chains = Chains(key)
         prepare(self.path)
         self._reads = ReadPool(self.path)
         self._followers = Followers(self.path)
@@ -80,7 +84,7 @@ class SqliteJournal:
                 raise _exists(run_id, f" and {self._owned().owner(run_id)} drives it")
             if await self._reads.read(lambda connection: status_of(connection, run_id)) is not None:
                 raise _exists(run_id, "")
-            return self._pen(run_id, committer, on_durable, 0, undo)
+            return self._pen(run_id, committer, on_durable, None, undo)
 
     async def take(self, run_id: str, on_durable: OnDurable) -> tuple[list[Recorded], SqliteRunWriter]:
         """Take ownership of a run on record; return its events and its pen.
@@ -88,6 +92,7 @@ class SqliteJournal:
         Raises:
             RunNotFoundError: No such run.
             RunBusyError: Another process, or another driver of this one, owns it.
+            JournalFormatError: As `read`.
         """
         committer = await self._writing()
         with ExitStack() as undo:
@@ -97,40 +102,53 @@ class SqliteJournal:
                     remedy="wait for it, or end that process: the run is then free at once",
                     run_id=run_id,
                 )
-            events = await self.read(run_id)
-            return events, self._pen(run_id, committer, on_durable, events[-1].seq, undo)
+            page = await self._page(run_id)
+            return page.events, self._pen(run_id, committer, on_durable, page.checked, undo)
 
     async def read(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
         """Return durable events with seq > `after`, in order.
 
         Raises:
             RunNotFoundError: No such run.
-            JournalFormatError: One of them is missing, damaged, or of a newer planloom.
+            JournalDamagedError: One of them is missing, or is not what was written.
+            JournalKeyError: They were written with another key, or one of both has none.
+            JournalFormatError: One of them is of a newer planloom.
         """
-        return await self._reads.read(partial(self._events, run_id, after, limit))
+        return (await self._page(run_id, after=after, limit=limit)).events
+
+    async def chain_of(self, run_id: str) -> RunChain:
+        """Return what the links of a run say, after checking all of it; raises as `read`."""
+        checked = (await self._page(run_id)).checked
+        return RunChain(checked.seq, checked.chained, self._chains.is_keyed, checked.link)
 
     async def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
         """Yield durable events as they come, none left out, none twice; ends after `RunFinished`.
 
         Raises:
             RunNotFoundError: No such run on record, and none of that name is being started here.
+            JournalFormatError: As `read`.
             JournalError: The journal was closed meanwhile.
         """
+        checked: Checked | None = None
         with self._followers.waiting(run_id) as waiter:
             while not self._closed:
                 starting = run_id in self._writers  # asked before reading: it may begin and be given up meanwhile
-                ended, page = await self._reads.read(partial(_next_page, run_id=run_id, after=after))
-                if ended is None and not starting:
+                page = await self._reads.read(
+                    partial(read_page, run_id=run_id, chains=self._chains, after=after, limit=_PAGE, checked=checked)
+                )
+                if page is None and not starting:
                     raise not_found(run_id, self.path)
-                for recorded in page:
+                for recorded in page.events if page is not None else ():
                     yield recorded
                     after = recorded.seq
                     if isinstance(recorded.event, RunFinished):
                         return
-                if ended and not page:
-                    return
-                if not page:
+                if page is None or not page.events:
+                    if page is not None and page.ended:
+                        return
                     await waiter.news()
+                else:
+                    checked = page.checked
         raise closed_error(self.path)
 
     async def runs(self, *, status: str | None = None, limit: int = 100) -> list[RunRow]:
@@ -149,13 +167,13 @@ class SqliteJournal:
         def insert(connection: sqlite3.Connection) -> None:
             if status_of(connection, run_id) is None:
                 raise not_found(run_id, self.path)
-            insert_posted(connection, run_id, encoded)
+            insert_posted(connection, run_id, encoded, self._chains.links(run_id))
 
         await committer.do(insert)
 
     async def posted(self, run_id: str) -> list[tuple[int, Fact]]:
         """Return facts left for this run and not yet taken, oldest first, each with its number."""
-        return await self._reads.read(lambda connection: posted_facts(connection, run_id))
+        return await self._reads.read(lambda connection: posted_facts(connection, run_id, self._chains))
 
     async def posted_runs(self) -> set[str]:
         """Return the runs that have facts left for them."""
@@ -215,26 +233,27 @@ class SqliteJournal:
         self._followers.wake((run_id,))  # one who waits for a run that was never begun must not wait for ever
 
     def _pen(
-        self, run_id: str, committer: Committer, on_durable: OnDurable, last_seq: int, undo: ExitStack
+        self, run_id: str, committer: Committer, on_durable: OnDurable, last: Checked | None, undo: ExitStack
     ) -> SqliteRunWriter:
+        links = self._chains.links(run_id)
         writer = SqliteRunWriter(
-            run_id, committer, on_durable, last_seq=last_seq, released=partial(self._release, run_id)
+            run_id,
+            committer,
+            on_durable,
+            links=links,
+            last_seq=0 if last is None else last.seq,
+            last_link=links.first if last is None else last.link,
+            released=partial(self._release, run_id),
         )
         self._writers[run_id] = writer
         undo.pop_all()  # from here the writer gives the run up
         return writer
 
-    def _events(self, run_id: str, after: int, limit: int | None, connection: sqlite3.Connection) -> list[Recorded]:
-        found = events_of(connection, run_id, after, limit)
-        if not found and status_of(connection, run_id) is None:
+    async def _page(self, run_id: str, *, after: int = 0, limit: int | None = None) -> Page:
+        page = await self._reads.read(partial(read_page, run_id=run_id, chains=self._chains, after=after, limit=limit))
+        if page is None:
             raise not_found(run_id, self.path)
-        return found
-
-
-def _next_page(connection: sqlite3.Connection, *, run_id: str, after: int) -> tuple[bool | None, list[Recorded]]:
-    """Return whether the run had ended before these events were read, and the events."""
-    ended = has_ended(connection, run_id)
-    return ended, events_of(connection, run_id, after, _PAGE)
+        return page
 
 
 def _probe(connection: sqlite3.Connection) -> None:

@@ -1,7 +1,7 @@
 """Writing a journal: one thread commits whatever all runs have waiting, in one transaction.
 
-Rule 1: an append is encoded and numbered where it is made, so a value that is not JSON fails there, all or nothing,
-and nobody can change it afterwards.
+Rule 1: an append is encoded, numbered and linked where it is made, so a value that is not JSON fails there, all or
+nothing, and nobody can change it afterwards.
 Rule 2: the first error of a run ends its writing, at once and for good; otherwise later events would leave a gap.
 Rule 3: a number that is taken is a conflict of that run alone: the other runs of the batch are committed all the same.
 Rule 4: nothing is told before it is durable: `on_durable`, `flush` and followers hear of a commit after it returned.
@@ -24,29 +24,16 @@ from planloom.errors import JournalConflictError, JournalError
 from planloom.journal.codec import encode
 from planloom.journal.faults import journal_error
 from planloom.journal.handover import on_loop
+from planloom.journal.rows import begin_run, end_run, insert_blobs, insert_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from planloom.core.events import Event
     from planloom.journal.blobs import Blob
-    from planloom.journal.codec import Encoded
+    from planloom.journal.chain import RunLinks
+    from planloom.journal.rows import RunRowStart
     from planloom.ports import OnDurable
-
-_COLUMNS = 7
-_ROW = "(?, ?, ?, ?, ?, ?, ?)"
-_ROWS_AT_ONCE = 64
-"""Rows of one INSERT. The interpreter's lock is given up once per statement: a busy loop delays 64 rows, not each."""
-_INSERT_EVENTS = "INSERT INTO events (run_id, seq, cause, kind, version, at, body) VALUES "
-_INSERT_ONE = _INSERT_EVENTS + _ROW
-_INSERT_MANY = _INSERT_EVENTS + ", ".join([_ROW] * _ROWS_AT_ONCE)
-_INSERT_BLOB = "INSERT OR IGNORE INTO blobs (sha256, size, body) VALUES (?, ?, ?)"
-_INSERT_POSTED = "INSERT INTO posted (run_id, kind, version, body) VALUES (?, ?, ?, ?)"
-_INSERT_RUN = "INSERT INTO runs (run_id, plan, plan_hash, status, started_at) VALUES (?, ?, ?, 'running', ?)"
-_END_RUN = "UPDATE runs SET status = ? WHERE run_id = ?"
-
-RunRowStart = tuple[str, str, str, float]
-"""Run id, plan's name, plan's hash, started at."""
 
 
 class Share:
@@ -242,7 +229,15 @@ class SqliteRunWriter:
     """The pen of one run. Used on the event loop it was made on."""
 
     def __init__(
-        self, run_id: str, committer: Committer, on_durable: OnDurable, *, last_seq: int, released: Callable[[], None]
+        self,
+        run_id: str,
+        committer: Committer,
+        on_durable: OnDurable,
+        *,
+        links: RunLinks,
+        last_seq: int,
+        last_link: bytes,
+        released: Callable[[], None],
     ) -> None:
         self.run_id = run_id
         self.loop = asyncio.get_running_loop()
@@ -251,6 +246,8 @@ class SqliteRunWriter:
         self._committer = committer
         self._on_durable = on_durable
         self._released = released
+        self._links = links
+        self._link = last_link
         self._appended = last_seq
         self._durable = last_seq
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -276,13 +273,16 @@ class SqliteRunWriter:
             return self._appended
         run_id = self.run_id
         seq = self._appended
+        link = self._link
+        link_after = self._links.after
         rows: list[Any] = []
         blobs: list[Blob] = []
         status: str | None = None
         for event, cause in zip(events, causes, strict=True):
             kind, version, body, apart = encode(event)
             seq += 1
-            rows += (run_id, seq, cause, kind, version, event.at, body)
+            link = link_after(link, seq, cause, kind, version, event.at, body)
+            rows += (run_id, seq, cause, kind, version, event.at, body, link)
             if apart:
                 blobs += apart
             if isinstance(event, RunFinished):
@@ -290,6 +290,7 @@ class SqliteRunWriter:
         started = self._row_of(events[0]) if self._appended == 0 else None
         self._committer.put(self, seq, rows, blobs, started, status)
         self._appended = seq
+        self._link = link
         return seq
 
     async def flush(self) -> None:
@@ -337,36 +338,19 @@ class SqliteRunWriter:
             raise JournalError(
                 f"run {self.run_id!r} would begin with {type(first).__name__}", remedy="append `RunStarted` first"
             )
-        return self.run_id, first.plan.name, first.plan.hash, first.at
+        return self.run_id, first.plan.name, first.plan.hash, first.at, self._links.first
 
 
 def _insert(shares: list[Share], connection: sqlite3.Connection) -> None:
     rows: list[Any] = []
     for share in shares:
         rows += share.rows
-        _insert_blobs(connection, share.blobs)
+        insert_blobs(connection, share.blobs)
         if share.started is not None:
-            connection.execute(_INSERT_RUN, share.started)
+            begin_run(connection, share.started)
         if share.status is not None:
-            connection.execute(_END_RUN, (share.status, share.writer.run_id))
-    at_once = _ROWS_AT_ONCE * _COLUMNS
-    whole = len(rows) - len(rows) % at_once
-    for start in range(0, whole, at_once):
-        connection.execute(_INSERT_MANY, rows[start : start + at_once])
-    for start in range(whole, len(rows), _COLUMNS):
-        connection.execute(_INSERT_ONE, rows[start : start + _COLUMNS])
-
-
-def insert_posted(connection: sqlite3.Connection, run_id: str, encoded: Encoded) -> None:
-    """Write a fact that a person left for a run, within the transaction of a `Job`."""
-    kind, version, body, blobs = encoded
-    _insert_blobs(connection, blobs)
-    connection.execute(_INSERT_POSTED, (run_id, kind, version, body))
-
-
-def _insert_blobs(connection: sqlite3.Connection, blobs: Iterable[Blob]) -> None:
-    for blob in blobs:
-        connection.execute(_INSERT_BLOB, (blob.sha256, blob.size_bytes, blob.text))
+            end_run(connection, share.writer.run_id, share.status)
+    insert_events(connection, rows)
 
 
 def _conflict(run_id: str) -> JournalConflictError:
