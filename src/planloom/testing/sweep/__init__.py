@@ -1,0 +1,1 @@
+"""A plan stopped at every point where it can be stopped, restarted, and compared with itself undisturbed."""
