@@ -8,6 +8,7 @@ from datetime import datetime
 from cli.conftest import Folder
 from planloom import Effects, SqliteJournal, parse_plan
 from planloom.core.events import AttemptWaiting, RunStarted, StepDispatched, ToolFacts
+from planloom.journal.chain import Chains
 
 STEPS = (
     {"id": "a", "tool": "t.echo", "with": {"value": "one two"}},
@@ -109,9 +110,12 @@ def test_replay_of_an_honest_record_is_equal(folder: Folder) -> None:
 def test_replay_names_the_first_decision_that_does_not_follow_from_the_facts(folder: Folder) -> None:
     ran(folder)
     with sqlite3.connect(folder.path / ".planloom/runs.db") as journal:
-        [(seq, body)] = journal.execute("SELECT seq, body FROM events WHERE kind = 'run_finished'").fetchall()
+        columns = "seq, cause, kind, version, at, body"
+        [(seq, *row, body)] = journal.execute(f"SELECT {columns} FROM events WHERE kind = 'run_finished'").fetchall()
+        [(before,)] = journal.execute("SELECT link FROM events WHERE seq = ?", (seq - 1,)).fetchall()
         forged = json.dumps(json.loads(body) | {"output": "forged"})
-        journal.execute("UPDATE events SET body = ? WHERE seq = ?", (forged, seq))
+        link = Chains().links("r1").after(before, seq, *row, forged)  # without a key anybody can make one
+        journal.execute("UPDATE events SET body = ?, link = ? WHERE seq = ?", (forged, link, seq))
 
     ended = folder.call("replay", "r1", "--json")
 

@@ -24,6 +24,7 @@ from planloom.plan.inputs import check_inputs
 from planloom.plan.model import Plan
 from planloom.plan.policy import ResourceLimits
 from planloom.runtime.engine import Engine
+from planloom.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from planloom.api.dag_plan import GraphPlan
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from planloom.models.llm import LLM
     from planloom.ports import Clock, Journal, Model, Recorded
     from planloom.runtime.run import Run
-    from planloom.runtime.settings import Settings
 
 __all__ = ["DAGExecutor"]
 
@@ -141,7 +141,9 @@ class DAGExecutor:
 
     async def _recorded(self, run_id: str) -> RunStarted | None:
         """Return how a run began that is on record, None if there is none of that name."""
-        async with Engine(self._journal, tools=()) as engine:
+        known = self._settings or Settings()
+        settings = Settings(journal_key_env=known.journal_key_env, journal_key_file=known.journal_key_file)
+        async with Engine(self._journal, tools=(), settings=settings) as engine:
             try:
                 first = (await engine.journal.read(run_id, limit=1))[0].event
             except RunNotFoundError:

@@ -41,6 +41,7 @@ class StepEngine:
         journal: Where runs are on record; None: nowhere beyond their own call.
         make: Makes an engine with this journal.
         parts: What an engine would be made of now, by name.
+        key: Returns the key of the journal's file, where it has one.
     """
 
     def __init__(
@@ -48,8 +49,11 @@ class StepEngine:
         journal: str | os.PathLike[str] | Journal | None,
         make: Callable[[Journal], Engine],
         parts: Callable[[], Parts],
+        *,
+        key: Callable[[], bytes | None],
     ) -> None:
         self._given = journal
+        self._key = key
         self._make = make
         self._parts = parts
         self._journal: Journal | None = None
@@ -59,7 +63,7 @@ class StepEngine:
     def journal(self) -> Journal:
         """Return where runs are on record, opened when it is first needed."""
         if self._journal is None:
-            self._journal = open_journal(self._given)
+            self._journal = open_journal(self._given, key=self._key())
         return self._journal
 
     @asynccontextmanager

@@ -108,7 +108,7 @@ class StepExecutor:
         self._settings = (settings or Settings()).model_copy(update={"cache_size": cache_size})
         self._books = metrics or StepMetrics()
         self._plans = KnownPlans()
-        self._engine = StepEngine(journal, self._make_engine, self._parts)
+        self._engine = StepEngine(journal, self._make_engine, self._parts, key=self._settings.journal_key)
 
     async def __aenter__(self) -> Self:
         return self

@@ -23,7 +23,6 @@ from planloom.cli.plan_file import STDIN, PlanFile
 from planloom.cli.project import Workplace
 from planloom.cli.reading import read_run
 from planloom.errors import ConfigError, JournalError, PlanError, PlanningError
-from planloom.journal.sqlite import SqliteJournal
 from planloom.models.catalogue import DEFAULT
 from planloom.observe.looks import counted, printable
 from planloom.plan.load import parse_plan
@@ -155,7 +154,7 @@ async def _past_runs(place: Workplace) -> list[RunResult]:
         return []
     found = []
     with suppress(JournalError):
-        journal = SqliteJournal(place.journal_path)
+        journal = place.existing_journal()
         try:
             for row in await journal.runs(limit=PAST_RUNS):
                 with suppress(JournalError, PlanError):

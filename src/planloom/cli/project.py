@@ -71,13 +71,14 @@ class Workplace:
 
         Raises:
             RunNotFoundError: There is no such file.
+            ConfigError: Its key is not where the settings say.
         """
         if not self.journal_path.is_file():
             raise RunNotFoundError(
                 f"there is no run {run_id!r}: {self.journal_path} does not exist",
                 remedy="go to the folder where it was started, or give --journal PATH",
             )
-        return SqliteJournal(self.journal_path)
+        return SqliteJournal(self.journal_path, key=self.settings.journal_key())
 
     @property
     def tool_sources(self) -> list[str]:

@@ -22,7 +22,7 @@ from pydantic_core import from_json
 from planloom.core.events import EVENT_TYPES, AgentFacts, Event, ToolFacts
 from planloom.core.prices import ModelFacts
 from planloom.core.result import RunStatus, SkipReason, StepStatus, Usage
-from planloom.errors import FieldError, JournalFormatError, OutputError
+from planloom.errors import FieldError, JournalDamagedError, JournalFormatError, OutputError
 from planloom.journal.blobs import INLINE_LIMIT_BYTES, Blob, blob_of, is_large
 from planloom.plan.model import Plan
 from planloom.plan.policy import Effects, FailureKind, ResourceLimits
@@ -116,7 +116,7 @@ def decode(kind: str, version: int, body: str, blob_text: Callable[[str], str]) 
         )
     document = _parsed(body, kind)
     if not isinstance(document, dict):
-        raise JournalFormatError(f"event {kind!r} is damaged: its body is not an object", remedy=_RESTORE)
+        raise JournalDamagedError(f"event {kind!r} is damaged: its body is not an object", remedy=_RESTORE)
     found: dict[str, Any] = {}
     for key, stored in document.items():
         name = key.removesuffix(_BLOB_MARK)
@@ -129,10 +129,10 @@ def decode(kind: str, version: int, body: str, blob_text: Callable[[str], str]) 
         try:
             found[name] = form.read(value)
         except (TypeError, ValueError) as error:
-            raise JournalFormatError(f"event {kind!r} is damaged: {name}: {error}", remedy=_RESTORE) from error
+            raise JournalDamagedError(f"event {kind!r} is damaged: {name}: {error}", remedy=_RESTORE) from error
     if not found.keys() >= layout.needed:
         missing = ", ".join(sorted(layout.needed - found.keys()))
-        raise JournalFormatError(f"event {kind!r} is damaged: it has no {missing}", remedy=_RESTORE)
+        raise JournalDamagedError(f"event {kind!r} is damaged: it has no {missing}", remedy=_RESTORE)
     event: Event = layout.event_type(**found)
     return event
 
@@ -152,7 +152,7 @@ def _parsed(text: str, what: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise JournalFormatError(f"event {what!r} is damaged: {error}", remedy=_RESTORE) from error
+        raise JournalDamagedError(f"event {what!r} is damaged: {error}", remedy=_RESTORE) from error
 
 
 def _storable(text: str) -> str:

@@ -12,18 +12,20 @@ if TYPE_CHECKING:
     from planloom.ports import Journal
 
 
-def open_journal(target: str | os.PathLike[str] | Journal | None = None) -> Journal:
+def open_journal(target: str | os.PathLike[str] | Journal | None = None, *, key: bytes | None = None) -> Journal:
     """Return the journal itself, the one in that file, or a new one in memory.
 
     Args:
         target: None: in memory. A path: a SQLite file, made when it is not there. A journal: itself.
+        key: Of the file, see `SqliteJournal`; the other two need none.
 
     Raises:
+        ConfigError: The key is too short or too long.
         JournalFormatError: The file is something else, damaged, or of a newer planloom.
         JournalWriteError: The file cannot be made or opened.
     """
     if target is None:
         return MemoryJournal()
     if isinstance(target, str | os.PathLike):
-        return SqliteJournal(target)
+        return SqliteJournal(target, key=key)
     return target

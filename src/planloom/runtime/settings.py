@@ -6,11 +6,12 @@ Rule 2: an unknown key is an error that lists the keys there are.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from planloom.errors import ConfigError, field_problems
 from planloom.tools.mcp_terms import McpTerms, check_server_name
@@ -18,6 +19,7 @@ from planloom.tools.sparing import BreakerPolicy
 
 FILE_NAME = "planloom.toml"
 DEFAULT_JOURNAL = ".planloom/runs.db"
+_KEY_REMEDY = "put one there, made with `openssl rand -hex 32`, or say in `journal_key_env` or `_file` where it is"
 
 
 class PriceSetting(BaseModel):
@@ -71,6 +73,10 @@ class Settings(BaseModel):
     """Names of the tools that plans may use, `family.*` for a family; None: all there are."""
     journal: str = DEFAULT_JOURNAL
     """SQLite file of the record, relative to the folder the command runs in."""
+    journal_key_env: str | None = None
+    """Name of the variable that holds the key of the record: with it, a forged record shows. Never the key itself."""
+    journal_key_file: str | None = None
+    """File with that key, relative to the settings file; white space around it does not count."""
     max_threads: Annotated[int, Field(ge=1, le=1000)] = 32
     """Sync tools that may run at the same time."""
     breakers: dict[str, BreakerPolicy] = {}
@@ -95,6 +101,35 @@ class Settings(BaseModel):
     """Agents that plans may name; one called "default" does the `task` steps."""
     mcp: dict[str, McpTerms] = {}
     """MCP servers whose tools plans may use, by the first part of their tools' names."""
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Settings:
+        if self.journal_key_env is not None and self.journal_key_file is not None:
+            raise ValueError("journal_key_env and journal_key_file both name the key: take one out")
+        return self
+
+    def journal_key(self) -> bytes | None:
+        """Return the key of the record; None where the settings name none.
+
+        Raises:
+            ConfigError: It is not where they say.
+        """
+        if self.journal_key_env is not None:
+            where = f"the variable {self.journal_key_env}"
+            key = os.environ.get(self.journal_key_env, "").encode(errors="surrogateescape")
+        elif self.journal_key_file is not None:
+            where = f"the file {self.journal_key_file}"
+            try:
+                key = Path(self.journal_key_file).read_bytes()
+            except OSError as error:
+                raise ConfigError(
+                    f"the journal's key cannot be read from {where}: {error.strerror}", remedy=_KEY_REMEDY
+                ) from None
+        else:
+            return None
+        if not key.strip():
+            raise ConfigError(f"there is no key for the journal in {where}", remedy=_KEY_REMEDY)
+        return key.strip()
 
     @field_validator("mcp")
     @classmethod
@@ -124,9 +159,16 @@ def read_settings(path: Path) -> Settings:
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Settings.model_validate(document)
+        return _beside(path, Settings.model_validate(document))
     except ValidationError as error:
         told = "; ".join(field_problems(error))
         raise ConfigError(f"{path}: {told}", remedy=f"the keys are {', '.join(Settings.model_fields)}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", remedy="mend the file, or take it away") from error
+
+
+def _beside(path: Path, settings: Settings) -> Settings:
+    """Return the settings with the files that they name found from their own."""
+    if settings.journal_key_file is None:
+        return settings
+    return settings.model_copy(update={"journal_key_file": str(path.parent / settings.journal_key_file)})
