@@ -1,0 +1,143 @@
+"""What must hold of every life, whatever happened in it.
+
+Rule 1: nothing here knows of any bug. The laws are those of the design: of the record by itself, of the record beside
+what really happened, and of what people and callers were told.
+Rule 2: what a step should have been given is worked out from plan and record; what it should have answered follows
+from that alone (`world.value`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from planloom.core.events import (
+    ApprovalAnswered,
+    AttemptSucceeded,
+    CancelRequested,
+    PauseRequested,
+    ReplanRequested,
+    RunFinished,
+    StepDispatched,
+    StepResolved,
+)
+from planloom.core.machine import RunMachine
+from planloom.core.outputs import CANNOT_RESOLVE
+from planloom.core.result import StepStatus
+from planloom.core.state import Node
+from planloom.plan.policy import JoinRule
+from planloom.runtime.replay import diverges, replayed
+from tests.simulation.life import Life
+from tests.simulation.world import EFFECTS, told_by_model, value
+
+EARLY = (JoinRule.ONE_SUCCESS,)
+"""Joins that let a step begin before all that it needs has ended."""
+
+
+def violations(life: Life) -> list[str]:
+    """Return what is wrong with a life, each as `law: what`."""
+    if not life.disk.has("r"):
+        return [f"end: {life.stuck}"] if life.stuck else []
+    records = life.disk.run("r").records
+    found = [f"end: {life.stuck}"] if life.stuck else []
+    divergence = diverges("r", records)
+    if divergence is not None:
+        found.append(f"replay: {divergence}")
+    try:
+        machine = replayed("r", records)
+    except (AssertionError, KeyError, AttributeError, TypeError, ValueError) as error:
+        return [*found, f"replay: the record cannot be read: {type(error).__name__}: {error}"]
+    return [*found, *_effects(life), *_values(life, machine), *_told(life)]
+
+
+# --- beside what really happened ----------------------------------------------------------------
+
+
+def _effects(life: Life) -> Iterator[str]:
+    world, records = life.world, life.disk.run("r").records
+    paid = Counter(done.key for done in world.effects if done.tool == "pay")
+    for key, times in paid.items():
+        if times > 1:
+            yield f"once: {key} happened {times} times"
+    for done in world.unrecorded:
+        yield f"output commit: {done.step}, attempt {done.attempt}, had an effect before its start was on record"
+    began = {(e.step, e.attempt) for r in records if isinstance(e := r.event, StepDispatched)}
+    for done in world.effects:
+        if (done.step, done.attempt) not in began:
+            yield f"lost: {done.step}, attempt {done.attempt}, had an effect and is not on record"
+    happened = {(done.step, done.attempt) for done in world.effects}
+    asked = {(e.step, e.attempt) for r in records if isinstance(e := r.event, ReplanRequested)}
+    machine = replayed("r", records)
+    for entry in records:
+        event = entry.event
+        if not isinstance(event, AttemptSucceeded) or event.cached or (event.step, event.attempt) in asked:
+            continue
+        tool = machine.state.nodes[event.step].entry.step.tool
+        if tool in ("put", "pay") and (event.step, event.attempt) not in happened:
+            yield f"effects: {event.step}, attempt {event.attempt}, is on record as done and did not happen"
+
+
+# --- values ------------------------------------------------------------------------------------
+
+
+def _values(life: Life, machine: RunMachine) -> Iterator[str]:
+    """Check what each step was given and answered, from its plan and the record."""
+    nodes = machine.state.nodes
+    given: dict[str, Any] = {}
+    for key, node in nodes.items():
+        if node.entry.is_leaf and node.entry.step.join not in EARLY and (node.parent or not node.children):
+            args = _args(node)
+            if args is not None:
+                given[key] = args
+    for done in life.world.calls:
+        args = given.get(done.step)
+        if args is not None and not done.inside and (done.n, done.given) != (args["n"], args["given"]):
+            yield f"given: {done.step}, attempt {done.attempt}, was given {done.n}, {done.given}, and not {args}"
+    replanned = {(e.step, e.attempt) for r in life.disk.run("r").records if isinstance(e := r.event, ReplanRequested)}
+    for entry in life.disk.run("r").records:
+        event = entry.event
+        if not isinstance(event, AttemptSucceeded) or (event.step, event.attempt) in replanned:
+            continue
+        args = given.get(event.step)
+        wanted = None if args is None else _answer(nodes[event.step], args)
+        if wanted is not None and event.output != wanted:
+            yield f"values: {event.step} answered {event.output}, and not {wanted}"
+    for key, node in nodes.items():
+        if node.children is not None and node.status is StepStatus.COMPLETED:
+            parts = [child.output if child.status is StepStatus.COMPLETED else None for child in node.children]
+            if node.output != parts:
+                yield f"values: map {key} came to {node.output}, and its items to {parts}"
+
+
+def _args(node: Node) -> Any:
+    try:
+        return node.entry.args.resolve(node.view)
+    except CANNOT_RESOLVE:
+        return None
+
+
+def _answer(node: Node, args: Any) -> Any:
+    step = node.entry.step
+    if step.tool in EFFECTS:
+        return value(step.tool, args["n"], args["given"])
+    return told_by_model(args["prompt"]) if step.model == "big" else None
+
+
+# --- beside what was told ----------------------------------------------------------------------
+
+
+def _told(life: Life) -> Iterator[str]:
+    """Check that what people and callers heard is on record."""
+    run = life.disk.run("r")
+    for fact in life.disk.forgotten:
+        yield f"people: what was left for the run is forgotten, and the record still waits for it: {fact}"
+    kinds = (ApprovalAnswered, StepResolved, CancelRequested, PauseRequested)
+    heard = {(type(e), e.by) for r in run.records if isinstance(e := r.event, kinds)}
+    for fact in life.people.promised:
+        if isinstance(fact, ApprovalAnswered | StepResolved) and (type(fact), fact.by) not in heard:
+            yield f"people: an answer was taken and is not on record: {fact}"
+    ended = [r.event for r in run.records if isinstance(r.event, RunFinished)]
+    for result in life.told:
+        if [result.status] != [event.status for event in ended] or result.output != ended[0].output:
+            yield f"told: the run was said to have ended {result.status} with {result.output}, and on record is {ended}"
