@@ -25,6 +25,7 @@ from planloom.core.result import RunStatus, SkipReason, StepStatus, Usage
 from planloom.errors import JournalFormatError, OutputError
 from planloom.journal.blobs import INLINE_LIMIT_BYTES, intact
 from planloom.journal.codec import decode, encode
+from planloom.plan.flow import FlowPolicy
 from planloom.plan.model import Plan
 from planloom.plan.policy import Effects, FailureKind, ResourceLimits
 
@@ -67,6 +68,12 @@ tools = st.builds(
     st.none() | numbers,
     st.none() | numbers,
     st.none() | numbers,
+    source=names,
+    secret=st.booleans(),
+    sink=st.none() | st.booleans(),
+    accepts=names,
+    cleans=names,
+    needs_approval=st.booleans(),
 )
 agents = st.builds(
     AgentFacts, st.text(max_size=8), st.none() | st.sampled_from(Effects), st.none() | st.text(max_size=8)
@@ -74,6 +81,13 @@ agents = st.builds(
 limits = st.builds(
     lambda given: ResourceLimits(**given),
     st.dictionaries(st.sampled_from(["max_tool_calls", "max_concurrent", "timeout_seconds"]), st.integers(1, 9)),
+)
+policies = st.builds(
+    FlowPolicy,
+    untrusted=st.sampled_from(["ask", "refuse", "allow"]),
+    secret=st.sampled_from(["ask", "refuse", "allow"]),
+    models_accept=st.lists(st.sampled_from(["secret", "web"]), max_size=2, unique=True).map(tuple),
+    approval_seconds=st.none() | st.integers(1, 9),
 )
 plans = st.builds(
     lambda name, value: Plan.from_dict({"name": name, "steps": [{"id": "a", "tool": "t", "with": {"value": value}}]}),
@@ -100,6 +114,7 @@ BY_ANNOTATION: dict[str, st.SearchStrategy[Any]] = {
     "dict[str, AgentFacts]": st.dictionaries(st.text(max_size=8), agents, max_size=3),
     "Effects": st.sampled_from(Effects),
     "ResourceLimits | None": st.none() | limits,
+    "FlowPolicy | None": st.none() | policies,
     "Plan": plans,
     "FailureKind": st.sampled_from(FailureKind),
     "RunStatus": st.sampled_from(RunStatus),

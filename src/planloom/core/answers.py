@@ -79,6 +79,9 @@ def _timer_fired(machine: Turns, fact: TimerFired) -> None:
         machine.record(RunStopping(RunStatus.LIMIT_EXCEEDED, machine.now, because, ("timeout_seconds",)))
         return
     node = machine.state.nodes[fact.step]
+    if node.status is StepStatus.READY and not node.queued:
+        fail(machine, node, StepStatus.TIMED_OUT, FailureKind.TIMEOUT, "nobody approved it in time")
+        return
     if node.status is not StepStatus.RUNNING or node.inner is not None:
         return  # a wait before a retry, or a sub-plan's time: fold.py queued the step, or stops the sub-plan
     if node.step.approve is not None:
@@ -91,7 +94,8 @@ def _approval_answered(machine: Turns, node: Node, fact: ApprovalAnswered) -> No
     if not fact.approved:
         fail(machine, node, StepStatus.FAILED, FailureKind.REFUSED, f"denied by {fact.by}")
         return
-    assert node.step.approve is not None
+    if node.step.approve is None:
+        return  # fold.py queued the step
     output = fact.output if node.step.approve.form is not None else {"approved_by": fact.by}
     machine.record(StepSucceeded(node.key, output, machine.now))
 

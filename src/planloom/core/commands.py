@@ -12,12 +12,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.result import RunStatus
+from planloom.plan.flow import NO_LABELS
 from planloom.plan.frozen import frozen
 from planloom.plan.policy import Effects
 
 if TYPE_CHECKING:
     from planloom.core.events import CallEnded, ToolFacts
     from planloom.core.prices import ModelFacts
+    from planloom.plan.flow import FlowPolicy
     from planloom.plan.model import Step
 
 
@@ -57,6 +59,8 @@ class RunStep:
         role: "" for the step itself; "draft" for a cheaper model's guess at it; "replan" for a plan in place of it.
         tools: The run's pinned facts about tools: whoever makes the attempt elsewhere must have the same ones.
         answer: Which of the answers that one attempt gives this is, from 1: each makes calls of its own.
+        labels: Of what it is given and of what decided that it is done; flow: what is done about them in calls inside
+            it. None: the run keeps no labels.
     """
 
     run_id: str
@@ -76,6 +80,8 @@ class RunStep:
     role: str = ""
     tools: Mapping[str, ToolFacts] = field(default_factory=dict, compare=False)  # the same in every command of a run
     answer: int = 1
+    labels: frozenset[str] = NO_LABELS
+    flow: FlowPolicy | None = None
 
 
 @frozen

@@ -147,7 +147,7 @@ def _halt(state: RunState, node: Node) -> None:
         node.error_kind = node.error_kind or FailureKind.CANCELLED
         node.move(StepStatus.CANCELLED)
         ended(state, node)
-    elif node.parent is not None or node.met == len(node.entry.upstream):
+    elif node.parent is not None or node.met == len(node.entry.upstream) or node.status is StepStatus.READY:
         skip(state, node, SkipReason.NOT_STARTED, "")
     else:
         node.queued = False  # one success was enough for it; it ends with its last upstream step

@@ -18,6 +18,7 @@ from planloom.plan.frozen import frozen
 from planloom.plan.policy import Effects, FailureKind
 
 if TYPE_CHECKING:
+    from planloom.plan.flow import FlowPolicy
     from planloom.plan.model import Plan
     from planloom.plan.policy import ResourceLimits
 
@@ -88,6 +89,12 @@ class RunStarted:
     """By the name the plan uses."""
     module: str = ""
     """Whose program it is, where programs of several modules run side by side; `allow` is what that module may use."""
+    flow: FlowPolicy | None = None
+    """What is done about labelled values; None: no tool of the run says anything of any, and none are kept."""
+    reused_labels: dict[str, Any] = field(default_factory=dict)
+    """Labels of the outputs in `reused` by step key, as lists; of those without any, nothing."""
+    binds: bool = False
+    """Whether an answer counts only for exactly what was asked; False: the run is older than that."""
 
 
 @frozen
@@ -113,6 +120,9 @@ class AttemptSucceeded:
     """Tool calls made inside the attempt, by a model or by code."""
     metadata: dict[str, Any] | None = None
     """How it was done, for people."""
+    labels: tuple[str, ...] = ()
+    """Labels that came in inside the attempt, by its calls; the output carries them besides those of what it was
+    given."""
 
 
 @frozen
@@ -134,6 +144,8 @@ class AttemptFailed:
     tool_calls: int = 0
     limits: tuple[str, ...] = ()
     """Limits that kept the attempt from going on."""
+    labels: tuple[str, ...] = ()
+    """Labels that came in inside the attempt; its error may say what it was told."""
 
 
 @frozen
@@ -198,6 +210,8 @@ class CallEnded:
     """What it failed with; then there is no output."""
     error_types: tuple[str, ...] = ()
     """Class names of the exception, most derived first."""
+    labels: tuple[str, ...] = ()
+    """Labels of what came back."""
 
 
 @frozen
@@ -249,6 +263,8 @@ class ApprovalAnswered:
     at: float
     output: Any = None
     """What the person filled in."""
+    binding: str | None = None
+    """`ApprovalRequested.binding` of what it answers; None: of a run that binds nothing."""
 
 
 @frozen
@@ -389,11 +405,23 @@ class WaitStarted:
 
 @frozen
 class ApprovalRequested:
+    """A step that asks a person asks, or (`attempt` not 0) an attempt needs a person's word before it may start."""
+
     step: str
     message: str
     at: float
     form: dict[str, Any] | None = None
     expires_at: float | None = None
+    attempt: int = 0
+    """Number of the attempt that is to be approved; 0: the step itself is the question."""
+    binding: str | None = None
+    """SHA-256 of all that an answer is about, see `approvals.py`; None: of a run that binds nothing."""
+    tool: str = ""
+    """Name of the tool that would be called, or of the model or agent that would be told."""
+    args: dict[str, Any] | None = None
+    """What it would be given; None where that is secret, or nothing is called."""
+    labels: tuple[str, ...] = ()
+    """Labels of that."""
 
 
 @frozen
@@ -412,6 +440,16 @@ class ResultRefused:
     step: str
     attempt: int
     epoch: int
+    at: float
+
+
+@frozen
+class AnswerRefused:
+    """An answer came for something else than what waits (another attempt, plan, run); it changed nothing."""
+
+    step: str
+    by: str
+    why: str
     at: float
 
 
@@ -498,6 +536,7 @@ Decision = (
     | ApprovalRequested
     | OutcomeUnknown
     | ResultRefused
+    | AnswerRefused
     | StepSucceeded
     | StepFailed
     | StepSkipped

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 from planloom.core import ahead
+from planloom.core.approvals import remember, used_up, waits_until
 from planloom.core.budget import NO_CLAIM, ONE_CALL, Budget, Claim
 from planloom.core.claims import Claims
 from planloom.core.ended import ended, skip, stop_container, stop_scope, wait_over
 from planloom.core.events import (
+    AnswerRefused,
     ApprovalAnswered,
     ApprovalRequested,
     AttemptFailed,
@@ -51,6 +53,7 @@ from planloom.core.events import (
     WaitStarted,
     WentOn,
 )
+from planloom.core.flow import Flow
 from planloom.core.inner import InnerCalls, lost_use
 from planloom.core.result import FOR_A_PERSON, RunStatus, StepStatus, Usage
 from planloom.core.run_state import RunState
@@ -73,6 +76,7 @@ def _run_started(state: RunState, event: RunStarted) -> None:
     state.models = event.models
     state.tools = event.tools
     state.reused = event.reused
+    state.flow = None if event.flow is None else Flow(event)
     state.segment_at = event.at
     plan = event.plan
     state.budget = Budget(event.limits, parallel=event.parallel)
@@ -98,6 +102,9 @@ def _run_resumed(state: RunState, event: RunResumed) -> None:
             node.deadline_at += down_s
             if node.inner is not None and node.key in state.timers:
                 state.timers[node.key] = node.deadline_at
+            elif node.waiting == "approval" and node.asked is not None:
+                node.due_at = waits_until(node.asked.request, node.deadline_at)
+                state.timers[node.key] = node.due_at or node.deadline_at
     state.segment_at = event.at
     ahead.lose_all(state)
     for node in list(state.running.values()):
@@ -165,10 +172,15 @@ def _step_dispatched(state: RunState, event: StepDispatched) -> None:
         node.deadline_at = event.at + step.timeout_seconds
     node.grant = state.budget.take(node.claim)
     state.running[event.step] = node
+    if state.flow is not None:
+        used_up(node)
+        state.flow.begin(node)
 
 
 def _attempt_succeeded(state: RunState, event: AttemptSucceeded) -> None:
     node = _attempt_ended(state, event)
+    if state.flow is not None:
+        state.flow.succeeded(node, event.labels)
     if node.replan is Replan.ASKED:
         node.metadata = {"replan": event.metadata}
         return  # what follows from the plan is decided: `StepReplanned` or `StepFailed`
@@ -191,6 +203,8 @@ def _attempt_failed(state: RunState, event: AttemptFailed) -> None:
         node.failures += 1
     node.error = event.error
     node.error_kind = event.kind
+    if state.flow is not None:
+        state.flow.failed(node, event.labels)
 
 
 def _attempt_ended(state: RunState, event: AttemptSucceeded | AttemptFailed) -> Node:
@@ -277,8 +291,13 @@ def _wait_started(state: RunState, event: WaitStarted) -> None:
 
 
 def _approval_requested(state: RunState, event: ApprovalRequested) -> None:
-    _begin(state, event.step, event.at)
-    _wait(state, state.nodes[event.step], "approval", event.expires_at)
+    node = state.nodes[event.step]
+    remember(node, event)
+    if not event.attempt:
+        _begin(state, event.step, event.at)
+    elif node.status is StepStatus.PENDING:
+        node.move(StepStatus.READY)
+    _wait(state, node, "approval", waits_until(event, node.deadline_at))
 
 
 def _outcome_unknown(state: RunState, event: OutcomeUnknown) -> None:
@@ -311,7 +330,15 @@ def _timer_fired(state: RunState, event: TimerFired) -> None:
 
 
 def _approval_answered(state: RunState, event: ApprovalAnswered) -> None:
-    wait_over(state, state.nodes[event.step])
+    node = state.nodes[event.step]
+    wait_over(state, node)
+    if event.approved and node.status is StepStatus.READY and node.asked is not None:
+        node.asked.by = event.by
+        _ready_again(state, node, node.claim or NO_CLAIM)
+
+
+def _answer_refused(state: RunState, event: AnswerRefused) -> None:
+    state.refused += 1
 
 
 def _step_resolved(state: RunState, event: StepResolved) -> None:
@@ -367,6 +394,8 @@ def _sub_plan_started(state: RunState, event: SubPlanStarted) -> None:
     node.inner = ScopeState(
         state.run_id, graph, event.inputs, prefix=f"{node.key}/", owner=node, allow=node.scope.allow
     )
+    if state.flow is not None:
+        state.flow.open(node)
     _open(state, node.inner, node.turn)
     if node.step.timeout_seconds is not None:
         node.deadline_at = state.timers[node.key] = event.at + node.step.timeout_seconds
@@ -392,6 +421,8 @@ def _step_replanned(state: RunState, event: StepReplanned) -> None:
     node.clean = False  # what an earlier run's plan in its place came to means nothing for this one
     graph, allow = compile_plan(event.plan), node.scope.allow
     node.inner = ScopeState(state.run_id, graph, event.inputs, prefix=f"{node.key}/", owner=node, allow=allow)
+    if state.flow is not None:
+        state.flow.open(node)
     _open(state, node.inner, node.turn)
     if node.deadline_at is not None:
         state.timers[node.key] = node.deadline_at
@@ -406,6 +437,8 @@ def _step_succeeded(state: RunState, event: StepSucceeded) -> None:
     node.clean = event.reused
     if event.errors:
         state.imperfect += 1
+    if state.flow is not None:
+        state.flow.closed(node, event)
     node.move(StepStatus.COMPLETED)
     ended(state, node)
 
@@ -416,6 +449,8 @@ def _step_failed(state: RunState, event: StepFailed) -> None:
     node.error = event.error
     node.error_kind = event.kind
     node.ended_at = event.at
+    if state.flow is not None:
+        state.flow.failed(node)
     node.move(event.status)
     if node.parent is not None:
         node.parent.bad_items += 1
@@ -433,6 +468,8 @@ def _step_failed(state: RunState, event: StepFailed) -> None:
 def _step_skipped(state: RunState, event: StepSkipped) -> None:
     node = state.nodes[event.step]
     node.ended_at = event.at
+    if state.flow is not None:
+        state.flow.failed(node)
     skip(state, node, event.reason, event.because)
 
 
@@ -464,6 +501,7 @@ APPLY: dict[type[Any], Callable[[RunState, Any], None]] = {
     WentOn: _went_on,
     ApprovalRequested: _approval_requested,
     ApprovalAnswered: _approval_answered,
+    AnswerRefused: _answer_refused,
     OutcomeUnknown: _outcome_unknown,
     StepResolved: _step_resolved,
     ResultRefused: _result_refused,

@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from planloom.core.answers import OtherFact, attempt_failed, plan_answered, react
+from planloom.core.approvals import misses
 from planloom.core.commands import Command, GoOn, SetTimer, StopStep
 from planloom.core.endings import close, finish, starved
 from planloom.core.events import (
+    AnswerRefused,
     ApprovalAnswered,
     AttemptFailed,
     AttemptSucceeded,
@@ -178,6 +180,11 @@ class RunMachine:
             return NOTHING
         self._begin_turn(fact.at)
         first = state.seq + 1
+        if isinstance(fact, ApprovalAnswered):
+            why = misses(state.nodes[fact.step], fact)
+            if why is not None:
+                self.record(AnswerRefused(fact.step, fact.by, why, self.now))
+                return self._turn()
         if isinstance(fact, (TimerFired, ApprovalAnswered, StepResolved)) and fact.step:
             self._cause = state.nodes[fact.step].seq
         elif isinstance(fact, RunResumed):

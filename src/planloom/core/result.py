@@ -134,6 +134,7 @@ class StepOutcome:
         cost_usd: What it cost, or None when unknown.
         cached: True when an earlier result was reused and nothing ran.
         metadata: How it was done, JSON: model, verdict, speculation; for people, nothing decides on it.
+        labels: Of a result that is kept for reuse: what its calls brought in.
     """
 
     output: Any
@@ -141,6 +142,7 @@ class StepOutcome:
     cost_usd: float | None = None
     cached: bool = False
     metadata: dict[str, Any] | None = None
+    labels: tuple[str, ...] = ()
 
 
 @frozen

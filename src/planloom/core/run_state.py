@@ -17,11 +17,12 @@ from planloom.core.events import (
     RunStopping,
     ToolFacts,
 )
+from planloom.core.flow import Flow
 from planloom.core.inner import InnerCalls
 from planloom.core.needs import agent_facts
 from planloom.core.prices import ModelFacts
 from planloom.core.ready import ReadySteps
-from planloom.core.result import RunStatus
+from planloom.core.result import RunStatus, StepStatus
 from planloom.core.state import Node, Replan, ScopeState
 from planloom.plan.graph import PlanGraph
 from planloom.plan.policy import Effects
@@ -46,6 +47,8 @@ class RunState:
         ahead: Attempts that run, or ran, ahead and are not settled, by lane key.
         hits: Of steps whose drafts others ran ahead on: how often that was right, and wrong, in this run.
         rolled_back, wasted_usd, wasted_tokens, wasted_s: What came of those that were wrong.
+        flow: The labels of its values; None: none of its tools says anything of any.
+        refused: Results and answers that came too late, or for something else.
         imperfect: Steps skipped or failed and tolerated: a run with any is at best partial.
     """
 
@@ -57,6 +60,7 @@ class RunState:
         self.started: RunStarted | None = None
         self.finished: RunFinished | None = None
         self.reused: dict[str, Any] = {}
+        self.flow: Flow | None = None
         self.models: dict[str, ModelFacts] = {}
         self.tools: dict[str, ToolFacts] = {}
         self._effects: dict[str | None, Effects] = {}
@@ -139,6 +143,13 @@ class RunState:
         found = facts.effects or Effects.ONCE if facts is not None else Effects.ONCE
         self._effects[tool] = found
         return found
+
+    def labels_by_step(self) -> dict[str, list[str]]:
+        """Return the labels of every completed step by key, for a run that reuses outputs; nothing if none are kept."""
+        if self.flow is None:
+            return {}
+        done = (node for node in self.nodes.values() if node.status is StepStatus.COMPLETED)
+        return {node.key: sorted(node.labels) for node in done}
 
     def turns(self, graph: PlanGraph) -> Sequence[int]:
         """Return each step's turn; paths weigh what tools are expected to take, where any of them says so."""

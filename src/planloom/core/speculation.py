@@ -35,10 +35,12 @@ from planloom.core.events import (
     StepSucceeded,
 )
 from planloom.core.outputs import CANNOT_RESOLVE
+from planloom.core.permission import verdict_on
 from planloom.core.result import StepStatus
 from planloom.core.state import Replan
 from planloom.core.turns import Turns
 from planloom.errors import MissingValueError
+from planloom.plan.flow import NO_LABELS
 from planloom.plan.policy import Effects, FailureKind, JoinRule
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class _Guess:
     value: Any
     on: frozenset[str] = frozenset()
     by_draft: bool = False
+    labels: frozenset[str] = NO_LABELS
 
 
 class _Ahead:
@@ -100,12 +103,14 @@ class Speculation:
     Attributes:
         values: By lane key, how each attempt that ended ended, its value in it; never on record.
         adopted: By step key, the lane key of its attempt that ran ahead and goes on as its own.
+        labels: By lane key, what the attempt was given carries, as far as that was known when it began.
     """
 
     def __init__(self, machine: Tells) -> None:
         self.machine = machine
         self.values: dict[str, AttemptSucceeded | AttemptFailed] = {}
         self.adopted: dict[str, str] = {}
+        self.labels: dict[str, frozenset[str]] = {}
         self.waiting: list[AttemptSucceeded | AttemptFailed] = []
         """Ends of adopted attempts that came before their step; facts of the turns to come."""
         self._freed = False
@@ -126,6 +131,7 @@ class Speculation:
         """Begin anew: an engine took the run up again."""
         self.values.clear()
         self.adopted.clear()
+        self.labels.clear()
         self.waiting.clear()
         self._touched.clear()
         self._later.clear()
@@ -179,8 +185,11 @@ class Speculation:
             error,
         )
 
-    def adopts(self, node: Node, args: dict[str, Any]) -> Ahead | None:
-        """Return the attempt that ran ahead with just these arguments, now the step's own; else roll it back."""
+    def adopts(self, node: Node, args: dict[str, Any], labels: frozenset[str]) -> Ahead | None:
+        """Return the attempt that ran ahead with just these arguments, now the step's own; else roll it back.
+
+        One that knew less of where they come from is none of it: it may have done what was not allowed.
+        """
         key = lane_key(node, "ahead")
         entry = alive(self.state.ahead.get(key))
         if self.told is not None:
@@ -189,7 +198,8 @@ class Speculation:
             return None
         ended = self.values.get(key)
         usable = ended is None or isinstance(ended, AttemptSucceeded) or ended.kind not in _NOT_ITS_OWN
-        if not usable or entry.inputs != digest(args):
+        knew = self.labels.get(key, NO_LABELS)
+        if not usable or entry.inputs != digest(args) or not knew.issuperset(labels):
             self._roll_back(node)
             return None
         self._settle(entry, "confirmed")
@@ -286,7 +296,7 @@ class Speculation:
 
     def _guess(self, node: Node) -> _Guess | None:
         if node.status is StepStatus.COMPLETED:
-            return _Guess(node.output)
+            return _Guess(node.output, labels=node.labels)
         if node.ended:
             return None
         for role in ("ahead", "draft"):
@@ -294,7 +304,9 @@ class Speculation:
             ended = self.values.get(entry.key) if entry is not None else None
             if entry is not None and isinstance(ended, AttemptSucceeded):
                 draft = role == "draft"
-                return _Guess(ended.output, entry.on | {node.key} if draft else entry.on, draft)
+                told = self.labels.get(entry.key, NO_LABELS)
+                labels = self.state.flow.after(node, told, ended.labels) if self.state.flow is not None else NO_LABELS
+                return _Guess(ended.output, entry.on | {node.key} if draft else entry.on, draft, labels)
         return None
 
     def _draft_of_running(self, node: Node) -> None:
@@ -307,15 +319,17 @@ class Speculation:
             args = node.entry.args.resolve(node.view)
         except CANNOT_RESOLVE:
             return
-        self._draft(node, args, frozenset(), ())
+        self._draft(node, args, frozenset(), (), node.told)
 
-    def _draft(self, node: Node, args: dict[str, Any], on: frozenset[str], drafts: tuple[str, ...]) -> None:
+    def _draft(
+        self, node: Node, args: dict[str, Any], on: frozenset[str], drafts: tuple[str, ...], labels: frozenset[str]
+    ) -> None:
         policy = node.step.speculate
         if policy is None or policy.policy != "compare" or node.step.tools or self._stops(node):
             return  # a draft is untrusted text: it calls no tools
         below = (node.scope.nodes[place] for place in node.entry.downstream)
         if any(_may_run_ahead(self.state, one) for one in below) and self._worth_it(node):
-            self._start(node, "draft", args, on, drafts)
+            self._start(node, "draft", args, on, drafts, labels)
 
     def _worth_it(self, node: Node) -> bool:
         policy = node.step.speculate
@@ -343,9 +357,9 @@ class Speculation:
             if entry is not None:
                 self._roll_back(node)
             return
-        args, on, drafts = found
+        args, on, drafts, labels = found
         inputs = digest(args)
-        if entry is not None and entry.inputs == inputs:
+        if entry is not None and entry.inputs == inputs and self.labels.get(entry.key, NO_LABELS) >= labels:
             if entry.on != on:
                 entry.on = on
                 draft = alive(self.state.ahead.get(lane_key(node, "draft")))
@@ -355,11 +369,14 @@ class Speculation:
             return
         if entry is not None:
             self._roll_back(node)
-        if self._start(node, "ahead", args, on, drafts):
-            self._draft(node, args, on, drafts)
+        if self._start(node, "ahead", args, on, drafts, labels):
+            self._draft(node, args, on, drafts, labels)
 
-    def _inputs_of(self, node: Node) -> tuple[dict[str, Any], frozenset[str], tuple[str, ...]] | None:
-        """Return arguments, unconfirmed steps and drafts behind them; None if it may not run ahead on what is known."""
+    def _inputs_of(self, node: Node) -> tuple[dict[str, Any], frozenset[str], tuple[str, ...], frozenset[str]] | None:
+        """Return arguments, unconfirmed steps and drafts behind them, and the labels of all that.
+
+        None if it may not run ahead on what is known.
+        """
         if not _may_run_ahead(self.state, node) or self._stops(node):
             return None
         nodes = node.scope.nodes
@@ -377,17 +394,31 @@ class Speculation:
             args = node.entry.args.resolve(_Ahead(node.scope, guesses))
         except CANNOT_RESOLVE:
             return None
-        return args, on, drafts
+        if self.state.flow is None:
+            return args, on, drafts, NO_LABELS
+        ahead = {node.scope.graph.index[name]: guess.labels for name, guess in guesses.items()}
+        return args, on, drafts, self.state.flow.flowed_in(node, ahead)
 
     def _stops(self, node: Node) -> bool:
         return node.scope.stopping or self.state.stopping is not None
 
-    def _start(self, node: Node, role: str, args: dict[str, Any], on: frozenset[str], drafts: tuple[str, ...]) -> bool:
+    def _start(
+        self,
+        node: Node,
+        role: str,
+        args: dict[str, Any],
+        on: frozenset[str],
+        drafts: tuple[str, ...],
+        labels: frozenset[str],
+    ) -> bool:
         """Begin an attempt ahead of its time, if nothing real wants its place; return whether it began."""
         key = lane_key(node, role)
         state, step = self.state, node.entry.step
         if key in state.ahead:
             return False  # one that was stopped has not answered yet
+        if state.flow is not None and verdict_on(state, node, labels).kind != "allowed":
+            return False  # nobody is asked about what may turn out never to be done
+        self.labels[key] = labels
         claim = state.claims.of_ahead(node, args, role)
         if state.ready.starved() or not state.budget.fits(claim):
             self._later[node.key] = node
@@ -426,6 +457,8 @@ class Speculation:
                 state.models,
                 role="draft" if role == "draft" else "",
                 tools=state.tools,
+                labels=labels,
+                flow=None if state.flow is None else state.flow.policy,
             )
         )
         return True

@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from planloom.core.commands import NOTHING_RECORDED, RunStep, SetTimer
-from planloom.core.endings import fail
+from planloom.core.endings import fail, no_other_plan
 from planloom.core.events import (
-    ApprovalRequested,
     StepDispatched,
     StepExpanded,
     StepSkipped,
@@ -17,11 +16,13 @@ from planloom.core.events import (
 )
 from planloom.core.joins import first_not_completed, skip_reason
 from planloom.core.outputs import CANNOT_RESOLVE
+from planloom.core.permission import ask_person, may_start, why_not_told
 from planloom.core.replanning import asked_with
 from planloom.core.result import SkipReason, StepStatus
 from planloom.core.state import Node, Replan
 from planloom.core.turns import Turns, is_stopping
 from planloom.errors import EvaluationError, PlanError
+from planloom.plan.flow import NO_LABELS
 from planloom.plan.inputs import check_inputs
 from planloom.plan.policy import Effects, FailureKind
 from planloom.plan.terms import truthy
@@ -82,7 +83,7 @@ def start(machine: Turns, node: Node) -> None:
         elif entry.sub is not None:
             _open_sub_plan(machine, node)
         elif entry.step.approve is not None:
-            _ask(machine, node)
+            ask_person(machine, node)
         else:
             until = _until(machine, node)
             machine.record(WaitStarted(node.key, until, machine.now))
@@ -103,7 +104,13 @@ def _dispatch(machine: Turns, node: Node) -> None:
     key = f"{machine.run_id}/{node.key}" if entry.key is None else str(entry.key.resolve(view))
     effects = state.effects(node)
     attempt = node.attempt + 1
-    adopted = machine.speculation.adopts(node, args) if machine.speculation is not None else None
+    labels, policy = NO_LABELS, None
+    if state.flow is not None:
+        told, policy = may_start(machine, node, args), state.flow.policy
+        if told is None:
+            return
+        labels = told
+    adopted = machine.speculation.adopts(node, args, labels) if machine.speculation is not None else None
     machine.record(StepDispatched(node.key, attempt, state.epoch, machine.now))
     if adopted is not None and machine.speculation is not None:
         machine.speculation.goes_on(node, adopted)
@@ -130,6 +137,8 @@ def _dispatch(machine: Turns, node: Node) -> None:
             state.models,
             node.calls.ended if node.calls is not None else NOTHING_RECORDED,
             tools=state.tools,
+            labels=labels,
+            flow=policy,
         )
     )
 
@@ -138,6 +147,13 @@ def _ask_for_plan(machine: Turns, node: Node) -> None:
     state = machine.state
     assert state.started is not None
     args = asked_with(node, state.started)
+    labels, policy = NO_LABELS, None
+    if state.flow is not None:
+        labels, policy = state.flow.flowed_in(node), state.flow.policy
+        why = why_not_told(state, labels)
+        if why is not None:
+            no_other_plan(machine, node, why)
+            return
     attempt = node.attempt + 1
     machine.record(StepDispatched(node.key, attempt, state.epoch, machine.now))
     machine.command(
@@ -157,6 +173,8 @@ def _ask_for_plan(machine: Turns, node: Node) -> None:
             models=state.models,
             role="replan",
             tools=state.tools,
+            labels=labels,
+            flow=policy,
         )
     )
 
@@ -178,16 +196,6 @@ def _open_sub_plan(machine: Turns, node: Node) -> None:
     machine.record(SubPlanStarted(node.key, inputs, machine.now))
     if node.deadline_at is not None:
         machine.command(SetTimer(node.key, node.deadline_at))
-
-
-def _ask(machine: Turns, node: Node) -> None:
-    approve = node.step.approve
-    assert approve is not None
-    message = str(node.entry.args.resolve(node.view)["message"])
-    expires_at = None if approve.expires_seconds is None else machine.now + approve.expires_seconds
-    machine.record(ApprovalRequested(node.key, message, machine.now, approve.form, expires_at))
-    if expires_at is not None:
-        machine.command(SetTimer(node.key, expires_at))
 
 
 def _until(machine: Turns, node: Node) -> float:

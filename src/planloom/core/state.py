@@ -6,23 +6,26 @@ Rule 2: nothing here is changed but by `fold.py`, and by nobody outside `core`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.commands import NO_LIMIT, Grant
 from planloom.core.result import ENDED, SkipReason, StepStatus, Usage
 from planloom.errors import MissingValueError
+from planloom.plan.flow import NO_LABELS
 from planloom.plan.policy import FailureKind, OnError
 
 if TYPE_CHECKING:
     from planloom.core.budget import Claim
+    from planloom.core.events import ApprovalRequested
     from planloom.core.inner import InnerCalls
     from planloom.plan.graph import GraphStep, PlanGraph
     from planloom.plan.model import Step
 
 _S = StepStatus
 TRANSITIONS: dict[StepStatus, frozenset[StepStatus]] = {
-    _S.PENDING: frozenset({_S.RUNNING, _S.COMPLETED, _S.FAILED, _S.SKIPPED, _S.CANCELLED}),
+    _S.PENDING: frozenset({_S.READY, _S.RUNNING, _S.COMPLETED, _S.FAILED, _S.SKIPPED, _S.CANCELLED}),
     _S.READY: frozenset({_S.RUNNING, _S.COMPLETED, _S.FAILED, _S.SKIPPED, _S.CANCELLED, _S.TIMED_OUT}),
     _S.RUNNING: frozenset({_S.READY, _S.COMPLETED, _S.FAILED, _S.SKIPPED, _S.CANCELLED, _S.TIMED_OUT}),
     _S.COMPLETED: frozenset(),
@@ -31,7 +34,8 @@ TRANSITIONS: dict[StepStatus, frozenset[StepStatus]] = {
     _S.CANCELLED: frozenset(),
     _S.TIMED_OUT: frozenset(),
 }
-"""Status → where it may go. `pending → completed` is a reused step; `running → ready` a retry or a resume."""
+"""Status → where it may go. `pending → completed` is a reused step, `pending → ready` one whose first attempt needs a
+person's word; `running → ready` a retry or a resume."""
 
 WAITS = ("retry", "timer", "rate", "approval", "unknown")
 """What a step may wait for besides its attempt, or, "rate", in the middle of it: `Node.waiting`."""
@@ -45,6 +49,21 @@ class Replan(StrEnum):
     """Its next attempt asks for a plan; `error` stays what the step itself failed with."""
     DONE = "done"
     """The plan is its inner plan now."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """What a person was asked about a step.
+
+    Attributes:
+        request: The question that counts now.
+        by: Who allowed its next attempt; None: nobody, or that attempt has begun.
+        earlier: Questions about the step that count no longer.
+    """
+
+    request: ApprovalRequested
+    by: str | None = None
+    earlier: tuple[ApprovalRequested, ...] = ()
 
 
 class Node:
@@ -62,6 +81,8 @@ class Node:
         attempt: Number of the last attempt; `failures`: how many of them failed; `lost`: how many went with their
             worker.
         calls: What calls inside its attempts came to; None where there were none.
+        labels: What its output carries, or its error; `told`: what its attempt was given carries. See `flow.py`.
+        asked: What a person was asked about its next attempt, and perhaps allowed.
         ready_at: When it could have started, had there been room for it.
         path_s: Seconds of the longest chain of steps that leads to this one, and from its end on with its own.
     """
@@ -96,6 +117,9 @@ class Node:
     replan = Replan.NO
     left = 0
     output: Any = None
+    labels = NO_LABELS
+    told = NO_LABELS
+    asked: Asked | None = None
     met = 0
     ok = 0
     failed = 0
@@ -159,12 +183,15 @@ class ScopeState:
         failures: Steps that failed and were not tolerated.
         stopping: Nothing new starts, but for `join: always` steps if it `cleans_up`.
         allow: Tools its steps may use, one set per plan above and including this one.
+        given: Labels of its inputs by name, those without any left out; `control`: of what decided that it runs.
     """
 
     __slots__ = (
         "allow",
         "cleans_up",
+        "control",
         "failures",
+        "given",
         "graph",
         "inputs",
         "left",
@@ -197,6 +224,8 @@ class ScopeState:
         self.failures = 0
         self.stopping = False
         self.cleans_up = False
+        self.given: dict[str, frozenset[str]] = {}
+        self.control = NO_LABELS
 
     def root(self, name: str) -> Any:
         if name == "inputs":

@@ -24,6 +24,7 @@ from planloom.core.prices import ModelFacts
 from planloom.core.result import RunStatus, SkipReason, StepStatus, Usage
 from planloom.errors import FieldError, JournalDamagedError, JournalFormatError, OutputError
 from planloom.journal.blobs import INLINE_LIMIT_BYTES, Blob, blob_of, is_large
+from planloom.plan.flow import FlowPolicy
 from planloom.plan.model import Plan
 from planloom.plan.policy import Effects, FailureKind, ResourceLimits
 
@@ -210,6 +211,10 @@ def _flat(value: Usage | ToolFacts | AgentFacts) -> dict[str, Any]:
     }
 
 
+def _write_flow(policy: FlowPolicy) -> str:
+    return _write_json(policy.model_dump(mode="json"))  # whole: what is not said today may be said otherwise tomorrow
+
+
 def _write_usage(usage: Usage) -> str:
     return _write_json(_flat(usage))
 
@@ -246,6 +251,9 @@ def _read_tuple(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: tuple(read(entry) for entry in _read_list(value))
 
 
+_read_names = _read_tuple(_read_text)
+
+
 def _read_plan(value: Any) -> Plan:
     try:
         return Plan.from_dict(value)
@@ -257,6 +265,10 @@ def _read_limits(value: Any) -> ResourceLimits:
     return ResourceLimits(**_read_object(value))
 
 
+def _read_flow(value: Any) -> FlowPolicy:
+    return FlowPolicy(**_read_object(value))
+
+
 def _read_usage(value: Any) -> Usage:
     return Usage(**_read_object(value))
 
@@ -266,7 +278,9 @@ def _read_facts(of: type[Any]) -> Callable[[Any], dict[str, Any]]:
         found: dict[str, Any] = {}
         for name, facts in _read_object(value).items():
             effects = facts.pop("effects", None)
-            found[name] = of(**facts, effects=None if effects is None else Effects(effects))
+            # Labels are their only lists.
+            rest = {key: _read_names(entry) if isinstance(entry, list) else entry for key, entry in facts.items()}
+            found[name] = of(**rest, effects=None if effects is None else Effects(effects))
         return found
 
     return read
@@ -329,7 +343,7 @@ def _enum(values: type[StrEnum]) -> _Form:
 _TEXT = _Form(_write_text, _read_text)
 _NUMBER = _Form(_write_number, _read_as(float, int))
 _OBJECT = _Form(_write_json, _read_object, _PERHAPS)
-_NAMES = _Form(_write_json, _read_tuple(_read_text))
+_NAMES = _Form(_write_json, _read_names)
 _FORMS: dict[str, _Form] = {
     "str": _TEXT,
     "str | None": _or_none(_TEXT),
@@ -349,6 +363,7 @@ _FORMS: dict[str, _Form] = {
     "dict[str, AgentFacts]": _Form(_write_facts, _read_facts(AgentFacts), _PERHAPS),
     "dict[str, ModelFacts]": _Form(_write_models, _read_models, _PERHAPS),
     "ResourceLimits | None": _or_none(_Form(_write_limits, _read_limits)),
+    "FlowPolicy | None": _or_none(_Form(_write_flow, _read_flow)),
     "Plan": _Form(_write_plan, _read_plan, _ALWAYS),
     "FailureKind": _enum(FailureKind),
     "Effects": _enum(Effects),

@@ -252,6 +252,8 @@ def _text(event: record.Event, kind: str) -> str:  # noqa: PLR0912 - a sentence 
             return f"{event.step} asked a person: {event.message}"
         case record.ApprovalAnswered():
             return f"{event.by} {'approved' if event.approved else 'denied'} {event.step}"
+        case record.AnswerRefused():
+            return f"an answer of {event.by} to {event.step} was refused: {event.why}"
         case record.OutcomeUnknown():
             return f"{event.step} was under way when its engine or worker died; nobody knows whether it was done"
         case record.StepResolved():

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from planloom.core.events import (
     FACT_TYPES,
+    AnswerRefused,
     ApprovalRequested,
     Event,
     ResultRefused,
@@ -68,7 +69,7 @@ def diverges(run_id: str, record: Sequence[Recorded], *, plan: Plan | None = Non
     place = 0
     while place < len(events):
         event = events[place]
-        if isinstance(event, ResultRefused):
+        if isinstance(event, (ResultRefused, AnswerRefused)):
             apply(machine.state, event)
             place += 1
             continue

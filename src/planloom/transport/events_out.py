@@ -53,6 +53,7 @@ _TOPICS: Mapping[type[Any], str] = {
     record.WaitStarted: STEP + "started",
     record.ApprovalRequested: STEP + "approval_requested",
     record.ApprovalAnswered: STEP + "approval_answered",
+    record.AnswerRefused: STEP + "answer_refused",
     record.TimerFired: STEP + "timer_fired",
     record.OutcomeUnknown: STEP + "outcome_unknown",
     record.StepResolved: STEP + "resolved",
@@ -82,6 +83,8 @@ _BEGINS = (
     record.WaitStarted,
     record.ApprovalRequested,
 )
+_DENIALS = frozenset({"NotAllowedError", "FlowError"})
+"""What a call failed with that was not made because it may not be."""
 _MAY_END = (record.AttemptSucceeded, record.StepSucceeded, record.StepFailed, record.StepSkipped)
 _PASSING = (record.OutputStreamed, record.AttemptWaiting)
 """What a dead letter leaves out."""
@@ -197,7 +200,7 @@ class RunEvents:
             why, named = entry.error, _TOOL_NAMED.search(entry.error)
             # Where a model or a program asked, only the error says for what.
             what = named[1] if named else state.nodes[key].step.tool
-        elif isinstance(entry, record.CallEnded) and "NotAllowedError" in entry.error_types:
+        elif isinstance(entry, record.CallEnded) and not _DENIALS.isdisjoint(entry.error_types):
             why, what = entry.error or "", entry.name  # the agent's model was told, and the agent went on
         else:
             return None
