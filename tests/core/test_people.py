@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -318,6 +319,19 @@ def test_resolved_with_retry_it_is_started_once_more() -> None:
     assert drive.started[-1].idempotency_key == "run/pay"
     assert drive.finish().status is RunStatus.SUCCESS
     drive.assert_replays()
+
+
+def test_what_was_said_of_one_attempt_says_nothing_of_the_next() -> None:
+    drive = lost()
+    said = StepResolved("pay", "retry", "Ann", 5.0, attempt=1)
+    drive.hand(said)
+    drive.restart()
+
+    turn = drive.hand(said)
+
+    assert turn.events == ()
+    assert drive.machine.waits_for_person
+    assert drive.hand(replace(said, attempt=2)).events[1:] == (StepDispatched("pay", 3, 3, drive.now),)
 
 
 @pytest.mark.parametrize(("error", "told"), [("it bounced", "it bounced"), (None, "marked as failed by Ann")])

@@ -277,6 +277,9 @@ class StepResolved:
     at: float
     output: Any = None
     error: str | None = None
+    attempt: int = 0
+    """Number of the attempt it is about: what was said of one says nothing of a later one. 0: whichever is asked about;
+    an answer older than this field."""
 
 
 @frozen

@@ -245,11 +245,12 @@ class RunMachine:
         if isinstance(fact, TimerFired):
             due_at = state.timers.get(fact.step)
             return due_at is not None and fact.at >= due_at
-        if isinstance(fact, (ApprovalAnswered, StepResolved)):
+        if isinstance(fact, ApprovalAnswered):
             node = state.blocked.get(fact.step)
-            return node is not None and node.waiting == (
-                "approval" if isinstance(fact, ApprovalAnswered) else "unknown"
-            )
+            return node is not None and node.waiting == "approval"
+        if isinstance(fact, StepResolved):
+            node = state.blocked.get(fact.step)
+            return node is not None and node.waiting == "unknown" and fact.attempt in (0, node.attempt)
         if isinstance(fact, PauseRequested):
             return not state.paused and state.stopping is None
         if isinstance(fact, CancelRequested):

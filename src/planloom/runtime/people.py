@@ -1,37 +1,72 @@
-"""What people say to a run: approvals, and what came of a step nobody knows about. Checked before it becomes a fact."""
+"""What people say to a run: approvals, and what came of a step nobody knows about. Checked before it becomes a fact.
+
+Rule 1: an answer says what it answers; whether that still waits when it comes, the heart decides.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from planloom.core.approvals import changes
 from planloom.core.events import ApprovalAnswered, StepResolved
+from planloom.core.result import BINDING_SHOWN
 from planloom.errors import ConfigError
 from planloom.plan.inputs import input_problems
 from planloom.plan.values import as_json
 
 if TYPE_CHECKING:
     from planloom.core.run_state import RunState
-    from planloom.core.state import Node
+    from planloom.core.state import Asked, Node
 
+MIN_BINDING = 12
+"""Hex digits of a binding that say enough."""
 WAYS = ("output", "retry", "fail")
 
 
-def answer_fact(state: RunState, step: str, *, by: str, approved: bool, output: Any, at: float) -> ApprovalAnswered:
-    """Return the fact of an answered approval.
+def answer_fact(
+    state: RunState, step: str, *, by: str, approved: bool, output: Any, at: float, binding: str | None = None
+) -> ApprovalAnswered:
+    """Return the fact of an answered approval, bound to what waits in this state.
+
+    Args:
+        binding: Of what the person was shown, or its first MIN_BINDING digits or more; None: what waits now, whatever
+            it is.
 
     Raises:
-        ConfigError: No approval of that step waits, or what was filled in does not fit the form.
+        ConfigError: No approval of that step waits, another one than was shown does, or what was filled in does not
+            fit the form.
     """
     node = _waiting(state, step, "approval")
-    assert node.step.approve is not None
-    form = node.step.approve.form
+    asked = node.asked
+    assert asked is not None
+    if binding is not None:
+        _same(asked, step, binding)
+    form = asked.request.form
     filled = as_json(output)
     if approved and form is not None:
         problems = input_problems("answer", filled, form)
         if problems:
             told = "; ".join(problem.message for problem in problems)
             raise ConfigError(f"the answer does not fit the form of step {step!r}: {told}", remedy=f"fill in: {form}")
-    return ApprovalAnswered(step, approved, by, at, filled)
+    return ApprovalAnswered(step, approved, by, at, filled, asked.request.binding)
+
+
+def _same(asked: Asked, step: str, binding: str) -> None:
+    """Refuse an answer to something else than what waits, and say what changed since."""
+    shown = binding.lower()
+    now = asked.request.binding or ""
+    if len(shown) >= MIN_BINDING and now.startswith(shown):
+        return
+    before = next((one for one in asked.earlier if shown and (one.binding or "").startswith(shown)), None)
+    why = "it is of nothing that this step of this run asked"
+    if len(shown) < MIN_BINDING:
+        why = f"give {MIN_BINDING} digits of it or more"
+    elif before is not None:
+        why = f"changed since: {', '.join(changes(before, asked.request))}"
+    raise ConfigError(
+        f"step {step!r} does not wait for an answer with binding {binding!r}: {why}",
+        remedy=f"see what it asks now with planloom show, and answer with --binding {now[:BINDING_SHOWN]}",
+    )
 
 
 def resolution_fact(
@@ -42,10 +77,11 @@ def resolution_fact(
     Raises:
         ConfigError: No such step waits, or `how` is none of output, retry, fail.
     """
-    _waiting(state, step, "unknown")
+    node = _waiting(state, step, "unknown")
     if how not in WAYS:
         raise ConfigError(f"{how!r} is no way to resolve a step", remedy=f"use one of: {', '.join(WAYS)}")
-    return StepResolved(step, how, by, at, as_json(output), error)
+    # Heard again after a crash, it must not be taken for an answer about the attempt that it led to.
+    return StepResolved(step, how, by, at, as_json(output), error, node.attempt)
 
 
 def _waiting(state: RunState, step: str, what: str) -> Node:
