@@ -16,10 +16,11 @@ from planloom.cli.inputs import parse_json
 from planloom.cli.options import Invocation, shared
 from planloom.cli.project import Workplace
 from planloom.cli.reading import read_run
-from planloom.core.events import CancelRequested, PauseRequested
+from planloom.core.events import ApprovalAnswered, CancelRequested, PauseRequested
 from planloom.core.result import RUN_ENDED
 from planloom.errors import ConfigError
 from planloom.observe.looks import run_word
+from planloom.observe.text import approval_lines
 from planloom.runtime.people import answer_fact, resolution_fact
 
 if TYPE_CHECKING:
@@ -56,14 +57,20 @@ def _leave(call: Invocation, run_id: str, answer: Callable[[RunOnRecord], Fact])
     run, fact = asyncio.run(post())
     command = f"planloom resume {run_id}{place.hints(tools=True)}"
     driven = run.driven is True
-    value = {
+    value: dict[str, Any] = {
         "run_id": run_id,
         "recorded": type(fact).__name__,
         "driven": run.driven,
         "next": None if driven else command,
     }
     after = "the process that drives the run takes it now" if driven else f"to go on: {command}"
-    screen.answer(value, f"recorded; {after}")
+    lines = [f"recorded; {after}"]
+    if isinstance(fact, ApprovalAnswered):
+        asked = [step for step in run.result.blocked if step.id == fact.step]
+        lines = [*approval_lines(asked), *lines]
+        if len(lines) > 1:
+            value["approval"] = asked[0].approval
+    screen.answer(value, "\n".join(lines))
 
 
 def _parsed(option: str, text: str) -> Any:
@@ -79,13 +86,22 @@ def _parsed(option: str, text: str) -> Any:
 @click.argument("step_id", metavar="STEP")
 @click.option("--deny", is_flag=True, help="Say no: the step fails.")
 @click.option("--data", metavar="JSON", help="What the step's form asks for; becomes the step's output.")
+@click.option(
+    "--binding", metavar="HEX", help="Answer only exactly what `show` showed with this; its first 12 digits are enough."
+)
 @_by
-def approve(call: Invocation, run_id: str, step_id: str, deny: bool, data: str | None, by: str) -> None:
-    """Answer a step that asks a person."""
+def approve(
+    call: Invocation, run_id: str, step_id: str, deny: bool, data: str | None, binding: str | None, by: str
+) -> None:
+    """Answer a step that asks a person, or a call that needs a person's word.
+
+    The answer counts for exactly what is asked now, once: if that changes before it is heard, it is refused.
+    """
     output = None if data is None else _parsed("--data", data)
 
     def answer(run: RunOnRecord) -> Fact:
-        return answer_fact(run.state, step_id, by=by, approved=not deny, output=output, at=time.time())
+        now = time.time()
+        return answer_fact(run.state, step_id, by=by, approved=not deny, output=output, at=now, binding=binding)
 
     _leave(call, run_id, answer)
 

@@ -20,7 +20,7 @@ from planloom.core.result import RUN_ENDED, RunStatus
 from planloom.journal.codec import encode
 from planloom.observe.looks import printable, run_word, shortened, wait_text
 from planloom.observe.table import table_text
-from planloom.observe.text import NUMBER_COLUMNS, TABLE_COLUMNS, steps_table, summary_lines
+from planloom.observe.text import NUMBER_COLUMNS, TABLE_COLUMNS, approval_lines, steps_table, summary_lines
 from planloom.observe.timeline import attempts_of, timeline_text
 from planloom.runtime.replay import diverges
 
@@ -120,6 +120,7 @@ def _shown(run: RunOnRecord, place: Workplace, screen: Screen, *, parts: bool) -
     lines += [f"{printable(node.key)} {wait_text('rate', node.due_at)}" for node in held]
     if result.output is not None:
         lines += ["", f"output: {shortened(_text_of(result.output), OUTPUT_COLUMNS)}"]
+    lines += approval_lines(result.blocked) if run.blocked else []
     lines += [f"to go on: {blocker['command']}{place.hints()}" for blocker in run.blocked]
     if run.interrupted:
         lines.append(f"nobody drives it; to go on: planloom resume {result.run_id}{place.hints()}")

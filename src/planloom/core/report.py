@@ -108,9 +108,26 @@ def _step(node: Node, *, track_cost: bool) -> StepResult:
         width=len(node.children) if node.children is not None else None,
         errors=node.errors,
         waiting=node.waiting,
+        approval=_approval(node) if node.waiting == "approval" else None,
         metadata=node.metadata,
         parts=parts,
     )
+
+
+def _approval(node: Node) -> dict[str, Any] | None:
+    """Return what a person is asked about a step; None in a run that binds no answers."""
+    if node.asked is None or node.asked.request.binding is None:
+        return None
+    request = node.asked.request
+    told: dict[str, Any] = {
+        "message": request.message,
+        "attempt": request.attempt,
+        "binding": request.binding,
+        "expires_at": request.expires_at,
+    }
+    if request.attempt:
+        told |= {"tool": request.tool, "arguments": fresh(request.args), "labels": list(request.labels)}
+    return told
 
 
 def _run_cost(state: RunState) -> tuple[float | None, tuple[str, ...]]:

@@ -61,6 +61,8 @@ RUN_ENDED = frozenset(
 """Statuses a run never leaves."""
 FOR_A_PERSON = frozenset({"approval", "unknown"})
 """What a step may wait for that only a person can give."""
+BINDING_SHOWN = 16
+"""Hex digits of a binding that people are shown, and may answer with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,8 @@ class StepResult:
     """Of a `for_each` step that collects: index and error of each failed item."""
     waiting: str | None = None
     """What else it waits for: "retry", "timer", "rate", or a person: "approval", "unknown"; or None."""
+    approval: dict[str, Any] | None = None
+    """What a person is asked, where it waits for one: message, binding, and of a call its tool, arguments, labels."""
     metadata: dict[str, Any] | None = None
     """How the attempt that counts was done: model, verdict, speculation."""
     parts: tuple[StepResult, ...] = ()
@@ -206,6 +210,8 @@ class StepResult:
             told["usage"] = self.usage.to_dict()
         if self.waiting is not None:
             told["waiting"] = self.waiting
+        if self.approval is not None:
+            told["approval"] = self.approval
         if self.metadata:
             told["metadata"] = self.metadata
         if self.width is not None:
@@ -363,6 +369,9 @@ class RunResult:
         for step in self.blocked:
             if step.waiting == "approval":
                 why, command = "waits for approval", f"planloom approve {self.run_id} {step.id}"
+                if step.approval is not None and step.approval["attempt"]:
+                    why += f": {step.approval['message']}"
+                    command += f" --binding {step.approval['binding'][:BINDING_SHOWN]}"
             else:
                 why = "it may run only once, and whether it did is unknown"
                 command = f"planloom resolve {self.run_id} {step.id} --output JSON | --retry | --fail"

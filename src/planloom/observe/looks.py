@@ -72,6 +72,8 @@ _WAITS = {
 
 def note_of(step: StepResult) -> str:
     """Return what else is to be said about a step: its error, why it was skipped, what it waits for, or ""."""
+    if step.approval is not None and step.approval["attempt"]:
+        return f"{_WAITS['approval']}: {step.approval['message']}"
     if step.waiting in _WAITS:
         return _WAITS[step.waiting] + (f" after {step.error}" if step.error else "")
     if step.error is not None:

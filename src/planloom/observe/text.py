@@ -5,6 +5,7 @@ Rule 1: everything that came from outside is made printable, so that no plan can
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.result import RunStatus, StepStatus
@@ -26,11 +27,15 @@ from planloom.observe.looks import (
 from planloom.observe.picture import picture_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from planloom.core.result import RunResult, StepResult
     from planloom.observe.picture import Box, Picture
     from planloom.plan.model import Plan
 
 NOTE_COLUMNS = 160
+GIVEN_COLUMNS = 4_000
+"""Characters of what a call would be given that a person is shown at once."""
 TABLE_COLUMNS = ("step", "status", "time", "cost", "attempts", "doer", "note")
 NUMBER_COLUMNS = frozenset({"time", "cost", "attempts"})
 
@@ -166,6 +171,30 @@ def _troubles(result: RunResult) -> list[str]:
     ]
     lines = [_trouble(step) for step in (*failed, *waits)]
     return lines[:20] + ([f"… and {len(lines) - 20} more"] if len(lines) > 20 else [])
+
+
+def approval_lines(steps: Iterable[StepResult]) -> list[str]:
+    """Return for each of these steps whose attempt waits for a person's word all that the word would be about."""
+    lines = []
+    for step in steps:
+        asked = step.approval
+        if asked is None or not asked["attempt"]:
+            continue
+        given = "not shown, for it is secret"
+        if asked["arguments"] is not None:
+            given = _whole(json.dumps(asked["arguments"], ensure_ascii=False))
+        labels = f" (labels: {', '.join(asked['labels'])})" if asked["labels"] else ""
+        who = f"{printable(step.id)}, attempt {asked['attempt']}"
+        lines.append(f"{who}, would give {printable(asked['tool'])}: {given}{labels}")
+    return lines
+
+
+def _whole(text: str) -> str:
+    """Return a text as far as there is room for it, and how much of it is not shown."""
+    told = printable(text)
+    if len(told) <= GIVEN_COLUMNS:
+        return told
+    return f"{told[:GIVEN_COLUMNS]}… and {len(told) - GIVEN_COLUMNS} more characters, see --json"
 
 
 def _trouble(step: StepResult) -> str:

@@ -79,14 +79,21 @@ class Run:
         if not self._machine.ended:
             await self._tell(PauseRequested(by, self._clock.now()))
 
-    async def approve(self, step: str, *, by: str, approved: bool = True, output: Any = None) -> None:
-        """Answer an approval that waits; the answer is durable on return.
+    async def approve(
+        self, step: str, *, by: str, approved: bool = True, output: Any = None, binding: str | None = None
+    ) -> None:
+        """Answer an approval that waits; the answer is durable on return. It counts for exactly that, once.
+
+        Args:
+            binding: Of what the person was shown, `StepResult.approval["binding"]`: if something else waits by now, it
+                is not answered. None: what waits now.
 
         Raises:
-            ConfigError: No such approval waits, or `output` does not fit its form.
+            ConfigError: No such approval waits, another one does, or `output` does not fit its form.
         """
         state, now = self._machine.state, self._clock.now()
-        await self._tell(answer_fact(state, step, by=by, approved=approved, output=output, at=now))
+        fact = answer_fact(state, step, by=by, approved=approved, output=output, at=now, binding=binding)
+        await self._tell(fact)
 
     async def resolve(self, step: str, how: str, *, by: str, output: Any = None, error: str | None = None) -> None:
         """Say what came of a step whose outcome is unknown: "output", "retry" or "fail"; durable on return.
