@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from planloom.ports import Journal
+from planloom.runtime.people import answer_fact
+from planloom.runtime.replay import replayed
+
 ONE = {"planloom": 1, "steps": [{"id": "a", "tool": "t"}]}
 ASK = {
     "planloom": 1,
@@ -14,6 +18,12 @@ ASK = {
         {"id": "b", "tool": "t", "needs": ["ok"], "with": {"n": 2}},
     ],
 }
+
+
+async def leave_yes(journal: Journal, run_id: str, *, by: str = "me", at: float = 0.0) -> None:
+    """Leave a yes to what step `ok` of a run asks, as another process would."""
+    state = replayed(run_id, await journal.read(run_id)).state
+    await journal.post(run_id, answer_fact(state, "ok", by=by, approved=True, output=None, at=at))
 
 
 async def turns(count: int = 50) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from planloom import Engine, MemoryJournal, RunStatus, SqliteJournal, StepStatus
-from planloom.core.events import ApprovalAnswered, AttemptSucceeded
+from planloom.core.events import AttemptSucceeded
 from planloom.errors import JournalError, JournalWriteError
 from planloom.ports import Recorded
 from planloom.testing.clock import ManualClock
 from planloom.testing.crash import CrashingJournal, Spoil
 from planloom.testing.fakes import CallLog, fake_tool
+from tests.runtime.common import leave_yes
 
 CHAIN = {
     "planloom": 1,
@@ -345,7 +346,7 @@ def test_people_are_still_heard_after_the_journal_stumbled_once() -> None:
             await run.result()
             while journal.asked < 1:
                 await asyncio.sleep(0.05)
-            await journal.post("r", ApprovalAnswered("ok", True, "me", 0.0))
+            await leave_yes(journal, "r")
             async with asyncio.timeout(3):
                 while run.status is not RunStatus.SUCCESS:
                     await asyncio.sleep(0.05)
@@ -375,7 +376,7 @@ def test_an_answer_is_not_lost_when_its_run_is_let_go_of_while_it_is_being_fetch
         journal = Reads()
         async with Engine(journal, tools=[]) as engine:
             await (await engine.start({"planloom": 1, "steps": [{"id": "ok", "approve": "?"}]}, run_id="r")).result()
-            await journal.post("r", ApprovalAnswered("ok", True, "me", 0.0))
+            await leave_yes(journal, "r")
             await asyncio.wait_for(journal.asked.wait(), 5)
             await engine.release("r")
             journal.go_on.set()
@@ -397,12 +398,12 @@ def test_letting_go_of_one_run_while_people_are_being_heard_does_not_deafen_the_
             for run in runs.values():
                 await run.result()
             for name in ("a", "b"):
-                await journal.post(name, ApprovalAnswered("ok", True, "me", 0.0))
+                await leave_yes(journal, name)
             await asyncio.wait_for(journal.asked.wait(), 5)
             await engine.release("a")
             await engine.release("b")
             journal.go_on.set()
-            await journal.post("c", ApprovalAnswered("ok", True, "me", 0.0))
+            await leave_yes(journal, "c")
             async with asyncio.timeout(3):
                 while runs["c"].status is not RunStatus.SUCCESS:
                     await asyncio.sleep(0.05)

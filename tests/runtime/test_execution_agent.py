@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from planloom import Engine, MemoryJournal, NotAllowedError, RunStatus, SqliteJournal
-from planloom.core.events import ApprovalAnswered
 from planloom.errors import ConfigError, JournalError, MissingValueError, PlanError, RunNotFoundError
 from planloom.runtime.execution_agent import ExecutionAgent
 from planloom.runtime.explain import explained
@@ -20,7 +19,7 @@ from planloom.testing.fakes import CallLog, fake_tool
 from planloom.tools.registry import ToolRegistry
 from planloom.transport.bus import EventBus
 from planloom.transport.slots import SlotPool
-from tests.runtime.common import ASK, ONE, turns, waiting
+from tests.runtime.common import ASK, ONE, leave_yes, turns, waiting
 from tests.transport.workplace import TOOLS, load_tools, plan, pool_of, step, until
 
 PATIENCE_S = 5.0
@@ -46,7 +45,7 @@ def test_a_program_that_waits_for_a_person_gives_its_worker_back_and_goes_on_onc
             one = await agent.submit(ASK, run_id="r")
             first = await one
             assert (pool.busy, await agent.status("r"), one.status) == (0, "waiting", "waiting")
-            await agent.journal.post("r", ApprovalAnswered("ok", True, "ann", 0.0))
+            await leave_yes(agent.journal, "r", by="ann")
             agent.go_on("r")
             second = await one
             workers = [event.type.rpartition(".")[2] for event in agent.bus.recent("planloom.worker.*", "r")]
@@ -65,7 +64,7 @@ def test_what_a_person_leaves_in_the_journal_is_heard_without_anybody_saying_so(
         async with ExecutionAgent(tools=[fake_tool("t")]) as agent:
             one = await agent.submit(ASK, run_id="r")
             await one
-            await agent.journal.post("r", ApprovalAnswered("ok", True, "ann", 0.0))
+            await leave_yes(agent.journal, "r", by="ann")
             async with asyncio.timeout(PATIENCE_S), agent.bus.subscribe("planloom.run.finished", "r") as ends:
                 await anext(ends)
             return (await one).status

@@ -18,14 +18,10 @@ from planloom import (
     RunStatus,
     SqliteJournal,
 )
-from planloom.core.events import (
-    ApprovalAnswered,
-    CancelRequested,
-    StepResolved,
-)
+from planloom.core.events import CancelRequested, StepResolved
 from planloom.testing.clock import ManualClock
 from planloom.testing.fakes import CallLog, fake_tool
-from tests.runtime.common import ASK, turns, waiting
+from tests.runtime.common import ASK, leave_yes, turns, waiting
 
 
 def test_a_run_that_waits_for_a_person_says_so_and_goes_on_when_answered(place: Any) -> None:
@@ -141,12 +137,12 @@ def test_a_fact_left_by_another_engine_is_heard_while_the_run_is_driven(what: st
             run = await (engine.resume("r") if what == "resolve" else engine.start(ASK, run_id="r"))
             assert (await run.result()).status is RunStatus.WAITING
             other = SqliteJournal(path)
-            fact: Any = {
-                "approve": ApprovalAnswered("ok", True, "somebody else", time.time()),
-                "resolve": StepResolved("ok", "output", "somebody else", time.time(), output=1),
-                "cancel": CancelRequested("somebody else", time.time()),
-            }[what]
-            await other.post("r", fact)
+            if what == "approve":
+                await leave_yes(other, "r", by="somebody else", at=time.time())
+            elif what == "resolve":
+                await other.post("r", StepResolved("ok", "output", "somebody else", time.time(), output=1))
+            else:
+                await other.post("r", CancelRequested("somebody else", time.time()))
             async with asyncio.timeout(5):
                 while run.status is RunStatus.WAITING:
                     await asyncio.sleep(0.02)
@@ -160,12 +156,12 @@ def test_a_fact_left_by_another_engine_is_heard_while_the_run_is_driven(what: st
 
 
 POST = """
-import asyncio, sys, time
+import asyncio, sys
 from planloom import SqliteJournal
-from planloom.core.events import ApprovalAnswered
+from tests.runtime.common import leave_yes
 async def main():
     journal = SqliteJournal(sys.argv[1])
-    await journal.post("r", ApprovalAnswered("ok", True, "another process", time.time()))
+    await leave_yes(journal, "r", by="another process")
     await journal.close()
 asyncio.run(main())
 """
@@ -201,7 +197,7 @@ def test_an_answer_given_while_the_engine_was_down_does_not_turn_time_back() -> 
         }
         async with Engine(journal, tools=[fake_tool("t")], clock=clock) as engine:
             await (await engine.start(plan, run_id="r")).result()
-        await journal.post("r", ApprovalAnswered("ok", True, "me", clock.now()))
+        await leave_yes(journal, "r", at=clock.now())
         clock.advance(3_600)
         async with Engine(journal, tools=[fake_tool("t")], clock=clock) as engine:
             result = await engine.finish(await engine.resume("r"))

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from planloom import Engine, Event, MemoryJournal, RunStatus
-from planloom.core.events import ApprovalAnswered
 from planloom.errors import ConfigError
 from planloom.runtime.execution_agent import ExecutionAgent
 from planloom.testing.fakes import fake_tool
@@ -19,7 +18,7 @@ from planloom.transport.bus import EventBus
 from planloom.transport.pool import WorkerPool
 from planloom.transport.slots import SlotPool
 from planloom.transport.staff import PoolEvent
-from tests.runtime.common import ASK, ONE, turns
+from tests.runtime.common import ASK, ONE, leave_yes, turns
 from tests.transport.workplace import TOOLS, plan, pool_of, step, until
 
 HELD = {"planloom": 1, "steps": [{"id": "a", "tool": "held"}]}
@@ -69,7 +68,7 @@ def test_cancelling_a_program_that_was_answered_and_waits_for_a_worker_is_on_rec
             await one
             busy = await agent.submit(HELD)
             await turns()
-            await agent.journal.post("ask", ApprovalAnswered("ok", True, "ann", 0.0))
+            await leave_yes(agent.journal, "ask", by="ann")
             agent.go_on("ask")
             before = one.status
             await one.cancel(by="ann")
@@ -87,7 +86,7 @@ def test_a_program_that_rests_keeps_its_name() -> None:
             await one
             with pytest.raises(ConfigError, match="already"):
                 await agent.submit(ONE, run_id="ask")
-            await agent.journal.post("ask", ApprovalAnswered("ok", True, "ann", 0.0))
+            await leave_yes(agent.journal, "ask", by="ann")
             agent.go_on("ask")
             return (await one).status
 
