@@ -6,7 +6,7 @@ Rule 2: each port has a conformance suite in `testing/conformance` that every ad
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -297,6 +297,15 @@ class AttemptContext(Protocol):
 
     def report_call(self) -> None:
         """Count one more tool called inside the attempt."""
+        ...
+
+    @property
+    def reported_labels(self) -> frozenset[str]:
+        """Return the labels of what its calls brought in so far; see `plan/flow.py`."""
+        ...
+
+    def report_labels(self, labels: Iterable[str]) -> None:
+        """Add to them: whatever the attempt comes to may come from there."""
         ...
 
     def stream(self, text: str) -> None:

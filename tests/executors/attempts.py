@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from planloom.core.commands import Grant, RunStep
 from planloom.core.events import Note
 from planloom.core.prices import ModelFacts, ModelPrice
 from planloom.core.result import Usage
+from planloom.plan.flow import NO_LABELS
 from planloom.plan.model import Step
 from planloom.plan.policy import Effects
 from planloom.ports import Clock
@@ -23,6 +25,7 @@ class Books:
     reported_usd: float | None = None
     reported_usage: Usage | None = None
     reported_calls = 0
+    reported_labels: frozenset[str] = NO_LABELS
     waited_s = 0.0
     stopping = closing = abandoned = False
 
@@ -45,6 +48,9 @@ class Books:
 
     def report_call(self) -> None:
         self.reported_calls += 1
+
+    def report_labels(self, labels: Iterable[str]) -> None:
+        self.reported_labels = self.reported_labels.union(labels)
 
     def stream(self, text: str) -> None:
         self.streamed.append(text)

@@ -14,6 +14,7 @@ from planloom.core.events import AttemptFailed, AttemptSucceeded, AttemptWaiting
 from planloom.core.prices import ModelFacts, ModelPrice
 from planloom.core.result import Usage
 from planloom.errors import ProtocolError
+from planloom.plan.flow import FlowPolicy
 from planloom.plan.policy import Effects, FailureKind, RetryPolicy
 from planloom.runtime.wire import JsonWire
 from planloom.transport.frames import json_text
@@ -44,8 +45,10 @@ FULL = RunStep(
     models={"default": ModelFacts("openai://x", "openai", "x", ModelPrice(1.0, 2.0, tiers=((10, 2.0, 3.0),)))},
     recorded={"1/x": CALL},
     role="draft",
-    tools={"t": ToolFacts("0" * 64, Effects.NONE, 0.1), "u": ToolFacts("1" * 64)},
+    tools={"t": ToolFacts("0" * 64, Effects.NONE, 0.1), "u": ToolFacts("1" * 64, source=("web",), cleans=("mail",))},
     answer=2,
+    labels=frozenset({"web", "secret"}),
+    flow=FlowPolicy(untrusted="refuse", models_accept=("secret",), approval_seconds=60),
 )
 
 

@@ -22,7 +22,7 @@ from planloom.agents import reasoning_prompts as say
 from planloom.agents.metrics import AgentMetrics
 from planloom.core.asking import ROUND_TASKS
 from planloom.core.chat import LLMResponse, Message, ModelCall
-from planloom.errors import ArgumentsError, InnerCallError, OutputError, suggestion
+from planloom.errors import ArgumentsError, FlowError, InnerCallError, OutputError, suggestion
 from planloom.models.structured import ask_for_value, problems_of
 from planloom.plan.policy import Effects
 from planloom.together import together
@@ -38,6 +38,7 @@ CallTool = Callable[[str, dict[str, Any]], Awaitable[Any]]
 
 Raises:
     ArgumentsError: They do not fit; the tool was not called.
+    FlowError: It would be given what it must not have; it was not called.
     InnerCallError: It was called, and failed.
 """
 _Call = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
@@ -223,7 +224,7 @@ class _Thinking:
     async def _called(self, tool: Tool, arguments: dict[str, Any], call: str) -> dict[str, Any]:
         try:
             result = await self.call_tool(tool.name, arguments)
-        except ArgumentsError as error:
+        except (ArgumentsError, FlowError) as error:
             return {"status": FAILED, "error": error.message}
         except InnerCallError as error:
             self.metrics.tool_executions += 1

@@ -12,9 +12,10 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.budget import FREE, NO_CLAIM, Claim, tool_claim
-from planloom.core.needs import JUDGED, agent_claim, agent_facts, code_claim, model_claim, verified_claim
+from planloom.core.needs import agent_claim, agent_facts, code_claim, model_claim, verified_claim
 from planloom.core.outputs import CANNOT_RESOLVE
 from planloom.core.replanning import asked_with, plan_claim
+from planloom.plan.policy import JUDGED
 
 if TYPE_CHECKING:
     from planloom.core.budget import Budget

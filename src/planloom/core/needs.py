@@ -31,6 +31,7 @@ from planloom.core.asking import (
     task_of,
 )
 from planloom.core.budget import Claim, tool_claim
+from planloom.plan.policy import JUDGED
 
 if TYPE_CHECKING:
     from planloom.core.events import AgentFacts, ToolFacts
@@ -61,7 +62,6 @@ AGENT_SHARE = 0.5
 that are ready at the same time shall have something too."""
 CODE_CALLS = 1_000
 """Tools one program may call."""
-JUDGED = frozenset({"judge", "model", "full"})
 
 
 @dataclass(slots=True)

@@ -12,10 +12,10 @@ from planloom.core.approvals import binding_of, plans_around, question_binding
 from planloom.core.commands import SetTimer
 from planloom.core.endings import fail
 from planloom.core.events import ApprovalRequested
-from planloom.core.needs import JUDGED, agent_facts
+from planloom.core.needs import agent_facts
 from planloom.core.result import StepStatus
 from planloom.plan.flow import ALLOWED, SECRET, Verdict, decide, decide_model, labels_after
-from planloom.plan.policy import Effects, FailureKind
+from planloom.plan.policy import JUDGED, Effects, FailureKind
 
 if TYPE_CHECKING:
     from planloom.core.events import ToolFacts

@@ -21,11 +21,12 @@ from planloom.agents.thinking import Thought, think
 from planloom.core.asking import messages_of, text_of
 from planloom.core.chat import LLMResponse, ModelCall
 from planloom.core.result import StepOutcome
-from planloom.errors import ArgumentsError, IncompleteError, InnerCallError, NotAllowedError, OutputError
+from planloom.errors import ArgumentsError, FlowError, IncompleteError, InnerCallError, NotAllowedError, OutputError
 from planloom.executors import classify
 from planloom.executors.calls import CallCost, ToolCalls, check_grant, context_for
 from planloom.executors.foreign_agent import ask_foreign, memory_of, named_tools
 from planloom.executors.inner import MODEL, TOOL, Inner, is_unknown
+from planloom.executors.labels import refuse_flow
 from planloom.executors.meter import Meter
 from planloom.models.structured import problems_of
 from planloom.plan.model import DEFAULT_AGENT
@@ -175,12 +176,14 @@ class _Working:
             InnerCallError: It failed, now or in an earlier attempt.
             NotAllowedError: The step may not use it.
             GrantError: The step has no call left.
+            FlowError: It would be given what it must not have; it was not called.
         """
         tool = self.calls.find(name, self.request)
         tool.validate(arguments)
         effects = tool.effects or Effects.ONCE
         key = self.inner.key(TOOL, tool.name, arguments)
         if key not in self.request.recorded:
+            self._check_flow(tool, arguments)
             check_grant([tool], self.request, self.context)
         try:
             return await self.inner.once(
@@ -196,6 +199,13 @@ class _Working:
             unknown = is_unknown(classify.type_names(error), effects)
             raise InnerCallError(classify.text_of(error), is_unknown=unknown, call=tool.name) from error
 
+    def _check_flow(self, tool: Tool, arguments: dict[str, Any]) -> None:
+        try:
+            refuse_flow(tool, self.request, self.context, tells_model=True)
+        except FlowError as error:
+            self.inner.deny(tool.name, arguments, error)
+            raise
+
     def _refused(self, name: str) -> None:
         """Put on record that the model asked for a tool that there is, and that the agent may not use here."""
         tool = next((tools.resolve(name) for tools in self.others if tools.resolve(name) is not None), None)
@@ -203,7 +213,7 @@ class _Working:
             remedy = "give it to the agent, and allow it to the plan and its caller, if it may use it"
             text = f"the agent of step {self.request.key!r} may not use tool {tool!r}"
             error = NotAllowedError(text, remedy=remedy, step=self.request.key, tool=tool)
-            self.inner.deny(self.inner.key(TOOL, tool, "denied"), tool, error)
+            self.inner.deny(tool, None, error)
 
     async def _made(self, tool: Tool, arguments: dict[str, Any], key: str, counted: AttemptContext) -> Any:
         request = self.request

@@ -61,6 +61,7 @@ class Attempts:
             outcome.cached,
             context.reported_calls,
             outcome.metadata,
+            tuple(sorted(context.reported_labels)),
         )
 
 
@@ -93,4 +94,5 @@ def _failed(
         context.abandoned,
         context.reported_calls,
         limits_of(error),
+        tuple(sorted(context.reported_labels)),
     )

@@ -19,6 +19,7 @@ from planloom.core.asking import PER_MESSAGE, prompt_ceiling
 from planloom.core.chat import ModelCall, ToolSpec
 from planloom.errors import GrantError, NotAllowedError, NotDoneError, OutputError, StepError
 from planloom.executors.in_time import in_time
+from planloom.executors.labels import picked_up
 from planloom.plan.policy import Effects
 from planloom.plan.values import as_json
 from planloom.tools.context import ToolContext
@@ -76,7 +77,11 @@ class ToolCalls:
     async def call_inside(
         self, tool: Tool, kwargs: dict[str, Any], cost: CallCost, request: RunStep, context: AttemptContext
     ) -> Any:
-        """Call a tool as one of several of an attempt; return its output, and book what it cost whatever it came to."""
+        """Call a tool as one of several of an attempt; return its output.
+
+        Whatever it came to, what it cost is booked, and what it brought in is remembered. Whether it may be given what
+        the attempt knows by now, `labels.refuse_flow` has said before.
+        """
         guard = self.guards.of(tool) if self.guards is not None else None
         doing = partial(self._in_time, tool, kwargs, _Inside(context), None)
         try:
@@ -96,6 +101,7 @@ class ToolCalls:
             raise
         finally:
             cost.settle()
+            picked_up(tool, request, context)
 
     def _in_time(
         self, tool: Tool, kwargs: dict[str, Any], caller: Caller, whole: AttemptContext | None

@@ -12,6 +12,7 @@ from planloom.errors import (
     ArgumentsError,
     ConfigError,
     EvaluationError,
+    FlowError,
     GrantError,
     IncompleteError,
     MissingValueError,
@@ -37,7 +38,7 @@ RETRYABLE_STATUS = frozenset({408, 425, 429})
 _BY_TYPE: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], FailureKind], ...] = (
     (NotDoneError, FailureKind.NOT_DONE),
     (NoAnswerError, FailureKind.LOST),
-    (NotAllowedError, FailureKind.NOT_ALLOWED),
+    ((NotAllowedError, FlowError), FailureKind.NOT_ALLOWED),
     ((ArgumentsError, MissingValueError, EvaluationError), FailureKind.INPUT),
     ((OutputError, VerificationError), FailureKind.OUTPUT),
     (GrantError, FailureKind.LIMIT),

@@ -22,6 +22,7 @@ from planloom.errors import (
     CodeError,
     CodeRefusedError,
     ConfigError,
+    FlowError,
     GrantError,
     NotAllowedError,
     OutputError,
@@ -29,6 +30,7 @@ from planloom.errors import (
 )
 from planloom.executors.calls import CallCost, check_grant, context_for, fits
 from planloom.executors.inner import TOOL, Inner
+from planloom.executors.labels import refuse_flow
 from planloom.plan.policy import Effects
 from planloom.sandbox.program import is_variable
 from planloom.sandbox.sandbox import BACKENDS, backend_of
@@ -127,12 +129,14 @@ class _Working:
         Raises:
             ArgumentsError: The arguments do not fit; it was not called.
             GrantError: The step has no call left.
+            FlowError: It would be given what it must not have; it was not called.
             InnerCallError: It failed in an earlier attempt, and may not be made again.
             Exception: What the tool raises.
         """
         tool.validate(arguments)
         key = self.inner.key(TOOL, tool.name, arguments)
         if key not in self.request.recorded:
+            self._check_flow(tool, arguments)
             check_grant([*self.under_way, tool], self.request, self._settled())
         one = _Call(self, tool, arguments, key)
         self.under_way.append(tool)
@@ -141,6 +145,13 @@ class _Working:
         finally:
             self.under_way.remove(tool)
             self.counted -= one.is_counted
+
+    def _check_flow(self, tool: Tool, arguments: dict[str, Any]) -> None:
+        try:
+            refuse_flow(tool, self.request, self.context, tells_model=False)
+        except FlowError as error:
+            self.inner.deny(tool.name, arguments, error)
+            raise
 
     def _settled(self) -> _Settled:
         """Return what calls used that have ended: those under way are counted with the next one."""

@@ -1,7 +1,8 @@
 """A model and the tools of its step: it asks for calls, they are made, it goes on, until it answers.
 
 Rule 1: a tool the step does not name, or may not use, fails the step; the model is not told what else there is.
-Rule 2: what the model got wrong (a name nobody has, arguments that do not fit) it is told, and the tool is not called.
+Rule 2: what the model got wrong (a name nobody has, arguments that do not fit, a tool that must not be given what the
+model knows) it is told, and the tool is not called.
 Rule 3: a tool that raises fails the step, as it would fail a tool step.
 """
 
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from planloom.core.asking import MAX_CALLS, MAX_ROUNDS, text_of
 from planloom.core.chat import LLMResponse, Message, ModelCall, ToolCall, ToolSpec
-from planloom.errors import ArgumentsError, ModelError, suggestion
+from planloom.errors import ArgumentsError, FlowError, ModelError, suggestion
 from planloom.executors.calls import CallCost, check_grant, context_for, not_allowed, spec_of
+from planloom.executors.labels import refuse_flow
 from planloom.together import together
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Conversation:
     Attributes:
         specs: The step's tools, as the model is told of them.
         called: Names of the tools called so far, in order.
+        refused: Those that were not called because of what they would have been given, and why.
     """
 
     def __init__(self, ref: str, meter: Meter, calls: ToolCalls, request: RunStep, context: AttemptContext) -> None:
@@ -57,6 +60,7 @@ class Conversation:
         self._tools = {tool.name: tool for tool in tools}
         self.specs: tuple[ToolSpec, ...] = tuple(map(spec_of, self._tools.values()))
         self.called: list[str] = []
+        self.refused: list[dict[str, Any]] = []
         self._rounds = 0
         self._begun_at = 0
         self._said: list[Message] = []
@@ -125,7 +129,11 @@ class Conversation:
         told = context_for(tool, request, context, key=key, on_cost=cost.report)
         try:
             kwargs = tool.bind(wish.arguments, told)
+            refuse_flow(tool, request, context, tells_model=True)
         except ArgumentsError as error:
+            return {"error": error.message, "try": error.remedy}
+        except FlowError as error:
+            self.refused.append({"tool": tool.name, "labels": error.facts["labels"], "why": error.message})
             return {"error": error.message, "try": error.remedy}
         self.called.append(tool.name)
         return _Ready(tool, kwargs, cost)

@@ -28,7 +28,7 @@ from planloom.plan.values import as_json
 
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
-    from planloom.errors import NotAllowedError
+    from planloom.errors import FlowError, NotAllowedError
     from planloom.ports import AttemptContext
 
 MODEL, TOOL, OTHER = "model", "tool", "other"
@@ -83,6 +83,8 @@ class Inner:
             Exception: Whatever the call raises.
         """
         known = self._request.recorded.get(key)
+        if known is not None and known.labels:
+            self._context.report_labels(known.labels)
         if known is not None and known.error is None:
             return as_json(known.output)
         if known is not None and self._stays_failed(known, effects):
@@ -113,8 +115,9 @@ class Inner:
         now = self._context.clock.now()
         self._context.note(self._ended(Part(self._context), key, name, MODEL, now, None, OutputError(why)))
 
-    def deny(self, key: str, name: str, error: NotAllowedError) -> None:
-        """Put on record that a tool was asked for and denied: it was not called."""
+    def deny(self, name: str, asked: Any, error: NotAllowedError | FlowError) -> None:
+        """Put on record that a tool was asked for and denied: it was not called, and may be asked for again."""
+        key = self.key(TOOL, name, ["denied", asked])
         now = self._context.clock.now()
         self._context.note(self._ended(Part(self._context), key, name, TOOL, now, None, error))
 
@@ -148,6 +151,7 @@ class Inner:
             counted.calls,
             None if error is None else text_of(error),
             () if error is None else type_names(error),
+            tuple(sorted(counted.labels)),
         )
 
 

@@ -118,6 +118,8 @@ def _metadata(uri: str, meter: Meter, answer: LLMResponse, talk: Conversation) -
     told |= {name: answer.metadata[name] for name in _TOLD if answer.metadata.get(name) is not None}
     if talk.called:
         told["tools_called"] = talk.called
+    if talk.refused:
+        told["tools_refused"] = talk.refused
     return told
 
 

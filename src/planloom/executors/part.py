@@ -10,8 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from planloom.core.result import Usage
+from planloom.plan.flow import NO_LABELS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from planloom.core.events import Note
     from planloom.ports import AttemptContext, Clock
 
@@ -26,6 +29,7 @@ class Part:
         last: Tokens of its last call, the one its answer came from.
         usd: What it cost, or None where nobody knows.
         calls: Tools that it called.
+        labels: Of what its calls brought in.
     """
 
     def __init__(self, whole: AttemptContext, *, is_held: bool = False) -> None:
@@ -35,6 +39,7 @@ class Part:
         self.usage = Usage()
         self.last = Usage()
         self.calls = 0
+        self.labels = NO_LABELS
         self._usd: float | None = None
         self._is_held = is_held
 
@@ -74,6 +79,14 @@ class Part:
     @property
     def reported_calls(self) -> int:
         return self.whole.reported_calls
+
+    def report_labels(self, labels: Iterable[str]) -> None:
+        self.labels = self.labels.union(labels)
+        self.whole.report_labels(labels)
+
+    @property
+    def reported_labels(self) -> frozenset[str]:
+        return self.whole.reported_labels
 
     def waiting(self, reason: str | None, until: float | None = None) -> None:
         if not self._is_held:

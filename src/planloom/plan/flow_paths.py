@@ -33,13 +33,11 @@ from planloom.plan.flow import (
 from planloom.plan.frozen import frozen
 from planloom.plan.graph import GraphStep, PlanGraph, compile_plan
 from planloom.plan.model import Plan, Step
-from planloom.plan.policy import Effects
+from planloom.plan.policy import JUDGED, Effects
 from planloom.plan.refs import compile_template
 from planloom.plan.rules import STRICTNESS
 from planloom.plan.terms import Ref
 
-ASKS_A_JUDGE = frozenset({"judge", "model", "full"})
-"""Strategies of `verify` that tell a model what a step came to."""
 _TELLS_A_MODEL = frozenset({"model", "agent", "task"})
 """Kinds of step that tell a model, or an agent, what they are given."""
 
@@ -356,7 +354,7 @@ def _ways_out(
         if is_sink(node.tool, effects):
             yield step.tool, decide(labels, node.tool, effects, policy), True
     goes_out = (comes_in and node.passes(label)) or (begins and at_once)
-    if step.verify is not None and step.verify.strategy in ASKS_A_JUDGE and goes_out and label == SECRET:
+    if step.verify is not None and step.verify.strategy in JUDGED and goes_out and label == SECRET:
         yield step.verify.model or step.model or "its judge", decide_model(labels, policy), True
     if comes_in and step.kind in _TELLS_A_MODEL and label == SECRET:
         yield step.doer, decide_model(labels, policy), True

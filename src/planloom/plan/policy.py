@@ -153,6 +153,8 @@ class CachePolicy(_Policy):
 
 
 Strategy = Literal["none", "basic", "judge", "model", "validator", "full", "self_consistency"]
+JUDGED = frozenset({"judge", "model", "full"})
+"""Strategies that tell a model what a step came to, whatever kind the step is."""
 Refinement = Literal["none", "retry", "feedback", "iterative"]
 SpeculationKind = Literal["auto", "compare", "predicted", "hedged", "cascade"]
 

@@ -22,6 +22,7 @@ from planloom.errors import (
 from planloom.executors.meter import pinned
 from planloom.models.catalogue import DEFAULT
 from planloom.plan.model import Plan, Step
+from planloom.plan.policy import JUDGED
 from planloom.verify.flow import check_policy
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from planloom.plan.document import Path
     from planloom.plan.policy import ResourceLimits
     from planloom.verify.checks import ValidatorRegistry
-
-_JUDGED = frozenset({"judge", "model", "full"})
-"""Strategies of verification that ask a model, whatever kind the step is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ def _by_step(step: Step) -> Iterator[tuple[str, Path]]:
         yield step.model, ("model",)
     if step.verify is not None and step.verify.model is not None:
         yield step.verify.model, ("verify", "model")
-    elif step.verify is not None and step.verify.strategy in _JUDGED and step.model is None:
+    elif step.verify is not None and step.verify.strategy in JUDGED and step.model is None:
         yield DEFAULT, ("verify", "model")
     if step.speculate is not None:
         yield step.speculate.draft, ("speculate", "draft")

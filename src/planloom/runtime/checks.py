@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from planloom.core.prices import ModelFacts
     from planloom.models.catalogue import Models
     from planloom.plan.document import Path as PlanPath
+    from planloom.plan.flow import FlowPolicy
     from planloom.plan.policy import ResourceLimits
+    from planloom.runtime.labelled import Labelled
     from planloom.runtime.reach import Reach
     from planloom.tools.registry import ToolRegistry
     from planloom.verify.checks import ValidatorRegistry
@@ -48,6 +50,8 @@ class Checked:
     tools: dict[str, ToolFacts]
     agents: dict[str, AgentFacts]
     asked: list[NamedModel]
+    flow: FlowPolicy | None
+    """What a run of it does about labelled values; None: there are none."""
 
 
 class Checks:
@@ -57,6 +61,7 @@ class Checks:
         allow: Canonical names of the tools that plans may use; None: all of `registry`.
         kinds: Kinds of step that can be done here, and what steps may ask for on top.
         reach: Whether what a plan names can be had where its steps are done.
+        labelled: What becomes of labelled values.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Checks:
         allow: tuple[str, ...] | None,
         kinds: frozenset[str],
         reach: Reach,
+        labelled: Labelled,
     ) -> None:
         self._registry = registry
         self._models = models
@@ -77,6 +83,7 @@ class Checks:
         self._allow = allow
         self._kinds = kinds
         self._reach = reach
+        self._labelled = labelled
         self._checked: OrderedDict[tuple[int, tuple[str, ...] | None], Checked] = OrderedDict()
 
     def narrowed(self, allow: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -98,7 +105,7 @@ class Checks:
         )
         found += model_problems(plan, self._models)
         found += [*verify_problems(plan, self._validators), *self._agent_problems(plan, (), "")]
-        return [*found, *self._reach.problems(plan)]
+        return [*found, *self._reach.problems(plan), *self._labelled.problems(plan)]
 
     def of(self, source: PlanSource, allow: tuple[str, ...] | None) -> Checked:
         """Return a plan, checked, and what a run of it is told.
@@ -115,7 +122,8 @@ class Checks:
             if problems:
                 raise plan_error(problems)
         agents = {name: self._agents.facts(name) for name in sorted(_agents_of(plan)) if name in self._agents}
-        checked = Checked(plan, self._tool_facts(plan), agents, self._asked(plan, agents))
+        tools = self._tool_facts(plan)
+        checked = Checked(plan, tools, agents, self._asked(plan, agents), self._labelled.policy_of(plan, tools))
         self._checked[id(plan), allow] = checked
         while len(self._checked) > CHECKED_PLANS:
             self._checked.popitem(last=False)

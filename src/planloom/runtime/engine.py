@@ -29,6 +29,7 @@ from planloom.runtime.checks import Checks, PlanSource
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.driver import Driver
 from planloom.runtime.guesses import Guesses
+from planloom.runtime.labelled import Labelled
 from planloom.runtime.posted import look_for_posted, take_posted
 from planloom.runtime.reach import Reach
 from planloom.runtime.replay import replayed
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from planloom.executors.acceptance import AcceptanceGate
     from planloom.models.llm import LLM
     from planloom.observe.trace import Tracing
+    from planloom.plan.flow_paths import FlowPath
     from planloom.plan.policy import ResourceLimits
     from planloom.ports import Clock, Journal, MakeTransport, Model, Recorded, SandboxBackend
     from planloom.verify.judge import JudgeAgent
@@ -124,8 +126,16 @@ class Engine:
             judges=frozenset(judges or ()),
             validators=frozenset(validators.names()) - frozenset(ValidatorRegistry().names()),
         )
+        self._labelled = Labelled(self._registry, roster, self._settings.flow)
         self._checks = Checks(
-            self._registry, self._models, roster, validators, allow=self._allow, kinds=self._wired.kinds, reach=reach
+            self._registry,
+            self._models,
+            roster,
+            validators,
+            allow=self._allow,
+            kinds=self._wired.kinds,
+            reach=reach,
+            labelled=self._labelled,
         )
         self._tracing = _tracing_of(telemetry) if telemetry else None
         self._drivers: dict[str, Driver] = {}
@@ -185,6 +195,13 @@ class Engine:
         """Return why a plan, sound by itself, cannot run here: unknown tools, wrong arguments, what is not allowed."""
         return self._checks.problems_here(plan)
 
+    def flows(self, plan: Plan) -> list[FlowPath]:
+        """Return how labelled values may reach tools with effects and models in a sound plan, and what becomes of them.
+
+        The gravest verdicts come first; those that are refused and `certain` are among `problems_here`.
+        """
+        return self._labelled.paths(plan)
+
     # --- start ---
 
     async def start(
@@ -230,6 +247,8 @@ class Engine:
             guesses=self._guesses.of(checked.plan),
             agents=checked.agents,
             module=module,
+            flow=checked.flow,
+            binds=True,
         )
         return await self._begin(new_run_id() if run_id is None else checked_run_id(run_id), started)
 
@@ -436,6 +455,9 @@ class Engine:
             self._checks.model_facts(checked, old.limits, track_cost=old.track_cost),
             agents=checked.agents,
             module=old.module,
+            flow=checked.flow,
+            reused_labels=state.labels_by_step(),
+            binds=True,
         )
         return await self._begin(new_id or new_run_id(), started)
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from planloom.errors import ConfigError, field_problems
+from planloom.plan.flow import FlowPolicy
 from planloom.tools.mcp_terms import McpTerms, check_server_name
 from planloom.tools.sparing import BreakerPolicy
 
@@ -99,6 +100,8 @@ class Settings(BaseModel):
     """Seconds to wait for one answer of a model."""
     agents: dict[str, AgentSetting] = {}
     """Agents that plans may name; one called "default" does the `task` steps."""
+    flow: FlowPolicy = FlowPolicy()
+    """What is done about what others wrote, and about secrets, on their way to tools and models."""
     mcp: dict[str, McpTerms] = {}
     """MCP servers whose tools plans may use, by the first part of their tools' names."""
 

@@ -17,6 +17,7 @@ from planloom.core.events import CallEnded, ToolFacts
 from planloom.core.prices import ModelFacts
 from planloom.errors import JournalFormatError, ProtocolError
 from planloom.journal.codec import decode, encode
+from planloom.plan.flow import FlowPolicy
 from planloom.plan.model import Step
 from planloom.plan.policy import Effects
 from planloom.transport.fitting import tools_of
@@ -52,13 +53,16 @@ class JsonWire:
             "role": request.role,
             "answer": request.answer,
             "tools": {name: asdict(facts) for name, facts in named.items()},
+            "labels": sorted(request.labels),
+            "flow": None if request.flow is None else request.flow.model_dump(mode="json"),
         }
 
     def request_in(self, document: Any, now: float) -> RunStep:
         try:
             told = dict(document)
             left_s, tools = told.pop("left_s"), told.pop("tools")
-            known = {name: ToolFacts(**{**facts, "effects": _effects(facts)}) for name, facts in tools.items()}
+            flow = told.pop("flow")
+            known = {name: _facts(facts) for name, facts in tools.items()}
             return RunStep(
                 **told
                 | {
@@ -70,6 +74,8 @@ class JsonWire:
                     "models": {name: ModelFacts.from_dict(facts) for name, facts in told["models"].items()},
                     "recorded": {key: _call(self._read(ended)) for key, ended in told["recorded"].items()},
                     "tools": known,
+                    "labels": frozenset(told["labels"]),
+                    "flow": None if flow is None else FlowPolicy.model_validate(flow),
                 }
             )
         except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
@@ -99,8 +105,10 @@ class JsonWire:
         return fact
 
 
-def _effects(facts: dict[str, Any]) -> Effects | None:
-    return None if facts["effects"] is None else Effects(facts["effects"])
+def _facts(told: dict[str, Any]) -> ToolFacts:
+    read: dict[str, Any] = {name: tuple(told[name]) for name in ("source", "accepts", "cleans")}
+    read["effects"] = None if told["effects"] is None else Effects(told["effects"])
+    return ToolFacts(**told | read)
 
 
 def _call(fact: Fact) -> CallEnded:

@@ -16,10 +16,11 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
 from planloom.core.events import AttemptFailed, AttemptWaiting, CallEnded, OutputStreamed
+from planloom.plan.flow import NO_LABELS
 from planloom.plan.policy import FailureKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from planloom.core.commands import RunStep
     from planloom.core.events import Fact, Note
@@ -44,6 +45,7 @@ class _Underway:
     reported_usd: float | None = None
     reported_usage: Usage | None = None
     reported_calls = 0
+    reported_labels: frozenset[str] = NO_LABELS
     waited_s = 0.0
     stopping = False
     abandoned = False
@@ -76,6 +78,9 @@ class _Underway:
 
     def report_call(self) -> None:
         self.reported_calls += 1
+
+    def report_labels(self, labels: Iterable[str]) -> None:
+        self.reported_labels = self.reported_labels.union(labels)
 
     def note(self, fact: Note) -> None:
         if not self.answered:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from planloom.core.events import AttemptSucceeded
 from planloom.errors import OutputError, ProtocolError
+from planloom.plan.flow import MAX_LABELS, is_label
 from planloom.plan.values import MAX_DEPTH, as_json
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ def check_plausible(fact: Fact) -> None:
     values = getattr(fact, "output", None), getattr(fact, "metadata", None)
     if any(_is_deeper(value, MAX_DEPTH) for value in values):
         raise ProtocolError(f"a {type(fact).__name__} holds a value of more than {MAX_DEPTH} levels")
+    labels = getattr(fact, "labels", ())
+    if len(labels) > MAX_LABELS or not all(map(is_label, labels)):
+        raise ProtocolError(f"a {type(fact).__name__} holds labels that are none")
     if isinstance(fact, AttemptSucceeded):
         try:
             as_json(fact.output)

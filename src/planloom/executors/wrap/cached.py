@@ -5,7 +5,8 @@ another tool's value.
 Rule 2: single flight: equal attempts under way at the same time are made once. Where the first is stopped, or fails of
 what need not befall the others (its time, its limits, a server's bad moment), one of them takes its place.
 Rule 3: errors are never kept, and every hit is a copy.
-Rule 4: what was used is booked once: with the attempt that used it, whether it came to a result or an error.
+Rule 4: what calls inside brought in (labels) comes with every hit.
+Rule 5: what was used is booked once: with the attempt that used it, whether it came to a result or an error.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -80,13 +81,13 @@ class CachedExecutor:
         while True:
             kept = self.store.get(key)
             if kept is not None:
-                return _hit(kept)
+                return _hit(kept, context)
             first = self._under_way.get(key)
             if first is None:
                 break
             found = await _of(first, context)
             if found is not None:
-                return _hit(found)
+                return _hit(found, context)
         future: asyncio.Future[StepOutcome] = asyncio.get_running_loop().create_future()
         self._under_way[key] = future
         try:
@@ -99,6 +100,8 @@ class CachedExecutor:
                 future.cancel()
             raise
         else:
+            if context.reported_labels:
+                outcome = replace(outcome, labels=tuple(sorted(context.reported_labels)))
             self.store.put(key, outcome, ttl_s=policy.ttl_seconds)
             future.set_result(outcome)
             return outcome
@@ -128,5 +131,7 @@ async def _of(first: asyncio.Future[StepOutcome], context: AttemptContext) -> St
         raise
 
 
-def _hit(kept: StepOutcome) -> StepOutcome:
+def _hit(kept: StepOutcome, context: AttemptContext) -> StepOutcome:
+    if kept.labels:
+        context.report_labels(kept.labels)
     return StepOutcome(fresh(kept.output), None, 0.0 if kept.cost_usd is not None else None, cached=True)
