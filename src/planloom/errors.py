@@ -68,6 +68,7 @@
         ├── NoSandboxError              what a sandbox needs is not installed, or not allowed here
         ├── ValidationError (ValueError)  a request that is too large, or not of its form
         ├── SecurityError               a request that looks like an attack
+        ├── ToolLogError                a log of tool calls has a line that is none
         └── UnknownFieldError (TypeError)
 
 Rule 1: a message says what is wrong and where; `remedy` says what to do.
@@ -746,6 +747,12 @@ class SecurityError(ConfigError):
     """A request looks like an attack, and whoever set up the executor wants such refused. Nothing was done about it."""
 
     code = "request.refused"
+
+
+class ToolLogError(ConfigError):
+    """What a tool says was called of it cannot be read."""
+
+    code = "config.tool_log"
 
 
 class McpTrustError(ConfigError):
