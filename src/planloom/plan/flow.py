@@ -12,18 +12,13 @@ Rule 4: what a step is given and what decides whether and how often it is done b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from planloom.errors import ConfigError
 from planloom.plan.frozen import frozen
 from planloom.plan.policy import Effects, Seconds
-
-if TYPE_CHECKING:
-    from planloom.plan.graph import GraphStep, PlanGraph
-    from planloom.plan.terms import Ref
 
 SECRET = "secret"  # noqa: S105 - the name of a label
 MAX_LABELS = 64
@@ -208,84 +203,3 @@ def labels_after(labels: frozenset[str], facts: FlowFacts | None) -> frozenset[s
     if facts.source:
         labels = labels.union(facts.source)
     return labels | {SECRET} if facts.secret else labels
-
-
-# --- what a compiled step refers to -------------------------------------------------------------
-
-
-@frozen
-class Reads:
-    """What one field of a step refers to.
-
-    Attributes:
-        steps: Positions of steps in the same plan, in order, each once.
-        inputs: Whether it refers to the plan's inputs.
-        item: Whether it refers to the item it is done for, or to that item's number.
-    """
-
-    steps: tuple[int, ...] = ()
-    inputs: bool = False
-    item: bool = False
-
-
-NOTHING_READ = Reads()
-
-
-@frozen
-class StepReads:
-    """What a step refers to, by what it is used for.
-
-    Attributes:
-        args: What it is given.
-        when: Whether it is done: its `when`, and the conditions of what it needs.
-        for_each: How often it is done, and the items.
-        key: Its idempotency key, which the tool is given.
-    """
-
-    args: Reads = NOTHING_READ
-    when: Reads = NOTHING_READ
-    for_each: Reads = NOTHING_READ
-    key: Reads = NOTHING_READ
-
-    @property
-    def all(self) -> Reads:
-        """Return everything together."""
-        parts = (self.args, self.when, self.for_each, self.key)
-        steps = tuple(sorted({place for part in parts for place in part.steps}))
-        return Reads(steps, any(part.inputs for part in parts), any(part.item for part in parts))
-
-
-def reads_of(graph: PlanGraph, entry: GraphStep) -> StepReads:
-    """Return what a step of this graph refers to."""
-    when = [*(entry.when.refs if entry.when is not None else ())]
-    for condition in entry.conditions.values():
-        when += condition.refs
-    return StepReads(
-        reads(graph, entry.args.refs),
-        reads(graph, when),
-        reads(graph, entry.for_each.refs if entry.for_each is not None else ()),
-        reads(graph, entry.key.refs if entry.key is not None else ()),
-    )
-
-
-def output_reads(graph: PlanGraph) -> Reads:
-    """Return what the plan's outputs refer to; without any, they are what the last steps give."""
-    if graph.outputs is None:
-        return Reads(tuple(entry.place for entry in graph.steps if not entry.downstream))
-    return reads(graph, graph.outputs.refs)
-
-
-def reads(graph: PlanGraph, refs: Iterable[Ref]) -> Reads:
-    """Return what these references of one plan lead to."""
-    steps: set[int] = set()
-    inputs = item = False
-    for ref in refs:
-        if ref.root == "steps":
-            steps.add(graph.index[str(ref.path[0])])
-        elif ref.root == "inputs":
-            inputs = True
-        elif ref.root in ("item", "index"):
-            item = True
-    if not steps and not inputs and not item:
-        return NOTHING_READ
-    return Reads(tuple(sorted(steps)), inputs, item)

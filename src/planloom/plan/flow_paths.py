@@ -28,7 +28,6 @@ from planloom.plan.flow import (
     decide_model,
     is_sink,
     labels_after,
-    output_reads,
 )
 from planloom.plan.frozen import frozen
 from planloom.plan.graph import GraphStep, PlanGraph, compile_plan
@@ -127,7 +126,8 @@ def refusals(paths: Iterable[FlowPath]) -> list[FlowRefusedError]:
     """Return one error for each path that is refused whatever anybody decides to call."""
     return [
         FlowRefusedError(
-            f"what step {one.source!r} gives is {one.label!r}, and step {one.sink!r} would hand it to {one.tool!r}",
+            f"what step {one.source!r} gives is {one.label!r}{_by_way_of(one.through)}, "
+            f"and step {one.sink!r} would hand it to {one.tool!r}",
             remedy="have a tool that cleans it in between, declare that the tool accepts it, or change [flow]",
             step=one.sink,
             path=one.at,
@@ -136,6 +136,10 @@ def refusals(paths: Iterable[FlowPath]) -> list[FlowRefusedError]:
         for one in paths
         if one.verdict == "refused" and one.certain
     ]
+
+
+def _by_way_of(through: tuple[str, ...]) -> str:
+    return f", goes on through {', '.join(through)}" if through else ""
 
 
 @dataclass(slots=True)
@@ -157,9 +161,19 @@ class _Node:
 
     def passes(self, label: str) -> bool:
         """Return whether what comes out carries a label that came in."""
-        if self.step is not None and self.step.approve is not None:
+        step = self.step
+        if step is not None and step.approve is not None:
             return False  # what comes out is what a person filled in
+        if step is not None and step.for_each is not None and step.on_item_error == "collect":
+            return True  # errors of its items are part of what it gives
         return self.tool is None or label in labels_after(frozenset((label,)), self.tool)
+
+    @property
+    def says_more_if_failed(self) -> bool:
+        """Return whether its error may carry what its output does not: what was cleaned, what is inside."""
+        if self.tool is not None:
+            return bool(self.tool.cleans)
+        return self.step is not None and isinstance(self.step.plan, Plan)
 
 
 def _own(facts: FlowFacts) -> frozenset[str]:
@@ -172,6 +186,8 @@ class _Walk:
     usable: frozenset[str]
     inner_tools: InnerTools
     nodes: list[_Node] = field(default_factory=list)
+    failed: dict[int, int] = field(default_factory=dict)
+    """Of steps whose error may say more than their output: the node of everything but their output."""
 
     @classmethod
     def of(cls, plan: Plan, catalogue: FlowCatalogue, inner: InnerTools) -> _Walk:
@@ -191,12 +207,14 @@ class _Walk:
             control: Node of what decides whether any of it is done.
         """
         places = [self.node(entry, prefix, (*path, "steps", entry.place)) for entry in graph.steps]
+        self.failed.update((place, self.part_of(place)) for place in places if self.nodes[place].says_more_if_failed)
         for entry, node in zip(graph.steps, places, strict=True):
             decided = self.read(graph, places, inputs, _deciding(entry))
             if control is not None:
                 decided.add(control)
             if entry.sub is None:
                 self.link(decided | self.read(graph, places, inputs, entry.args.refs), node)
+                self.link((node, *decided, *self.read(graph, places, inputs, entry.args.refs)), self.failed.get(node))
                 continue
             self.sub_plan(graph, entry, entry.sub, places, inputs, decided)
         return places
@@ -211,21 +229,23 @@ class _Walk:
         decided: set[int],
     ) -> None:
         out = places[entry.place]
-        key, at = self.nodes[out].key, self.nodes[out].at
-        control = self.part(key, at)
+        control = self.part_of(out)
         self.link(decided, control)
         given: dict[str, int] = {}
         items = () if entry.for_each is None else entry.for_each.refs
         for name, value in entry.step.args.items():
             refs = compile_template(value).refs
             if refs:
-                given[name] = self.part(key, at)
+                given[name] = self.part_of(out)
                 item = items if any(ref.root in ("item", "index") for ref in refs) else ()
                 self.link(self.read(graph, places, inputs, (*refs, *item)), given[name])
-        below = self.scope(sub, f"{key}/", (*at, "plan"), given, control)
-        refs = () if sub.outputs is None else sub.outputs.refs
-        ends = {below[place] for place in output_reads(sub).steps}
-        self.link({control, *ends, *self.read(sub, below, given, refs)}, out)
+        below = self.scope(sub, f"{self.nodes[out].key}/", (*self.nodes[out].at, "plan"), given, control)
+        if sub.outputs is not None:
+            ends = self.read(sub, below, given, sub.outputs.refs)
+        else:
+            ends = {below[inner.place] for inner in sub.steps if not inner.downstream}
+        self.link({control, *ends}, out)
+        self.link({out, control, *given.values(), *below}, self.failed[out])
 
     def node(self, entry: GraphStep, prefix: str, at: Path) -> int:
         step = entry.step
@@ -233,8 +253,9 @@ class _Walk:
         self.nodes.append(_Node(prefix + step.id, at, step, tool, self.inside(step)))
         return len(self.nodes) - 1
 
-    def part(self, key: str, at: Path) -> int:
-        self.nodes.append(_Node(key, at))
+    def part_of(self, place: int) -> int:
+        """Add a node that is a part of a step's: one of its inputs, its error, whether it is done."""
+        self.nodes.append(_Node(self.nodes[place].key, self.nodes[place].at))
         return len(self.nodes) - 1
 
     def facts(self, name: str) -> DeclaredTool | None:
@@ -255,15 +276,17 @@ class _Walk:
         found: set[int] = set()
         for ref in refs:
             if ref.root == "steps":
-                found.add(places[graph.index[str(ref.path[0])]])
+                place = places[graph.index[str(ref.path[0])]]
+                found.add(place if ref.path[1] == "output" else self.failed.get(place, place))
             elif ref.root == "inputs":
                 name = str(ref.path[0]) if ref.path else None
                 found.update(node for given, node in inputs.items() if name is None or given == name)
         return found
 
-    def link(self, above: Iterable[int], below: int) -> None:
-        for place in above:
-            self.nodes[place].below.append(below)
+    def link(self, above: Iterable[int], below: int | None) -> None:
+        if below is not None:
+            for place in above:
+                self.nodes[place].below.append(below)
 
     # --- the paths through it -------------------------------------------------------------------
 
