@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from planloom import ToolContext
-
 _HELD: list[bytearray] = []
 """Memory that is never given back."""
 _MORE_BYTES = 8 * 2**20
@@ -52,11 +50,11 @@ class Effects:
     def path(self) -> Path:
         return self.folder / "calls.log"
 
-    def note(self, effects: str, context: ToolContext, number: int) -> None:
+    def note(self, effects: str, key: str, attempt: int, number: int) -> None:
         """Have it happen; then strike, if that was asked for."""
         log = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
-            os.write(log, f"{effects} {context.step} {context.attempt} {number}\n".encode())
+            os.write(log, f"{effects} {key} {attempt} {number}\n".encode())
             os.fsync(log)
             size = os.fstat(log).st_size
         finally:

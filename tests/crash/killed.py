@@ -60,7 +60,7 @@ WORLD = Effects(Path(os.environ.get("KILLED_FOLDER", "")))
 @tool(name="kill.pure", effects="none")
 async def pure(number: int, context: ToolContext) -> int:
     """Add one, after a moment."""
-    WORLD.note("none", context, number)
+    WORLD.note("none", context.step, context.attempt, number)
     await asyncio.sleep(MOMENT_S)
     return number + 1
 
@@ -68,14 +68,14 @@ async def pure(number: int, context: ToolContext) -> int:
 @tool(name="kill.put", effects="idempotent")
 def put(number: int, context: ToolContext) -> int:
     """Add one, in a thread; may be called again."""
-    WORLD.note("idempotent", context, number)
+    WORLD.note("idempotent", context.step, context.attempt, number)
     return number + 1
 
 
 @tool(name="kill.flaky", effects="idempotent")
 async def flaky(number: int, context: ToolContext) -> int:
     """Fail twice, then work."""
-    WORLD.note("idempotent", context, number)
+    WORLD.note("idempotent", context.step, context.attempt, number)
     if context.attempt < 3:
         raise ConnectionError("not yet")
     return number
@@ -84,7 +84,7 @@ async def flaky(number: int, context: ToolContext) -> int:
 @tool(name="kill.pay", effects="once")
 async def pay(number: int, context: ToolContext) -> int:
     """Add one, after a moment; must never be called twice."""
-    WORLD.note("once", context, number)
+    WORLD.note("once", context.step, context.attempt, number)
     await asyncio.sleep(MOMENT_S)
     return number + 1
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from planloom.transport.guardian import Guardian
+from planloom.guardian import Guardian
 from tests.transport.workplace import TOOLS, alive, calls, children, open_files, until
 
 ROOT = Path(__file__).parents[2]

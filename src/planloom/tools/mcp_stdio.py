@@ -2,8 +2,8 @@
 
 Rule 1: no line is read on that is too long, and the lines that are too much end the program, not us.
 Rule 2: nothing that it wrote is logged here but to the file that the operator names, and there without secrets.
-Rule 3: the program is in a process group of its own, which is killed as a whole, whichever of them are left. What
-    leaves the group on purpose (`setsid`) is not found again.
+Rule 3: the program is in a process group of its own, which is killed as a whole, whichever of them are left, also when
+    this process is killed first. What leaves the group on purpose (`setsid`) is not found again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from planloom.guardian import Guardian
 from planloom.tools.mcp_wire import MAX_MESSAGE_BYTES, TOO_LONG, too_much
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ async def over_stdio(program: ServerProgram) -> AsyncIterator[tuple[Any, Any]]:
         start_new_session=True,
         limit=MAX_MESSAGE_BYTES,
     )
+    guardian = Guardian()  # told to forget late: asyncio reaps the program itself, whose number is free for a moment
+    guardian.watch(process.pid)
     tasks: list[asyncio.Task[None]] = []
     try:
         come, coming = anyio.create_memory_object_stream[Any](0)
@@ -94,6 +97,8 @@ async def over_stdio(program: ServerProgram) -> AsyncIterator[tuple[Any, Any]]:
             if was_there:
                 await _until(lambda: process.returncode is not None and not _signal(process, 0))
             _close(process)
+            guardian.forget(process.pid)
+            guardian.close()
     await asyncio.wait(tasks)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from planloom.transport.guardian import Guardian
+    from planloom.guardian import Guardian
 
 LAST_WORDS_BYTES = 4_000
 """How much of what it printed is kept, from the end."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from planloom.transport.child import ChildProcess, ended_how
-from planloom.transport.guardian import Guardian
+from planloom.guardian import Guardian
 from planloom.transport.prospects import HERE, Prospects, Rota
 from planloom.transport.reception import Reception
 from planloom.transport.worker import Offer, Seat, SeatState

@@ -1,8 +1,9 @@
-"""A tiny process that outlives its engine for a moment, to kill the engine's worker processes.
+"""A tiny process that outlives its engine for a moment, to kill the processes that the engine started.
 
 A worker ends by itself when its engine is gone, unless it was stopped (SIGSTOP), or something in it has Python's lock,
-or it is still loading its tools. No signal of the kernel's tells a whole group; this does: it reads from a pipe which
-groups there are, and kills them all when the pipe ends, which it does however the engine ended.
+or it is still loading its tools; a tool server ends if it listens to the end of its input. No signal of the kernel's
+tells a whole group; this does: it reads from a pipe which groups there are, and kills them all when the pipe ends,
+which it does however the engine ended.
 
 Rule 1: it is told of a group before anything else is done about it, and told to forget it before its leader is reaped:
 until then its number cannot belong to anybody else.
@@ -17,7 +18,7 @@ import subprocess
 import weakref
 from contextlib import suppress
 
-_log = logging.getLogger("planloom.workers")
+_log = logging.getLogger("planloom.guardian")
 
 # A shell: it takes a megabyte and two milliseconds, where Python takes ten and twenty.
 _SCRIPT = """
@@ -91,7 +92,7 @@ class Guardian:
             )
         except OSError as error:
             self.let_go()
-            _log.warning("guardian.missing because=%s; a stopped worker may outlive its engine", error)
+            _log.warning("guardian.missing because=%s; what is stopped may outlive its engine", error)
         finally:
             os.close(reading)
         self._tell("".join(f"+ {group}\n" for group in self._groups))
