@@ -1,0 +1,98 @@
+"""Whatever becomes of the processes of a sandbox, from outside or from inside: it is told, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from planloom.core.code import ErrorType, Program, SandboxLimits, SandboxResult
+from planloom.sandbox.sandbox import backend_of
+from planloom.sandbox.watch import descendants
+from sandbox.conftest import needs
+
+WALL_S = 1.0
+ANYWHERE = ("SIGKILL", "SIGTERM", "SIGSTOP")
+"""Sent to each process of a sandbox in turn, those that are around the program's own included."""
+FROM_OUTSIDE = (*ANYWHERE, "SIGINT", "SIGSEGV", "SIGABRT")
+FROM_INSIDE = {
+    "exit": ("import os\ntool()\nos._exit(3)", "died with exit code 3"),
+    "segfault": ("import ctypes\ntool()\nctypes.string_at(0)", "killed by SIGSEGV"),
+    "abort": ("import os\ntool()\nos.abort()", "killed by SIGABRT"),
+    "kill": ("import os\ntool()\nos.kill(os.getpid(), 9)", "killed by SIGKILL"),
+    "stop": ("import os\ntool()\nos.kill(os.getpid(), 19)", "not done within 1 s"),
+    "stop all": ("import os\ntool()\nos.kill(0, 19)", "not done within 1 s"),
+    "no memory": ("tool()\nkept = []\nwhile True: kept.append(bytearray(2**16))", "more memory than it may have"),
+    "a child takes it along": (
+        "import os\ntool()\nif os.fork() == 0: (os.kill(os.getppid(), 9), os._exit(0))\nos.wait()",
+        "killed by SIGKILL",
+    ),
+}
+
+
+class Struck:
+    """A program that is under way in a sandbox, in the middle of a call of its tool."""
+
+    def __init__(self, runtime: str, source: str) -> None:
+        limits = SandboxLimits(wall_s=WALL_S, cpu_percent=None, tool_calls=10**6)
+        self._called = asyncio.Event()
+        before = set(descendants(os.getpid()))
+        program = Program(source, tools={"tool": self._tool}, limits=limits)
+        self.ending = asyncio.create_task(backend_of(runtime).run(program))
+        self._before = before
+        self.processes: list[int] = []
+
+    async def _tool(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._called.set()
+        await asyncio.sleep(0.005)
+
+    async def is_under_way(self) -> Struck:
+        await self._called.wait()
+        self.processes = [one for one in descendants(os.getpid()) if one not in self._before]
+        return self
+
+
+@pytest.mark.slow
+def test_however_a_process_of_a_sandbox_is_ended_from_outside_the_program_ends(runtime: str) -> None:
+    wrapping = 0 if runtime == "monty" else 2
+    strikes = [(way, place) for way in FROM_OUTSIDE for place in range(wrapping + 1)]
+    strikes = [(way, place) for way, place in strikes if way in ANYWHERE or place == wrapping]
+
+    async def main() -> tuple[list[SandboxResult], list[int]]:
+        endings = []
+        for way, place in strikes:
+            one = await Struck(runtime, "while True: tool()").is_under_way()
+            assert len(one.processes) == wrapping + 1
+            os.kill(one.processes[place], getattr(signal, way))
+            endings.append(one.ending)
+        return await asyncio.gather(*endings), list(descendants(os.getpid()))
+
+    ended, left = asyncio.run(main())
+
+    for (way, place), result in zip(strikes, ended, strict=True):
+        if way == "SIGINT" and runtime == "cpython":
+            assert (result.error_type, "KeyboardInterrupt" in str(result.error)) == (ErrorType.RUNTIME, True)
+        else:  # some signals do nothing to some processes: then it goes on until its time is up
+            assert result.error_type in (ErrorType.CRASHED, ErrorType.TIMEOUT), (way, place)
+        assert (result.error_type is ErrorType.TIMEOUT) or way != "SIGSTOP", place
+        assert (result.error_type is ErrorType.CRASHED) or way != "SIGKILL", place
+        assert result.execution_time < WALL_S + 1, (way, place)
+    assert left == []
+
+
+@pytest.mark.slow
+def test_however_a_program_ends_its_own_process_it_is_told_so_and_nothing_is_left() -> None:
+    needs("cpython")
+
+    async def main() -> tuple[list[SandboxResult], list[int]]:
+        programs = [Struck("cpython", source) for source, _ in FROM_INSIDE.values()]
+        return await asyncio.gather(*(one.ending for one in programs)), list(descendants(os.getpid()))
+
+    ended, left = asyncio.run(main())
+
+    for (_, why), result in zip(FROM_INSIDE.values(), ended, strict=True):
+        assert why in str(result.error)
+    assert left == []
