@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from planloom.transport.child import ChildProcess, ended_how
 from planloom.guardian import Guardian
+from planloom.transport.child import ChildProcess, ended_how
 from planloom.transport.prospects import HERE, Prospects, Rota
 from planloom.transport.reception import Reception
 from planloom.transport.worker import Offer, Seat, SeatState
