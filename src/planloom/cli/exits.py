@@ -26,6 +26,8 @@ class Exit(IntEnum):
     """The journal cannot be read or written, has no such run, or another process drives it."""
     CONFIG = 7
     """The configuration is wrong, or tools cannot be loaded."""
+    FLOW = 8
+    """`check --strict-flow`: a labelled value would reach a tool or a model only with a person's word, or never."""
     BUG = 70
     """Something that planloom did not expect; see `--debug`."""
     INTERRUPTED = 130
@@ -44,6 +46,7 @@ Exit codes:
   5    the run reached a limit
   6    the journal cannot be used, or has no such run
   7    the configuration is wrong, or tools cannot be loaded
+  8    check --strict-flow: somebody would be asked about a labelled value, or a call of it refused
   130  cancelled
 """
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from planloom.cli.exits import Exit
 from planloom.cli.options import Invocation, shared
 from planloom.cli.plan_file import STDIN, PlanFile
 from planloom.cli.project import Workplace
@@ -17,6 +18,7 @@ from planloom.errors import ConfigError
 from planloom.observe.looks import counted, printable
 from planloom.observe.mermaid import graph_dot, graph_mermaid
 from planloom.observe.svg import graph_svg
+from planloom.observe.table import table_text
 from planloom.observe.text import graph_text
 from planloom.observe.timeline import attempts_of, timeline_svg, timeline_text
 from planloom.plan.against import notices
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
     from planloom.cli.output import Screen
     from planloom.cli.reading import RunOnRecord
     from planloom.core.result import RunResult
+    from planloom.plan.flow_paths import FlowPath
     from planloom.plan.model import Plan
 
+_WAY = ("label", "from", "through", "to", "verdict")
 PLAN_PATH = click.Path(path_type=Path, allow_dash=True)
 FORMATS = ("text", "svg", "mermaid", "dot")
 SUFFIXES = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot", ".txt": "text"}
@@ -37,27 +41,49 @@ SUFFIXES = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "do
 @click.command()
 @shared(journal=False, tools=True)
 @click.argument("plan", metavar="PLAN", type=PLAN_PATH)
-def check(call: Invocation, plan: Path) -> None:
+@click.option(
+    "--strict-flow", is_flag=True, help="End with code 8 where a labelled value is not simply allowed on its way."
+)
+def check(call: Invocation, plan: Path, strict_flow: bool) -> int:
     """Say everything that is wrong with a plan, and where.
 
     PLAN is a file, or - for standard input. Tools are loaded, and nothing is run.
+
+    Where tools declare who writes what they bring, the ways are listed on which it may reach tools with effects, and
+    secrets a model: allowed, only if a person says so, or refused.
     """
     screen, place = call.screen(), Workplace(call, plan=None if plan == STDIN else plan)
     file = PlanFile(plan)
     with screen.only_answers_on_stdout():
-        read, told = asyncio.run(_against_tools(file, place, screen))
-    value = {"ok": True, "plan": read.name, "steps": len(read.steps), "hash": read.hash, "notices": told}
-    text = f"{file.name}: {printable(read.name)}, {counted(len(read.steps), 'step')}, no problems"
-    screen.answer(value, "\n".join([text, *(f"note: {printable(notice)}" for notice in told)]))
+        read, told, flows = asyncio.run(_against_tools(file, place, screen))
+    is_strict = strict_flow and any(one.verdict != "allowed" for one in flows)
+    value = {"ok": not is_strict, "plan": read.name, "steps": len(read.steps), "hash": read.hash, "notices": told}
+    lines = [f"{file.name}: {printable(read.name)}, {counted(len(read.steps), 'step')}, no problems"]
+    lines += [f"note: {printable(notice)}" for notice in told]
+    if flows:
+        lines += ["", table_text([_way(one) for one in flows], _WAY, width=screen.width)]
+    screen.answer(value | {"flows": [one.to_dict() for one in flows]}, "\n".join(lines))
+    return Exit.FLOW if is_strict else Exit.OK
 
 
-async def _against_tools(file: PlanFile, place: Workplace, screen: Screen) -> tuple[Plan, list[str]]:
+def _way(one: FlowPath) -> dict[str, str]:
+    verdict = one.verdict.replace("_", " ")
+    return {
+        "label": one.label,
+        "from": f"{one.source} ({one.source_tool})",
+        "through": ", ".join(one.through),
+        "to": f"{one.sink} ({one.tool})",
+        "verdict": f"{verdict} if it happens" if one.verdict == "refused" else verdict,  # a certain one is a problem
+    }
+
+
+async def _against_tools(file: PlanFile, place: Workplace, screen: Screen) -> tuple[Plan, list[str], list[FlowPath]]:
     tools = await place.all_tools(screen.note)
     settings = place.settings_here
     async with Engine(None, tools=tools, allow=settings.allow, settings=settings) as engine:
         with place.needing_servers():
             plan = file.read(also=engine.problems_here)
-        return plan, notices(plan, engine.tools)
+        return plan, notices(plan, engine.tools), engine.flows(plan)
 
 
 @click.command()

@@ -125,7 +125,7 @@ class McpServer:
         """
         names = [tool.name for tool in listed]
         said = [] if isinstance(self.terms.effects, Effects) else [one for one in self.terms.effects if one != ANY_TOOL]
-        for where, wanted in (("allow", self.terms.allow or ()), ("effects", said)):
+        for where, wanted in (("allow", self.terms.allow or ()), ("effects", said), ("tools", self.terms.tools)):
             for name in wanted:
                 if name not in names:
                     raise ConfigError(
@@ -149,6 +149,7 @@ class McpServer:
             effects=self.effects_of(listed),
             timeout_seconds=self.terms.timeout_s,
             type="mcp",
+            **self.terms.labels_of(listed.name),
         )
         return replace(made, context_parameter=_CONTEXT, backing=self)
 

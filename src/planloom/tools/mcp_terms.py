@@ -16,7 +16,9 @@ from urllib.parse import quote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from planloom.errors import ConfigError, MissingKeyError, UnknownFieldError, field_problems, suggestion
+from planloom.plan.flow import Labels
 from planloom.plan.policy import Effects
+from planloom.tools.labels import FLOW_OPTIONS, checked_flow
 from planloom.tools.names import NAMESPACES
 
 ANY_TOOL = "*"
@@ -28,14 +30,31 @@ _SHORTEST_SECRET = 6
 """Characters. Striking out shorter ones would strike out words that only look like them."""
 
 
-class McpTerms(BaseModel):
+class McpLabels(BaseModel):
+    """What passes through an MCP server's tools, as its operator says; see `tools.tool.Tool` for each."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Labels = ()
+    secret: bool = False
+    sink: bool | None = None
+    accepts: Labels = ()
+    cleans: Labels = ()
+    needs_approval: bool = False
+
+    @field_validator("source")
+    @classmethod
+    def _is_no_secret(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        checked_flow({"source": value})
+        return value
+
+
+class McpTerms(McpLabels):
     """One MCP server, as an operator describes it.
 
     Raises:
         ValidationError: Neither or both of `command` and `url`, or what does not go with the one given.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     command: str | None = None
     """Program to start and talk to over its stdin and stdout. Or `url`."""
@@ -57,6 +76,8 @@ class McpTerms(BaseModel):
     """The server's own names of the tools that are taken; None: all."""
     effects: Effects | dict[str, Effects] = Effects.ONCE
     """What calling its tools again would do: for all of them, or by the server's own name of each, `*` for the rest."""
+    tools: dict[str, McpLabels] = {}
+    """What passes through single tools, by the server's own name: in place of what is said of all of them."""
     trust_annotations: bool = False
     """Whether the server is believed when it says that a tool only reads, or may be called again."""
     timeout_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 60.0
@@ -119,6 +140,12 @@ class McpTerms(BaseModel):
         if isinstance(self.effects, Effects):
             return self.effects if "effects" in self.model_fields_set else None
         return self.effects.get(tool, self.effects.get(ANY_TOOL))
+
+    def labels_of(self, tool: str) -> dict[str, Any]:
+        """Return what passes through one tool, as `Tool.from_schema` takes it."""
+        said = {name: getattr(self, name) for name in FLOW_OPTIONS}
+        own = self.tools.get(tool)
+        return said if own is None else said | {name: getattr(own, name) for name in own.model_fields_set}
 
 
 def terms_of(name: str, given: dict[str, Any]) -> McpTerms:

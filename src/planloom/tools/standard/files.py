@@ -15,7 +15,7 @@ import fnmatch
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -332,8 +332,12 @@ def _skipping(reached: set[int], pattern: tuple[str, ...]) -> set[int]:
     return found
 
 
-def file_tools(root: str | Path) -> list[Tool]:
+def file_tools(root: str | Path, *, source: str | Sequence[str] = (), accepts: str | Sequence[str] = ()) -> list[Tool]:
     """Return `files.read`, `write`, `append`, `exists`, `list` and `glob` on the files below `root`.
+
+    Args:
+        source: Labels of what is in the files, and of their names, e.g. "inbox" where others put them.
+        accepts: Labels of what may be written without asking. What is read again carries only `source`.
 
     Raises:
         ConfigError: No such folder, or a system that cannot open files relative to an open folder.
@@ -345,10 +349,10 @@ def file_tools(root: str | Path) -> list[Tool]:
         raise ConfigError("file tools need a system that opens files relative to a folder", remedy="use Linux or macOS")
     files = Files(folder)
     return [
-        Tool.from_function(files.read, name="files.read", effects="none"),
-        Tool.from_function(files.write, name="files.write", effects="idempotent"),
-        Tool.from_function(files.append, name="files.append", effects="once"),
+        Tool.from_function(files.read, name="files.read", effects="none", source=source),
+        Tool.from_function(files.write, name="files.write", effects="idempotent", accepts=accepts),
+        Tool.from_function(files.append, name="files.append", effects="once", accepts=accepts),
         Tool.from_function(files.exists, name="files.exists", effects="none"),
-        Tool.from_function(files.entries, name="files.list", effects="none"),
-        Tool.from_function(files.glob, name="files.glob", effects="none"),
+        Tool.from_function(files.entries, name="files.list", effects="none", source=source),
+        Tool.from_function(files.glob, name="files.glob", effects="none", source=source),
     ]

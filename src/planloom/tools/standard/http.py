@@ -13,6 +13,9 @@ from planloom.plan.values import as_json
 from planloom.tools.egress import Egress, HttpResponse, retry_after_s
 from planloom.tools.tool import Tool
 
+WEB = "web"
+"""Label of what came from a server."""
+
 
 @dataclass(frozen=True, slots=True)
 class Http:
@@ -98,7 +101,10 @@ def _text(body: bytes, parameters: str) -> str | None:
 
 
 def http_tools(*, allow_hosts: tuple[str, ...] | list[str], egress: Egress | None = None) -> list[Tool]:
-    """Return `http.get` and `http.post`.
+    """Return `http.get` and `http.post`. What they bring is labelled "web".
+
+    An address is a way out, too: `http.get` follows what the web itself named, and nothing else that carries a label
+    unless a person says so. What is posted is asked about whoever wrote it.
 
     Args:
         allow_hosts: Hosts that may be reached, see `Egress`; ``"*"`` for any host at a public address.
@@ -106,6 +112,6 @@ def http_tools(*, allow_hosts: tuple[str, ...] | list[str], egress: Egress | Non
     """
     http = Http(egress or Egress(allow_hosts=tuple(allow_hosts)))
     return [
-        Tool.from_function(http.get, name="http.get", effects="none"),
-        Tool.from_function(http.post, name="http.post", effects="once"),
+        Tool.from_function(http.get, name="http.get", effects="none", source=WEB, sink=True, accepts=WEB),
+        Tool.from_function(http.post, name="http.post", effects="once", source=WEB),
     ]
