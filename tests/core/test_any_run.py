@@ -149,7 +149,7 @@ class AnyRun(RuleBasedStateMachine):
     @rule(which=ANY, effects=st.sampled_from(Effects), ends=st.booleans())
     def an_attempt_makes_a_call(self, which: int, effects: Effects, ends: bool) -> None:
         request = self.drive.under_way[self.pick(self.drive.under_way, which)]
-        place = (request.key, request.attempt, request.epoch, f"call {which}", "tool")
+        place = (request.key, request.attempt, request.epoch, f"call {len(self.drive.journal)}", "tool")
         self.drive.hand(CallStarted(*place, self.drive.now, effects))
         if ends:
             self.drive.hand(CallEnded(*place, "tool", which, self.drive.now, self.drive.now))

@@ -130,7 +130,7 @@ class Starts:
 
     def _once(self, entry: Recorded, part: Part) -> None:
         effects = self.picture.effects(part)
-        self.findings.count("I3", f"{effects} attempts")
+        self.findings.count("I3", "attempts without effects" if effects is Effects.NONE else f"{effects} attempts")
         if effects is Effects.ONCE and part.attempts and not part.cleared:
             self._accuse("I3", entry, f"attempt {part.attempts + 1} of what may be done only once, and nobody said so")
 
