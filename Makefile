@@ -10,7 +10,7 @@ KILLS ?= 100
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt test slow crash check docs bench demo clean
+.PHONY: help setup fmt test slow crash mutation check docs bench demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -36,6 +36,10 @@ slow: $(STAMP)  ## only the tests that take over a quarter of a second
 
 crash: $(STAMP)  ## kill real processes at random moments, KILLS times, and look at what is left
 	PLANLOOM_KILLS=$(KILLS) $(BIN)/python -m pytest -m crash
+
+mutation: $(STAMP)  ## change each line of the heart a little and see whether a test notices; SAMPLE=500 tries so many
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group mutation
+	PLANLOOM_WALKS=0.1 $(BIN)/python -m scripts.mutation --sample $(or $(SAMPLE),0)
 
 check: $(STAMP)  ## lint, format, types, layers, freshness of the generated pages
 	$(BIN)/ruff check $(CODE)
