@@ -356,6 +356,21 @@ def test_without_the_means_to_ask_the_step_fails_as_it_did_and_the_run_is_at_no_
     assert run.finish().status is RunStatus.PARTIAL
 
 
+def test_after_a_crash_what_there_were_no_means_to_ask_is_not_asked_either() -> None:
+    """In a replay a started step's place in the queue stays behind; it must not be taken for the next one's."""
+    run = drive(get(), tool("long"), limits=ResourceLimits(max_total_tokens=10_000))
+    run.restart()
+    run.fail("get", error="503")
+    assert run.running == ["long"]
+
+    run.restart()
+
+    assert run.running == ["long"]
+    run.ok("long")
+    assert run.finish().status is RunStatus.FAILED
+    run.assert_replays()
+
+
 def test_steps_of_the_plan_count_against_the_limits_of_the_run() -> None:
     run = drive(limits=ResourceLimits(max_tool_calls=2, max_total_cost_usd=None))
 

@@ -53,7 +53,7 @@ class ReadySteps:
         best: Claim | None = None
         first: tuple[int, ...] = ()
         for claim, queue in list(self._queues.items()):
-            while queue and not self._alive(queue[0]):
+            while queue and not self._alive(queue[0], claim):
                 heappop(queue)
             if not queue:
                 del self._queues[claim]
@@ -68,16 +68,18 @@ class ReadySteps:
         node.queued = False
         return node
 
-    def _alive(self, entry: tuple[tuple[int, ...], Node]) -> bool:
+    def _alive(self, entry: tuple[tuple[int, ...], Node], claim: Claim) -> bool:
         turn, node = entry
         if not node.queued or node.status not in _WAITING or node.waiting is not None:
             return False
+        if node.claim is not claim and node.claim != claim:
+            return False  # it needs something else now, and waits for that
         # One that was started and became ready again stands in the queue a second time, where it stands now.
         return self._began_at is None or turn == self._turn(node)
 
     def starved(self) -> list[Node]:
         """Return the first waiting step of each queue, in the order of their turns."""
-        first = [queue[0] for queue in self._queues.values() if queue and self._alive(queue[0])]
+        first = [queue[0] for claim, queue in self._queues.items() if queue and self._alive(queue[0], claim)]
         return [node for _, node in sorted(first, key=lambda entry: entry[0])]
 
 
