@@ -155,6 +155,7 @@ def test_a_run_that_was_stopping_starts_nothing_when_it_is_taken_up(stop: str) -
     status = {"cancel": RunStatus.CANCELLED, "fail": RunStatus.FAILED, "limit": RunStatus.LIMIT_EXCEEDED}[stop]
     assert turn.commands == (EndRun(status),)
     assert drive.order() == ["a", "b"]
+    assert drive.statuses()["a"] == ("timed_out" if stop == "limit" else "cancelled"), "as if it had answered"
     drive.assert_replays()
 
 

@@ -64,7 +64,10 @@ def start(machine: Turns, node: Node) -> None:
     if node.attempt and is_stopping(node):
         # It was under way, was to stop, and its engine died before it answered.
         error = "the engine ended while this step was being stopped"
-        fail(machine, node, StepStatus.CANCELLED, FailureKind.CANCELLED, error)
+        stop = machine.state.stopping
+        is_late = stop is not None and "timeout_seconds" in stop.limits
+        status = StepStatus.TIMED_OUT if is_late else StepStatus.CANCELLED  # as if it had answered
+        fail(machine, node, status, FailureKind.CANCELLED, error)
         return
     if node.deadline_at is not None and machine.now >= node.deadline_at:
         error = "its time was over before it could be tried again"
