@@ -94,8 +94,8 @@ def _effects(call: LoggedCall, part: Part | None, picture: Picture) -> Effects:
 def _on_record(call: LoggedCall, part: Part | None) -> bool:
     if part is None or not 1 <= call.attempt <= part.attempts:
         return False
-    if part.step.tool is not None:
-        return True
+    if part.step.tool is not None or part.step.model is not None:
+        return True  # what a model calls is part of its step's attempt
     return any(name == call.tool for name in part.called)
 
 
