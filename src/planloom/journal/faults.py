@@ -1,6 +1,6 @@
 """What SQLite's errors mean for whoever runs the engine.
 
-Rule 1: every `sqlite3.Error` that leaves this room went through `journal_error`.
+Rule 1: every error of SQLite that leaves this room, one of `SQLITE_ERRORS`, went through `journal_error`.
 Rule 2: "cannot be written" and "is not a journal" are different errors: the first passes, the second does not.
 """
 
@@ -10,6 +10,8 @@ import sqlite3
 
 from planloom.errors import JournalDamagedError, JournalError, JournalFormatError, JournalWriteError
 
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What Python's own module raises: the second where SQLite's message quotes a damaged file, and so is no text."""
 _PRIMARY = 0xFF
 """SQLite keeps the general code in the low byte of an extended one."""
 _ACKNOWLEDGED = "what was acknowledged is kept"
@@ -18,13 +20,15 @@ _NO_TEXT = "Could not decode to UTF-8"
 """What Python's own module says, with the text, of a row whose bytes are no text any more."""
 
 
-def is_busy(error: sqlite3.Error) -> bool:
+def is_busy(error: sqlite3.Error | UnicodeDecodeError) -> bool:
     """Return whether another connection was in the way, so that trying again may help."""
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def journal_error(error: sqlite3.Error, path: str) -> JournalError:
+def journal_error(error: sqlite3.Error | UnicodeDecodeError, path: str) -> JournalError:
     """Return what is wrong with the journal at `path`, with a remedy."""
+    if isinstance(error, UnicodeDecodeError):
+        return JournalDamagedError(f"journal {path} is damaged: its very list of tables is no text", remedy=_RESTORE)
     match _code(error):
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_FORMAT:
             return JournalFormatError(f"{path} is not a journal: {error}", remedy="name another file, or move this one")
@@ -57,9 +61,11 @@ def journal_error(error: sqlite3.Error, path: str) -> JournalError:
             )
 
 
-def is_damage(error: sqlite3.Error) -> bool:
+def is_damage(error: sqlite3.Error | UnicodeDecodeError) -> bool:
     """Return whether what was to be read is not what was written, as opposed to out of reach."""
-    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith(_NO_TEXT)
+    if isinstance(error, UnicodeDecodeError) or str(error).startswith(_NO_TEXT):
+        return True
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def damaged_run(run_id: str, seq: int, what: str) -> JournalDamagedError:
@@ -72,7 +78,7 @@ def damaged_run(run_id: str, seq: int, what: str) -> JournalDamagedError:
     )
 
 
-def _code(error: sqlite3.Error) -> int | None:
+def _code(error: sqlite3.Error | UnicodeDecodeError) -> int | None:
     """Return SQLite's general code; None for what Python's own module found wrong."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & _PRIMARY

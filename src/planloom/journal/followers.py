@@ -14,6 +14,7 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
 from planloom.errors import JournalError
+from planloom.journal.faults import SQLITE_ERRORS
 from planloom.journal.handover import on_loop
 from planloom.journal.schema import reading_connection
 
@@ -97,7 +98,7 @@ class Followers:
             try:
                 with closing(reading_connection(self._path)) as connection:
                     self._compare(connection)
-            except (sqlite3.Error, JournalError):
+            except (*SQLITE_ERRORS, JournalError):
                 self._wake_all()  # their own reading tells them what is wrong
                 if self._stop.wait(POLL_S):
                     return

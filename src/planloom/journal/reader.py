@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 from planloom.errors import JournalError, RunNotFoundError
-from planloom.journal.faults import journal_error
+from planloom.journal.faults import SQLITE_ERRORS, journal_error
 from planloom.journal.schema import reading_connection
 from planloom.ports import RunRow
 
@@ -71,7 +71,7 @@ class ReadPool:
         with self._connection() as connection:
             try:
                 return work(connection)
-            except sqlite3.Error as error:
+            except SQLITE_ERRORS as error:
                 raise journal_error(error, str(self._path)) from error
 
     @contextmanager

@@ -21,7 +21,7 @@ from planloom.errors import JournalDamagedError, JournalFormatError, JournalKeyE
 from planloom.journal.blobs import intact
 from planloom.journal.chain import NOT_A_ROW
 from planloom.journal.codec import decode
-from planloom.journal.faults import damaged_run, is_damage
+from planloom.journal.faults import SQLITE_ERRORS, damaged_run, is_damage
 from planloom.ports import Recorded
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ _ENDED = frozenset(status.value for status in RUN_ENDED)
 _ENDING = "run_finished"
 _EVENTS = (
     "SELECT seq, cause, kind, version, at, body, link FROM events WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?"
+)
+_BEYOND = (
+    "SELECT seq FROM events NOT INDEXED WHERE run_id = ?"
+    " AND rowid > (SELECT rowid FROM events WHERE run_id = ? AND seq = ?) AND seq > ? LIMIT 1"
 )
 
 
@@ -83,10 +87,13 @@ def read_page(
     after: int = 0,
     limit: int | None = None,
     checked: Checked | None = None,
+    thorough: bool = False,
 ) -> Page | None:
     """Return events with seq > `after`, in order; None when there is no such run.
 
     Args:
+        thorough: Look for events of this run beyond the last, which a damaged index would hide. The end of a run that
+            has not ended shows in nothing else. Takes a walk over what all runs have recorded since.
         checked: What the last page of this run, which ended with event `after`, came to; None: this is the first.
 
     Raises:
@@ -104,6 +111,8 @@ def read_page(
         checked = checked or _on_record(connection, run_id, after) or Checked(0, links.first)
         wanted = -1 if limit is None else after - checked.seq + limit
         rows = _fetched(connection, _EVENTS, (run_id, checked.seq, wanted), run_id, checked.seq)
+        if thorough and rows:
+            _look_beyond(connection, run_id, rows[-1][0])
     reached_end = limit is None or len(rows) < wanted
     checked = _check_links(run_id, rows, links, checked, from_begin=row.first_link is not None)
     blob_text = blobs_of(connection)
@@ -151,7 +160,7 @@ def blobs_of(connection: sqlite3.Connection) -> Callable[[str], str]:
     def blob_text(name: str) -> str:
         try:
             row = connection.execute("SELECT body FROM blobs WHERE sha256 = ?", (name,)).fetchone()
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             if not is_damage(error):
                 raise
             row = (None,)
@@ -167,7 +176,7 @@ def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(sqlite3.Error):  # nothing was written: how it ends is all the same
+        with suppress(*SQLITE_ERRORS):  # nothing was written: how it ends is all the same
             connection.execute("ROLLBACK")
 
 
@@ -178,11 +187,18 @@ def _fetched(
     rows: list[tuple[Any, ...]] = []
     try:
         rows.extend(connection.execute(sql, values))
-    except sqlite3.Error as error:
+    except SQLITE_ERRORS as error:
         if not is_damage(error):
             raise
         raise damaged_run(run_id, seq + len(rows) + 1, "its row cannot be read") from None  # it may quote the row
     return rows
+
+
+def _look_beyond(connection: sqlite3.Connection, run_id: str, last: int) -> None:
+    """Refuse a run that has later events than the index knows of."""
+    found = _fetched(connection, _BEYOND, (run_id, run_id, last, last), run_id, last)
+    if found:
+        raise damaged_run(run_id, last + 1, "the index does not know of it")
 
 
 def _row_of(connection: sqlite3.Connection, run_id: str) -> _Row | None:

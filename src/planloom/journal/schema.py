@@ -20,7 +20,7 @@ from threading import Lock
 from urllib.parse import quote
 
 from planloom.errors import ConfigError, JournalFormatError, JournalWriteError
-from planloom.journal.faults import is_busy, journal_error
+from planloom.journal.faults import SQLITE_ERRORS, is_busy, journal_error
 
 APPLICATION_ID = 0x706C6F6D
 """The letters "plom", as `file` shows them."""
@@ -57,7 +57,7 @@ def _try_to_migrate(path: Path) -> None:
         try:
             with closing(_connect(path, read_only=False)) as connection:
                 _migrate(connection, path)
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             # Turning WAL on does not wait for a lock as everything else does: two processes may start at once.
             if not is_busy(error) or time.monotonic() > until:
                 raise journal_error(error, str(path)) from error
@@ -84,7 +84,7 @@ def reading_connection(path: Path) -> sqlite3.Connection:
 def _opened(path: Path, *, read_only: bool) -> sqlite3.Connection:
     try:
         return _connect(path, read_only=read_only)
-    except sqlite3.Error as error:
+    except SQLITE_ERRORS as error:
         raise journal_error(error, str(path)) from error
 
 
@@ -101,7 +101,7 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         if read_only:
             connection.execute("PRAGMA query_only = ON")
-    except sqlite3.Error:
+    except SQLITE_ERRORS:
         connection.close()
         raise
     return connection

@@ -102,7 +102,7 @@ class SqliteJournal:
                     remedy="wait for it, or end that process: the run is then free at once",
                     run_id=run_id,
                 )
-            page = await self._page(run_id)
+            page = await self._page(run_id, thorough=True)
             return page.events, self._pen(run_id, committer, on_durable, page.checked, undo)
 
     async def read(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
@@ -118,7 +118,7 @@ class SqliteJournal:
 
     async def chain_of(self, run_id: str) -> RunChain:
         """Return what the links of a run say, after checking all of it; raises as `read`."""
-        checked = (await self._page(run_id)).checked
+        checked = (await self._page(run_id, thorough=True)).checked
         return RunChain(checked.seq, checked.chained, self._chains.is_keyed, checked.link)
 
     async def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
@@ -249,8 +249,9 @@ class SqliteJournal:
         undo.pop_all()  # from here the writer gives the run up
         return writer
 
-    async def _page(self, run_id: str, *, after: int = 0, limit: int | None = None) -> Page:
-        page = await self._reads.read(partial(read_page, run_id=run_id, chains=self._chains, after=after, limit=limit))
+    async def _page(self, run_id: str, *, after: int = 0, limit: int | None = None, thorough: bool = False) -> Page:
+        reading = partial(read_page, run_id=run_id, chains=self._chains, after=after, limit=limit, thorough=thorough)
+        page = await self._reads.read(reading)
         if page is None:
             raise not_found(run_id, self.path)
         return page

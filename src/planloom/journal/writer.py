@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from planloom.core.events import RunFinished, RunStarted
 from planloom.errors import JournalConflictError, JournalError
 from planloom.journal.codec import encode
-from planloom.journal.faults import journal_error
+from planloom.journal.faults import SQLITE_ERRORS, journal_error
 from planloom.journal.handover import on_loop
 from planloom.journal.rows import begin_run, end_run, insert_blobs, insert_events
 
@@ -186,7 +186,7 @@ class Committer:
                     self._commit([share])
                 return
             error = _conflict(shares[0].writer.run_id)
-        except sqlite3.Error as problem:
+        except SQLITE_ERRORS as problem:
             error = journal_error(problem, self._path)
         self._tell([(share.writer, share.last_seq, error) for share in shares])
 
@@ -195,7 +195,7 @@ class Committer:
         failure: JournalError | None = None
         try:
             result = self._transaction(job.work)
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             failure = journal_error(error, self._path)
         except JournalError as error:
             failure = error
@@ -209,7 +209,7 @@ class Committer:
             execute("COMMIT")
         finally:
             if self._connection.in_transaction:
-                with suppress(sqlite3.Error):  # the disk may be gone altogether; the first error is the one that counts
+                with suppress(*SQLITE_ERRORS):  # the disk may be gone altogether; the first error is what counts
                     execute("ROLLBACK")
         return result
 
