@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from planloom import Effects, Engine, NotDoneError, RunStatus, Tool, ToolContext
+from planloom import Effects, Engine, RunStatus, Tool, ToolContext
 from planloom.core.events import CallStarted, StepDispatched
 from planloom.core.result import RunResult
 from planloom.ports import Journal
 from planloom.runtime.run import Run
 from planloom.testing.clock import ManualClock
+from tests.crash.answers import ANSWERS, Answer, endless
 
 T = TypeVar("T")
 SPINS = 40
@@ -208,7 +209,7 @@ class World:
             if effectful and self.disk is not None and not await self.is_on_record(done, context.run_id):
                 self.unrecorded.append(done)
 
-        def made(name: str, effects: Effects, answer: Any) -> Tool:
+        def made(name: str, effects: Effects, answer: Answer) -> Tool:
             async def call(n: int, context: ToolContext) -> int:
                 self.busy += 1
                 self.peak = max(self.peak, self.busy)
@@ -221,42 +222,15 @@ class World:
 
             return Tool.from_function(call, name=name, effects=effects)
 
-        async def add_one(n: int, context: ToolContext) -> int:
-            return n + 1
-
-        async def flaky(n: int, context: ToolContext) -> int:
-            if context.attempt < 3:
-                raise ConnectionError("not yet")
-            return n + 1
-
-        async def not_yet(n: int, context: ToolContext) -> int:
-            if context.attempt < 3:
-                raise NotDoneError("come back later")
-            return n + 1
-
-        async def picky(n: int, context: ToolContext) -> int:
-            await asyncio.sleep(0)
-            if n == 2:
-                raise LookupError("not two")
-            return n + 1
-
-        async def endless(n: int, context: ToolContext) -> int:
+        async def idle_for_ever(n: int, context: ToolContext) -> int:
             self.busy -= 1  # it waits for nothing that time could bring
             try:
-                await asyncio.Event().wait()
+                return await endless(n, context)
             finally:
                 self.busy += 1
-            return n
 
-        return [
-            made("pure", Effects.NONE, add_one),
-            made("put", Effects.IDEMPOTENT, add_one),
-            made("pay", Effects.ONCE, add_one),
-            made("flaky", Effects.IDEMPOTENT, flaky),
-            made("not_yet", Effects.ONCE, not_yet),
-            made("picky", Effects.NONE, picky),
-            made("endless", Effects.NONE, endless),
-        ]
+        answers = ANSWERS | {"endless": (Effects.NONE, idle_for_ever)}
+        return [made(name, effects, answer) for name, (effects, answer) in answers.items()]
 
     async def is_on_record(self, done: Done, run_id: str) -> bool:
         """Return whether the start of a call is on record: its attempt's, and, inside an attempt, its own."""

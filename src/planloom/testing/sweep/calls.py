@@ -15,9 +15,10 @@ import threading
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Protocol
 
-from planloom.errors import NotDoneError, OutputError
+from planloom.core.events import CallStarted, StepDispatched
+from planloom.errors import NotDoneError, OutputError, RunNotFoundError
 from planloom.plan.policy import Effects
 from planloom.plan.terms import fresh
 from planloom.plan.values import as_json
@@ -26,17 +27,32 @@ from planloom.tools.context import ToolContext
 
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
+    from planloom.core.events import Event
     from planloom.ports import Journal
-    from planloom.testing.sweep.power import Power
+    from planloom.testing.sweep.point import PointKind
     from planloom.tools.tool import Tool
 
 MOMENT_S = 0.001
 SHORT_S = 0.25
 """Real seconds a sync tool may take before others go on."""
-PATIENCE_S = 30.0
+PATIENCE_S = 10.0
 """Real seconds to wait for a sync tool of a process that has no power any more."""
 _CONTEXT = "planloom_sweep_context"
 """Parameter of a logged tool that takes the context where its own tool takes none."""
+
+
+class Gate(Protocol):
+    """What a process asks before it does anything: whether it comes so far."""
+
+    def now(self) -> float: ...
+
+    async def about_to(self, kind: PointKind) -> int:
+        """Return the number of what is to be done, unless the process comes no further."""
+        ...
+
+    async def done(self, kind: PointKind, number: int) -> None:
+        """Return, unless the process came no further than having done it."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +68,8 @@ class MadeCall:
         error: Class names of what it raised, most derived first, and what that says; then there is no output.
         recorded: Whether its start was on record when it began; None: it has no effects, so that nobody looked.
         sees_attempt: Whether it is told which attempt it is of, so that another one may be answered otherwise.
+        is_all: Whether it is all that its step does.
+        has_start: Whether its own start is on record; else it begins with its attempt.
     """
 
     tool: str
@@ -63,7 +81,8 @@ class MadeCall:
     life: int
     at: float
     sees_attempt: bool
-    inside: bool
+    is_all: bool
+    has_start: bool
     ended: bool = False
     output: Any = None
     error: tuple[str, ...] = ()
@@ -76,22 +95,46 @@ class MadeCall:
         return f"raised {self.error[0]}: {self.error[-1]}" if self.error else f"answered {self.output!r}"
 
 
+class _Starts:
+    """The starts on record of one run, read as far as it goes."""
+
+    def __init__(self, disk: Journal, run_id: str) -> None:
+        self._disk = disk
+        self._run_id = run_id
+        self._read = 0
+        self._begun: set[tuple[str, int, str]] = set()
+
+    async def hold(self, made: MadeCall) -> bool:
+        """Return whether the start of a call is on record: its attempt's, and, inside an attempt, its own."""
+        try:
+            record = await self._disk.read(self._run_id, after=self._read)
+        except RunNotFoundError:
+            return False
+        for entry in record:
+            self._read = entry.seq
+            event: Event = entry.event
+            if isinstance(event, StepDispatched):
+                self._begun.add((event.step, event.attempt, ""))
+            elif isinstance(event, CallStarted):
+                self._begun.add((event.step, event.attempt, f"{self._run_id}/{event.step}/{event.key}"))
+        return (made.step, made.attempt, made.key if made.has_start else "") in self._begun
+
+
 class CallBook:
     """The calls of all tools of one world, in order.
 
     Attributes:
         made: They.
-        power: Of the process that lives now.
-        disk: What is on record for good.
+        gate: Of the process that lives now.
     """
 
-    def __init__(self, disk: Journal, *, in_real_time: bool = False) -> None:
+    def __init__(self, disk: Journal, run_id: str, *, in_real_time: bool = False) -> None:
         self.made: list[MadeCall] = []
         self.attempts: dict[tuple[str, int], RunStep] = {}
         """What each attempt was asked to do."""
-        self.power: Power
+        self.gate: Gate
         self.life = 0
-        self._disk = disk
+        self._starts = _Starts(disk, run_id)
         self._in_real_time = in_real_time
         self._threads: set[threading.Thread] = set()
 
@@ -111,49 +154,49 @@ class CallBook:
         return replace(tool, function=call, is_async=True, context_parameter=parameter)
 
     async def _made(self, tool: Tool, kwargs: dict[str, Any], context: ToolContext) -> Any:
-        power = self.power
-        number = await power.about_to("call")
+        gate = self.gate
+        number = await gate.about_to("call")
         made = self._begun(tool, kwargs, context)
         if made.effects is not Effects.NONE:
-            made.recorded = await self._is_on_record(made, context)
+            made.recorded = await self._starts.hold(made)
         try:
             result = await self._doing(tool, kwargs)
             made.output = _json(result)
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - put down, whatever it is, and raised
+        except BaseException as error:
             made.error = (*(kind.__name__ for kind in type(error).__mro__), str(error))
             made.not_done = isinstance(error, NotDoneError)
             made.ended = True
             await asyncio.sleep(MOMENT_S)
-            await power.done("call", number)
+            await gate.done("call", number)
             raise
         made.ended = True
         await asyncio.sleep(MOMENT_S)
-        await power.done("call", number)
+        await gate.done("call", number)
         return result
 
     def _begun(self, tool: Tool, kwargs: dict[str, Any], context: ToolContext) -> MadeCall:
         request = self.attempts.get((context.step, context.attempt))
-        inside = request is None or request.step.tool is None
-        declared = tool.effects or Effects.ONCE
+        is_all = request is not None and request.step.tool is not None
+        has_start = not is_all and request is not None and request.step.model is None
+        if request is not None and context.idempotency_key == request.idempotency_key:
+            has_start = False  # an agent of another kind
         made = MadeCall(
             tool.name,
             context.step,
             context.attempt,
             context.idempotency_key,
-            declared if inside or request is None else request.effects,
+            request.effects if request is not None and is_all else tool.effects or Effects.ONCE,
             _json({name: value for name, value in kwargs.items() if name != tool.context_parameter}),
             self.life,
-            self.power.now(),
+            self.gate.now(),
             tool.context_parameter is not None,
-            inside,
+            is_all,
+            has_start,
         )
         self.made.append(made)
         return made
-
-    async def _is_on_record(self, made: MadeCall, context: ToolContext) -> bool:
-        return await self.power.has_begun(self._disk, context.run_id, made)
 
     async def _doing(self, tool: Tool, kwargs: dict[str, Any]) -> Any:
         loop = asyncio.get_running_loop()
@@ -179,7 +222,7 @@ class CallBook:
             except BaseException as error:  # noqa: BLE001 - carried to whoever called
                 came.append((None, error))
             if late.is_set():
-                loop.call_soon_threadsafe(lambda: ended.done() or ended.set_result(None))
+                loop.call_soon_threadsafe(_answer, ended)
 
         late = threading.Event()
         thread = threading.Thread(target=work, name="planloom-sweep-tool", daemon=True)
@@ -215,15 +258,14 @@ class CallBook:
         return [made for made in self.made if made.step == step]
 
 
+def _answer(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)
+
+
 def _json(value: Any) -> Any:
     """Return a copy as JSON; of what is none, its text: that it is none, the engine says."""
     try:
         return fresh(as_json(value))
     except OutputError:
         return repr(value)
-
-
-async def for_ever() -> NoReturn:
-    """Wait as a process without power does."""
-    while True:
-        await asyncio.Event().wait()

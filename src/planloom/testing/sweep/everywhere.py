@@ -11,6 +11,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from planloom.plan.load import load_plan
 from planloom.plan.model import Plan
 from planloom.testing.sweep.findings import Finding, findings_of, unknown_outcomes
 from planloom.testing.sweep.loop import run_patiently
-from planloom.testing.sweep.point import MEANING, Point
+from planloom.testing.sweep.point import MEANING, Cuts, Point, read_cuts, text_of
 from planloom.testing.sweep.report import CrashFailure, CrashReport
 from planloom.testing.sweep.story import CrashWorld, Staging, Story, told
 from planloom.tools.tool import DECLARED, Tool
@@ -43,6 +44,7 @@ async def crash_everywhere(
     answers: Mapping[str, Any] | None = None,
     says: Callable[[], Says] | None = None,
     laws: Iterable[Law] = (),
+    twice: int | None = None,
     lag: int = 1,
     down_s: float = 1.0,
     journal: Callable[[], Journal] = MemoryJournal,
@@ -58,27 +60,29 @@ async def crash_everywhere(
     That must be the same: status, output and every step; nothing recorded is made again, no `once` tool is called
     twice, every effect's start was on record before it, no effect is missing, and the record keeps its laws.
 
-    What the tools do must be repeatable: the same answer to the same arguments, whenever they are asked. Where they keep
-    a state, give a function that makes them anew: a fresh world for every point.
+    What the tools do must be repeatable: the same answer to the same arguments, whenever they are asked. Where they
+    keep a state, give a function that makes them anew: a fresh world for every point.
 
-    It takes no time to wait: retries, timeouts, `wait` steps and ``asyncio.sleep`` pass at once, in an event loop of its
-    own. Where a step may run only once and nobody knows whether it did, it is resolved as somebody would who looks:
+    It takes no time to wait: retries, timeouts, `wait` steps and ``asyncio.sleep`` pass at once, in an event loop of
+    its own. Where a step may run only once and nobody knows whether it did, it is resolved as somebody would who looks:
     with what it answered, or with another try if it was never called.
 
     Args:
         tools: As an engine takes them; or a function without parameters that returns them, or a `CrashWorld`, anew for
             each point.
         inputs: Of the run.
-        only: Points to stop at instead of all, as a report names them, e.g. ``"write 17, after"``.
+        only: Points to stop at instead of all, as a report names them, e.g. ``"write 17, after"``, or, for a second
+            time after the restart, ``"call 3, before then write 2, after"``.
         answers: What is said to approvals, by step: False denies, True allows, anything else is what is filled in; all
             others are allowed.
         says: Makes somebody who hears every event and may answer with a fact, e.g. a `CancelRequested`.
         laws: What else must hold.
+        twice: After every so-manieth point, stop again, everywhere after that restart. None: once is enough.
         lag: Turns of the event loop from a write to its acknowledgement. 0: writes are durable at once.
         down_s: Seconds until the restart.
-        journal: Makes what is on the disk; None of it is kept.
-        in_real_time: Whether async tools, or the journal, wait for threads or sockets that the event loop cannot know of:
-            then time passes as it does.
+        journal: Makes what is on the disk; none of it is kept.
+        in_real_time: Whether async tools wait for threads or sockets that the event loop cannot know of: then time
+            passes as it does while one of them is under way.
         options: Of `Engine.start`: limits, parallel, allow, …
 
     Raises:
@@ -96,7 +100,7 @@ async def crash_everywhere(
         journal=journal,
         in_real_time=in_real_time,
     )
-    sweep = Sweep(staging, laws=tuple(laws), only=None if only is None else _points(only))
+    sweep = Sweep(staging, laws=tuple(laws), only=None if only is None else _cuts(only), twice=twice)
     try:
         return await asyncio.to_thread(sweep.run)
     finally:
@@ -123,8 +127,8 @@ def _is_factory(tools: Any) -> bool:
     return not inspect.signature(tools).parameters
 
 
-def _points(only: str | Iterable[str]) -> tuple[Point, ...]:
-    return tuple(Point.read(text) for text in ([only] if isinstance(only, str) else only))
+def _cuts(only: str | Iterable[str]) -> tuple[Cuts, ...]:
+    return tuple(read_cuts(text) for text in ([only] if isinstance(only, str) else only))
 
 
 @dataclass(slots=True)
@@ -132,14 +136,17 @@ class Sweep:
     """One plan, stopped everywhere.
 
     Attributes:
-        only: Points to stop at; None: all there are.
+        only: Where to stop; None: wherever one can.
+        twice: After every so-manieth point, stop a second time everywhere.
         stop: Set to end it before its time.
     """
 
     staging: Staging
     laws: tuple[Law, ...] = ()
-    only: tuple[Point, ...] | None = None
+    only: tuple[Cuts, ...] | None = None
+    twice: int | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+    _came_so_far: bool = True
 
     def run(self) -> CrashReport:
         """Return what was found. Runs event loops of its own: call it where none runs."""
@@ -148,8 +155,10 @@ class Sweep:
         report = CrashReport(plan.name if isinstance(plan, Plan) else "")
         whole = self._undisturbed(report)
         if whole is not None:
-            for point in self._all_points() if self.only is None else self.only:
-                self._stop_at(point, whole, report)
+            for cuts in self._everywhere() if self.only is None else self.only:
+                if self.stop.is_set():
+                    break
+                self._came_so_far = self._stop_at(cuts, whole, report)
         report.seconds = monotonic() - began_at
         return report
 
@@ -160,55 +169,51 @@ class Sweep:
         except PlanError:
             raise
         except PlanloomError as error:
-            report.failures.append(self._failure(None, Finding("stuck", str(error))))
+            report.failures.append(self._failure((), Finding("stuck", str(error))))
             return None
-        differs = findings_of(again, whole)
-        for finding in differs:
-            if finding.kind == "outcome":
-                finding = Finding("tool", f"left alone it comes to one thing, then to another: {finding.what}")  # noqa: PLW2901
-            report.failures.append(self._failure(None, finding))
-        is_repeatable = not any(finding.kind in ("tool", "outcome") for finding in differs)
-        return whole if is_repeatable else None
+        found = findings_of(again, whole)
+        unlike = [finding.what for finding in found if finding.kind == "outcome"]
+        found = [finding for finding in found if finding.kind != "outcome"]
+        found += [Finding("tool", f"left alone it comes to one thing, then to another: {what}") for what in unlike]
+        report.failures += [self._failure((), finding) for finding in found]
+        return None if any(finding.kind == "tool" for finding in found) else whole
 
-    def _all_points(self) -> Iterator[Point]:
+    def _everywhere(self, before: Cuts = ()) -> Iterator[Cuts]:
         """Yield the points of each kind, until a run did not come so far."""
         for kind, moment in MEANING:
-            number, self._came_so_far = 0, True
-            while self._came_so_far:
-                number += 1
-                yield Point(kind, number, moment)
+            for number in count(1):
+                cuts = (*before, Point(kind, number, moment))
+                yield cuts
+                if not self._came_so_far:
+                    break
+                if not before and self.twice is not None and number % self.twice == 0:
+                    yield from self._everywhere(cuts)
 
-    _came_so_far: bool = True
-
-    def _stop_at(self, point: Point, whole: Story, report: CrashReport) -> None:
-        if self.stop.is_set():
-            self._came_so_far = False
-            return
+    def _stop_at(self, cuts: Cuts, whole: Story, report: CrashReport) -> bool:
+        """Stop there, and look at everything; return whether the run came so far."""
         try:
-            story = run_patiently(told(self.staging, [point], undisturbed=whole.result))
+            story = run_patiently(told(self.staging, cuts, undisturbed=whole.result))
         except Exception as error:  # noqa: BLE001 - whatever breaks an engine after a crash is what is looked for
-            self._came_so_far = isinstance(error, PlanloomError)
-            report.points.append(point)
-            report.failures.append(self._failure(point, Finding("stuck", f"{type(error).__name__}: {error}")))
-            return
-        self._came_so_far = story.lives[0].was_cut
-        if not self._came_so_far:
-            return
-        report.points.append(point)
-        report.unknown_by_point[point] = unknown_outcomes(story)
+            report.points[cuts] = 0
+            report.failures.append(self._failure(cuts, Finding("stuck", f"{type(error).__name__}: {error}")))
+            return cuts[-1].number <= whole.lives[0].reached[cuts[-1].kind]  # of those there are, all are tried
+        if len(story.lives) <= len(cuts):
+            return False
+        report.points[cuts] = unknown_outcomes(story)
         findings = findings_of(story, whole)
         if not any(finding.kind == "tool" for finding in findings):
             findings += [Finding("own", what) for law in self.laws for what in law(story, whole)]
-        report.failures += [self._failure(point, finding) for finding in findings]
+        report.failures += [self._failure(cuts, finding) for finding in findings]
+        return True
 
-    def _failure(self, point: Point | None, finding: Finding) -> CrashFailure:
-        usual, staging = Staging(plan=self.staging.plan, world=self.staging.world), self.staging
-        more = [
+    def _failure(self, cuts: Cuts, finding: Finding) -> CrashFailure:
+        staging = self.staging
+        usual = Staging(plan=staging.plan, world=staging.world)
+        words = ["plan", "tools"]
+        words += [f'only="{text_of(cuts)}"'] if cuts else []
+        words += [
             f"{name}={getattr(staging, name)!r}"
             for name in ("lag", "down_s", "in_real_time")
             if getattr(staging, name) != getattr(usual, name)
         ]
-        only = [] if point is None else [f'only="{point}"']
-        return CrashFailure(
-            point, finding.kind, finding.what, f"crash_everywhere({', '.join(['plan', 'tools', *only, *more])})"
-        )
+        return CrashFailure(cuts, finding.kind, finding.what, f"crash_everywhere({', '.join(words)})")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from planloom.errors import DeadlockError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE_S = 30.0
+PATIENCE_S = 10.0
 """Real seconds to wait for something from outside."""
 SILENCE_S = 0.05
 """Real seconds after which open sockets are taken to have nothing to say for now."""
@@ -122,11 +123,35 @@ def _name(task: asyncio.Task[Any]) -> str:
     return getattr(task.get_coro(), "__qualname__", task.get_name())
 
 
+async def for_ever() -> NoReturn:
+    """Wait as a process without power does."""
+    while True:
+        await asyncio.Event().wait()
+
+
 def run_patiently(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end on a loop of its own, as `asyncio.run` does, without waiting for time to pass.
 
     Raises:
         DeadlockError: Everything waits, and nothing will ever happen.
     """
-    with asyncio.Runner(loop_factory=PatientLoop) as runner:
-        return runner.run(main)
+    loop = PatientLoop()  # not by `asyncio.Runner`, which looks after signals, and takes longer for it than most runs
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        try:
+            _end_all(loop)
+        finally:
+            loop.close()
+
+
+def _end_all(loop: PatientLoop) -> None:
+    """End what was left behind."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    with suppress(DeadlockError):  # what swallows its cancellation is left where it is
+        if left:
+            loop.run_until_complete(asyncio.wait(left))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())

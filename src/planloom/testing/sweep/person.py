@@ -88,7 +88,7 @@ class Person:
         expected = self._expected(event.step)
         if expected is not None and expected.error is not None:
             return "fail", None
-        if not found[-1].inside and found[-1].ended:
+        if found[-1].is_all and found[-1].ended:
             return ("fail", None) if found[-1].error else ("output", found[-1].output)
         return "output", None if expected is None else expected.output
 

@@ -1,7 +1,8 @@
 """Where a process is stopped: the Nth time that it uses one of its ports, before or after.
 
 Rule 1: points of one kind are numbered from 1, over all of a process's life, in the order in which they come.
-Rule 2: `str(point)` and `Point.read` are each other's inverse: it is what people copy from a report.
+Rule 2: `str(point)` and `Point.read` are each other's inverse, and so are `text_of` and `read_cuts`: it is what people
+copy from a report.
 """
 
 from __future__ import annotations
@@ -57,3 +58,16 @@ class Point:
 
 
 _KINDS = get_args(PointKind)
+_THEN = " then "
+Cuts = tuple[Point, ...]
+"""Where the power is cut in the first life of a run's process, in the second, and so on."""
+
+
+def text_of(cuts: Cuts) -> str:
+    """Return e.g. ``call 1, before then post 1, after``."""
+    return _THEN.join(map(str, cuts))
+
+
+def read_cuts(text: str) -> Cuts:
+    """Return the cuts that this is the text of; ConfigError if it is the text of none."""
+    return tuple(Point.read(part) for part in text.split(_THEN))

@@ -10,11 +10,8 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from planloom.core.events import CallStarted, StepDispatched
-from planloom.errors import RunNotFoundError
 from planloom.testing.crash import CrashingJournal, Spoil
-from planloom.testing.sweep.calls import for_ever
-from planloom.testing.sweep.loop import PatientLoop
+from planloom.testing.sweep.loop import PatientLoop, for_ever
 from planloom.testing.sweep.point import Point
 from planloom.transport.local import LocalTransport
 
@@ -22,33 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from planloom.core.commands import RunStep
-    from planloom.core.events import Event, Fact
+    from planloom.core.events import Fact
     from planloom.ports import AttemptContext, Clock, Journal, MakeAttempt
-    from planloom.testing.sweep.calls import CallBook, MadeCall
+    from planloom.testing.sweep.calls import CallBook
     from planloom.testing.sweep.point import PointKind
-
-
-class Starts:
-    """The starts on record of one run, read as far as it goes."""
-
-    def __init__(self) -> None:
-        self._read = 0
-        self._begun: set[tuple[str, int, str]] = set()
-
-    async def hold(self, disk: Journal, run_id: str, made: MadeCall) -> bool:
-        """Return whether the start of a call is on record: its attempt's, and, inside an attempt, its own."""
-        try:
-            record = await disk.read(run_id, after=self._read)
-        except RunNotFoundError:
-            return False
-        for entry in record:
-            self._read = entry.seq
-            event: Event = entry.event
-            if isinstance(event, StepDispatched):
-                self._begun.add((event.step, event.attempt, ""))
-            elif isinstance(event, CallStarted):
-                self._begun.add((event.step, event.attempt, f"{run_id}/{event.step}/{event.key}"))
-        return (made.step, made.attempt, made.key if made.inside else "") in self._begun
 
 
 class Power:
@@ -59,11 +33,10 @@ class Power:
         journal: What it writes to.
     """
 
-    def __init__(self, point: Point | None, disk: Journal, clock: Clock, starts: Starts, *, lag: int) -> None:
+    def __init__(self, point: Point | None, disk: Journal, clock: Clock, *, lag: int) -> None:
         self.point = point
         self.reached: Counter[PointKind] = Counter()
         self._clock = clock
-        self._starts = starts
         cuts_write = point is not None and point.kind == "write"
         self.journal = _PoweredJournal(
             disk,
@@ -79,9 +52,6 @@ class Power:
 
     def now(self) -> float:
         return self._clock.now()
-
-    async def has_begun(self, disk: Journal, run_id: str, made: MadeCall) -> bool:
-        return await self._starts.hold(disk, run_id, made)
 
     def comes_to(self, kind: PointKind) -> tuple[int, bool]:
         """Count the use of a port; return its number, and whether that is as far as the process comes."""

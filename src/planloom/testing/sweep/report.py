@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from planloom.testing.sweep.findings import KINDS
-from planloom.testing.sweep.point import MEANING
+from planloom.testing.sweep.point import MEANING, text_of
 
 if TYPE_CHECKING:
-    from planloom.testing.sweep.findings import Finding, FindingKind
-    from planloom.testing.sweep.point import Point, PointKind, PointMoment
+    from planloom.testing.sweep.findings import FindingKind
+    from planloom.testing.sweep.point import Cuts, PointKind, PointMoment
 
 SHOWN = 20
 """Failures that a report tells at most; all of them are in it."""
@@ -22,18 +22,18 @@ class CrashFailure:
     """One thing that must not be.
 
     Attributes:
-        point: Where the power was cut; None: nowhere, the undisturbed run shows it already.
+        cuts: Where the power was cut; empty: nowhere, the undisturbed run shows it already.
         kind: See `findings.KINDS`.
         repeat: The call that shows it again.
     """
 
-    point: Point | None
+    cuts: Cuts
     kind: FindingKind
     what: str
     repeat: str
 
     def __str__(self) -> str:
-        where = "undisturbed" if self.point is None else str(self.point)
+        where = text_of(self.cuts) or "undisturbed"
         return f"{where}: {self.kind}: {self.what}\n    {self.repeat}"
 
 
@@ -43,14 +43,12 @@ class CrashReport:
 
     Attributes:
         plan: Its name.
-        points: Where it was stopped.
-        unknown_by_point: How many outcomes nobody knew, so that somebody had to look.
+        points: Where it was stopped, with how many outcomes nobody knew then, so that somebody had to look.
         seconds: How long the sweep took.
     """
 
     plan: str
-    points: list[Point] = field(default_factory=list)
-    unknown_by_point: dict[Point, int] = field(default_factory=dict)
+    points: dict[Cuts, int] = field(default_factory=dict)
     failures: list[CrashFailure] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -66,7 +64,7 @@ class CrashReport:
 
     @property
     def unknown(self) -> int:
-        return sum(self.unknown_by_point.values())
+        return sum(self.points.values())
 
     def _count(self, kind: FindingKind) -> int:
         return sum(failure.kind == kind for failure in self.failures)
@@ -85,11 +83,11 @@ class CrashReport:
 
     def __str__(self) -> str:
         lines = [self.summary(), "", f"{'stopped':<16}{'points':>7}{'unknown':>9}{'failures':>10}"]
-        failed = Counter(_at(failure.point) for failure in self.failures if failure.point is not None)
-        points = Counter(_at(point) for point in self.points)
+        failed = Counter(_at(failure.cuts) for failure in self.failures if failure.cuts)
+        points = Counter(map(_at, self.points))
         unknown: Counter[tuple[PointKind, PointMoment]] = Counter()
-        for point, count in self.unknown_by_point.items():
-            unknown[_at(point)] += count
+        for cuts, count in self.points.items():
+            unknown[_at(cuts)] += count
         for at in MEANING:
             if points[at]:
                 name = f"{at[1]} {at[0]}"
@@ -103,5 +101,5 @@ class CrashReport:
         return "\n".join(lines)
 
 
-def _at(point: Point) -> tuple[PointKind, PointMoment]:
-    return point.kind, point.moment
+def _at(cuts: Cuts) -> tuple[PointKind, PointMoment]:
+    return cuts[-1].kind, cuts[-1].moment

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from planloom.core.events import PauseRequested
+from planloom.errors import RunNotFoundError
 from planloom.journal.memory import MemoryJournal
 from planloom.runtime.engine import Engine
 from planloom.testing.loop import SimulatedClock
 from planloom.testing.sweep.calls import CallBook
 from planloom.testing.sweep.loop import PatientLoop
 from planloom.testing.sweep.person import Person
-from planloom.testing.sweep.power import Power, Starts
+from planloom.testing.sweep.power import Power
 from planloom.tools.registry import ToolRegistry
 from planloom.tools.tool import Tool
 
@@ -58,6 +59,8 @@ class Staging:
 
     Attributes:
         world: Makes the world, anew each time.
+        prepare: What was there before the run, made with an engine that nothing happens to; None: nothing.
+        begin: Begins the run, under the name RUN_ID; None: by `Engine.start`.
         options: Of `Engine.start`.
         answers, says: See `Person`.
         lag: Turns of the loop from a write to its acknowledgement.
@@ -69,6 +72,8 @@ class Staging:
     plan: PlanSource
     world: Callable[[], CrashWorld]
     inputs: Mapping[str, Any] | None = None
+    prepare: Callable[[Engine], Awaitable[object]] | None = None
+    begin: Callable[[Engine], Awaitable[Run]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     answers: Mapping[str, Any] = field(default_factory=dict)
     says: Callable[[], Says] | None = None
@@ -84,12 +89,14 @@ class Life:
 
     Attributes:
         before, after: The record.
+        began_at: When, by the clock.
         called: How many calls had been made before it.
         reached: How often each port was used.
         was_cut: Whether its power was cut.
     """
 
     before: list[Recorded]
+    began_at: float
     called: int
     after: list[Recorded] = field(default_factory=list)
     reached: Counter[PointKind] = field(default_factory=Counter)
@@ -139,11 +146,10 @@ class _Teller:
         self._staging = staging
         self._world = world
         self._disk = disk
-        self._book = CallBook(disk, in_real_time=staging.in_real_time)
+        self._book = CallBook(disk, RUN_ID, in_real_time=staging.in_real_time)
         says = None if staging.says is None else staging.says()
         self._person = Person(self._book, answers=staging.answers, says=says)
         self._person.undisturbed = undisturbed
-        self._starts = Starts()
         self._heard = 0
         self._grown = asyncio.Event()
         self._run: Run
@@ -153,9 +159,10 @@ class _Teller:
         self._parts = {"tools": tools} | parts
 
     async def tell(self, cuts: Sequence[Point | None]) -> Story:
+        await self._prepared()
         lives: list[Life] = []
         for point in cuts:
-            life = Life(await self._on_disk(), len(self._book.made))
+            life = Life(await self._on_disk(), self._clock.now(), len(self._book.made))
             lives.append(life)
             result = await self._lived(life, point)
             if result is not None:
@@ -164,13 +171,24 @@ class _Teller:
             await asyncio.sleep(self._staging.down_s)
         raise AssertionError("a process whose power is not cut lives on to the end of its run")
 
+    async def _prepared(self) -> None:
+        if self._staging.prepare is None:
+            return
+        self._book.gate = Power(None, self._disk, self._clock, lag=0)
+        async with Engine(self._disk, clock=self._clock, **self._parts) as engine:
+            await self._staging.prepare(engine)
+        self._book.made.clear()
+
     async def _on_disk(self) -> list[Recorded]:
-        return await self._disk.read(RUN_ID) if await self._disk.runs() else []
+        try:
+            return await self._disk.read(RUN_ID)
+        except RunNotFoundError:
+            return []
 
     async def _lived(self, life: Life, point: Point | None) -> RunResult | None:
         """Live until the run has ended, or the power is cut."""
-        power = Power(point, self._disk, self._clock, self._starts, lag=self._staging.lag)
-        self._book.power = power
+        power = Power(point, self._disk, self._clock, lag=self._staging.lag)
+        self._book.gate = power
         self._book.life += 1
         engine = Engine(power.journal, clock=power.clock(), transport=power.transport(self._book), **self._parts)
         async with engine:
@@ -197,12 +215,14 @@ class _Teller:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, PatientLoop)
         until = loop.time() + ARRIVES_S
-        while loop.calls and loop.time() < until:
+        while loop.calls and loop.time() < until:  # noqa: ASYNC110 - how many there are is no event
             await asyncio.sleep(0.1)
 
     async def _to_the_end(self, engine: Engine, power: Power, *, begins: bool) -> RunResult:
         staging = self._staging
-        if begins:
+        if begins and staging.begin is not None:
+            self._run = await staging.begin(engine)
+        elif begins:
             self._run = await engine.start(staging.plan, staging.inputs, run_id=RUN_ID, **staging.options)
         else:
             self._run = await engine.resume(RUN_ID)
