@@ -11,6 +11,7 @@ from typing import Any
 
 from planloom.core.commands import EndRun, GoOn, RunStep, SetTimer, StopStep
 from planloom.core.events import (
+    AnswerRefused,
     ApprovalAnswered,
     AttemptFailed,
     AttemptSucceeded,
@@ -31,12 +32,25 @@ from planloom.core.machine import RunMachine
 from planloom.core.report import run_result
 from planloom.core.result import RunResult, RunStatus, StepStatus, Usage
 from planloom.core.turns import NOTHING, Turn
+from planloom.plan.flow import FlowPolicy
 from planloom.plan.model import Plan
 from planloom.plan.policy import Effects, FailureKind, ResourceLimits
 from planloom.ports import Recorded
 from planloom.runtime.replay import diverges
 
 NONE = ToolFacts("digest", effects=Effects.NONE)
+LABELLED = {
+    "web": ToolFacts("w", Effects.NONE, source=("web",)),
+    "mailbox": ToolFacts("m", Effects.NONE, source=("inbox",)),
+    "key": ToolFacts("k", Effects.IDEMPOTENT),
+    "vault": ToolFacts("v", Effects.NONE, secret=True),
+    "clean": ToolFacts("c", Effects.NONE, cleans=("web",)),
+    "send": ToolFacts("s", Effects.ONCE),
+    "pay": ToolFacts("p", Effects.ONCE, needs_approval=True),
+    "post": ToolFacts("o", Effects.ONCE, accepts=("web",)),
+    "t": NONE,
+}
+"""Tools that say where values come from and where they may go."""
 TOOLS = {"t": NONE, "once": ToolFacts("digest", effects=Effects.ONCE), "key": ToolFacts("digest", Effects.IDEMPOTENT)}
 """`t` may run again, `once` may not, `key` may with its key."""
 
@@ -48,6 +62,13 @@ def tool(step_id: str, *needs: Any, **fields: Any) -> dict[str, Any]:
 
 def plan(*steps: dict[str, Any], **fields: Any) -> Plan:
     return Plan.from_dict({"name": "p", "steps": list(steps)} | fields)
+
+
+def flowing(*steps: dict[str, Any], policy: FlowPolicy | None = None, **options: Any) -> Drive:
+    """Return a run that keeps labels, of the tools in LABELLED."""
+    fields = {name: options.pop(name) for name in ("fail_fast", "outputs") if name in options}
+    options = {"tools": LABELLED, "binds": True} | options
+    return Drive(plan(*steps, **fields), flow=policy or FlowPolicy(), **options)
 
 
 class Drive:
@@ -99,7 +120,8 @@ class Drive:
         if had_ended:
             assert turn == NOTHING
         if turn.events:
-            assert turn.events[0] is fact or (isinstance(turn.events[0], ResultRefused) and len(turn.events) == 1)
+            refused = isinstance(turn.events[0], ResultRefused | AnswerRefused) and len(turn.events) == 1
+            assert turn.events[0] is fact or refused
             if turn.events[0] is fact:
                 self.undecided = False
         if turn.events and turn.events[0] is fact and isinstance(fact, AttemptSucceeded | AttemptFailed):
@@ -167,10 +189,16 @@ class Drive:
         return self.hand(CancelRequested("Ann", self.now, reason))
 
     def approve(self, key: str, output: Any = None) -> Turn:
-        return self.hand(ApprovalAnswered(key, True, "Ann", self.now, output))
+        """Say yes to what this step asks now."""
+        return self.hand(ApprovalAnswered(key, True, "Ann", self.now, output, self.asked(key)))
 
     def deny(self, key: str) -> Turn:
-        return self.hand(ApprovalAnswered(key, False, "Ann", self.now))
+        return self.hand(ApprovalAnswered(key, False, "Ann", self.now, None, self.asked(key)))
+
+    def asked(self, key: str) -> str | None:
+        """Return the binding of what this step asks, or asked last."""
+        node = self.machine.state.nodes.get(key)
+        return node.asked.request.binding if node is not None and node.asked is not None else None
 
     def resolve(self, key: str, how: str, output: Any = None, error: str | None = None) -> Turn:
         return self.hand(StepResolved(key, how, "Ann", self.now, output, error))
@@ -330,6 +358,9 @@ def _node(node: Any) -> tuple[Any, ...]:
         node.left,
         [child.key for child in node.children] if node.children is not None else None,
         (node.inner.left, node.inner.failures, node.inner.stopping) if node.inner is not None else None,
+        (node.inner.given, node.inner.control) if node.inner is not None else None,
+        (node.labels, node.told),
+        (node.asked.request, node.asked.by, node.asked.earlier) if node.asked is not None else None,
     )
 
 

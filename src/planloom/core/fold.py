@@ -295,8 +295,12 @@ def _approval_requested(state: RunState, event: ApprovalRequested) -> None:
     remember(node, event)
     if not event.attempt:
         _begin(state, event.step, event.at)
-    elif node.status is StepStatus.PENDING:
-        node.move(StepStatus.READY)
+    else:
+        node.queued = False
+        if node.claim is None:
+            node.claim = state.claims.of(node)  # in a replay, nobody has queued it yet
+        if node.status is StepStatus.PENDING:
+            node.move(StepStatus.READY)
     _wait(state, node, "approval", waits_until(event, node.deadline_at))
 
 
