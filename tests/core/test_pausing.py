@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from planloom.core.events import PauseRequested
+from planloom.core.events import AttemptSucceeded, PauseRequested, RunResumed, RunStarted, StepDispatched
+from planloom.core.machine import RunMachine
 from planloom.core.result import RunStatus
 from tests.core.driving import Drive, plan, tool
 
@@ -21,6 +22,25 @@ def test_a_paused_run_lets_its_steps_end_and_starts_no_other() -> None:
     assert drive.under_way == {}
     assert drive.machine.waits_for_person
     assert drive.status is RunStatus.WAITING
+
+
+def test_a_paused_run_rests_although_nothing_was_said_of_a_draft_that_has_answered() -> None:
+    asks = {"model": "big", "prompt": "p"}
+    speculate = {"draft": "small", "policy": "compare", "latency_weight": 1.0}
+    machine = RunMachine("run")
+    machine.handle(
+        RunStarted(plan({"id": "a", "speculate": speculate} | asks, {"id": "b", "needs": ["a"]} | asks), {}, 0.0)
+    )
+    machine.handle(PauseRequested("Ann", 0.0))
+    machine.handle(AttemptSucceeded("a!draft", 1, 1, "a guess", 0.0, 0.0))
+    assert not machine.waits_for_person
+
+    machine.handle(AttemptSucceeded("a", 1, 1, "another answer", 0.0, 0.0))
+
+    assert machine.under_way == []
+    assert machine.waits_for_person
+    turn = machine.handle(RunResumed(2, 0.0))
+    assert turn.events[-1] == StepDispatched("b", 1, 2, 0.0)
 
 
 def test_a_resumed_run_goes_on_where_it_rested() -> None:

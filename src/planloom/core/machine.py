@@ -81,8 +81,10 @@ class RunMachine:
     def waits_for_person(self) -> bool:
         """Return True when nothing is under way and only a person can make the run go on."""
         state = self.state
-        if state.running or state.ahead or self._undecided or state.finished is not None:
+        if state.running or self._undecided or state.finished is not None:
             return False
+        if any(entry.running for entry in state.ahead.values()):
+            return False  # one that has answered is settled with what others do, and does nothing by itself
         if state.paused or not state.blocked:
             return state.paused
         return all(key == "" or key in state.blocked for key in state.timers)
