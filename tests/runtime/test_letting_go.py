@@ -112,6 +112,19 @@ def test_a_cancelled_caller_is_cancelled_even_when_the_record_does_not_answer() 
     assert asyncio.run(main()) < 4
 
 
+def test_a_caller_cancelled_in_the_very_moment_the_record_breaks_is_cancelled() -> None:
+    async def main() -> None:
+        journal = CrashingJournal(MemoryJournal(), at=1, how=Spoil.BROKEN)
+        async with Engine(journal, tools=[fake_tool("t", waiting)]) as engine:
+            task = asyncio.create_task(engine.run(ONE))
+            await journal.stopped.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(task, PATIENCE_S)
+
+    asyncio.run(main())
+
+
 def test_a_closed_engine_starts_nothing() -> None:
     async def main() -> None:
         journal = MemoryJournal()

@@ -273,7 +273,8 @@ class Engine:
         """Cancel a run on record, because its caller is being cancelled, and let go of it; in CANCEL_S at most."""
         with suppress(TimeoutError, JournalError):
             async with asyncio.timeout(CANCEL_S):
-                await run.cancel(by="caller", reason="whoever waited for it was cancelled")
+                with suppress(ConfigError):  # its record has just broken, or its engine closes: it is let go of
+                    await run.cancel(by="caller", reason="whoever waited for it was cancelled")
                 await run.result()
                 await self.release(run.run_id)
 
