@@ -39,6 +39,7 @@ from planloom.errors import (
 )
 from planloom.journal.codec import Encoded, decode, encode
 from planloom.ports import Recorded, RunRow
+from planloom.runtime.replay import replayed
 
 if TYPE_CHECKING:
     from planloom.core.events import Event, Fact
@@ -169,7 +170,10 @@ class Disk:
         if not isinstance(fact, ApprovalAnswered | StepResolved):
             return False
         asked = run.asked.get(fact.step)
-        return asked is not None and fact.by.endswith(f"#{asked.seq}")
+        if asked is None or not fact.by.endswith(f"#{asked.seq}"):
+            return False
+        waits = replayed("r", run.records).state.blocked.get(fact.step)
+        return waits is not None and waits.waiting == asked.what
 
 
 class SimulatedJournal:

@@ -9,7 +9,7 @@ from that alone (`world.value`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from planloom.core.events import (
@@ -28,6 +28,7 @@ from planloom.core.result import StepStatus
 from planloom.core.state import Node
 from planloom.plan.policy import JoinRule
 from planloom.runtime.replay import diverges, replayed
+from planloom.testing import LoggedCall, check_history
 from tests.simulation.life import Life
 from tests.simulation.world import EFFECTS, told_by_model, value
 
@@ -44,6 +45,7 @@ def violations(life: Life) -> list[str]:
     divergence = diverges("r", records)
     if divergence is not None:
         found.append(f"replay: {divergence}")
+    found += [f"{one.law}: {one}" for one in check_history(records, tool_calls=_logged(life), run_id="r")]
     try:
         machine = replayed("r", records)
     except (AssertionError, KeyError, AttributeError, TypeError, ValueError) as error:
@@ -52,6 +54,18 @@ def violations(life: Life) -> list[str]:
 
 
 # --- beside what really happened ----------------------------------------------------------------
+
+
+def _logged(life: Life) -> list[LoggedCall]:
+    """Return what the tools say was called and had an effect.
+
+    Of an agent's own tools the record does not say what they do, so that all of them would count as `once`.
+    """
+    return [
+        LoggedCall(done.step, done.attempt, done.key, done.tool, "r")
+        for done in life.world.effects
+        if not done.inside or done.tool == "pay"
+    ]
 
 
 def _effects(life: Life) -> Iterator[str]:
@@ -67,11 +81,11 @@ def _effects(life: Life) -> Iterator[str]:
         if (done.step, done.attempt) not in began:
             yield f"lost: {done.step}, attempt {done.attempt}, had an effect and is not on record"
     happened = {(done.step, done.attempt) for done in world.effects}
-    asked = {(e.step, e.attempt) for r in records if isinstance(e := r.event, ReplanRequested)}
     machine = replayed("r", records)
+    planning = _planning(life)
     for entry in records:
         event = entry.event
-        if not isinstance(event, AttemptSucceeded) or event.cached or (event.step, event.attempt) in asked:
+        if not isinstance(event, AttemptSucceeded) or event.cached or planning(event):
             continue
         tool = machine.state.nodes[event.step].entry.step.tool
         if tool in ("put", "pay") and (event.step, event.attempt) not in happened:
@@ -90,14 +104,14 @@ def _values(life: Life, machine: RunMachine) -> Iterator[str]:
             args = _args(node)
             if args is not None:
                 given[key] = args
-    for done in life.world.calls:
+    for done in life.world.effects:  # what changes nothing may have been called in a history that was lost
         args = given.get(done.step)
         if args is not None and not done.inside and (done.n, done.given) != (args["n"], args["given"]):
             yield f"given: {done.step}, attempt {done.attempt}, was given {done.n}, {done.given}, and not {args}"
-    replanned = {(e.step, e.attempt) for r in life.disk.run("r").records if isinstance(e := r.event, ReplanRequested)}
+    planning = _planning(life)
     for entry in life.disk.run("r").records:
         event = entry.event
-        if not isinstance(event, AttemptSucceeded) or (event.step, event.attempt) in replanned:
+        if not isinstance(event, AttemptSucceeded) or planning(event):
             continue
         args = given.get(event.step)
         wanted = None if args is None else _answer(nodes[event.step], args)
@@ -108,6 +122,12 @@ def _values(life: Life, machine: RunMachine) -> Iterator[str]:
             parts = [child.output if child.status is StepStatus.COMPLETED else None for child in node.children]
             if node.output != parts:
                 yield f"values: map {key} came to {node.output}, and its items to {parts}"
+
+
+def _planning(life: Life) -> Callable[[AttemptSucceeded], bool]:
+    """Return what tells whether an attempt asked for a plan in place of its step."""
+    first = {e.step: e.attempt for r in life.disk.run("r").records if isinstance(e := r.event, ReplanRequested)}
+    return lambda event: event.step in first and event.attempt >= first[event.step]
 
 
 def _args(node: Node) -> Any:

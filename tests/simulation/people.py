@@ -21,6 +21,8 @@ from planloom.core.events import (
     StepResolved,
 )
 from planloom.errors import ConfigError, JournalError
+from planloom.runtime.people import answer_fact, resolution_fact
+from planloom.runtime.replay import replayed
 from tests.simulation.world import NOT_AS_ASKED
 
 if TYPE_CHECKING:
@@ -87,22 +89,29 @@ class People:
                 await self._say(again)
 
     def _opinion(self, asked: Asked) -> Fact | None:
+        """Return what somebody says who looks at the record, or None for nothing."""
         by, now = f"person {self.answers}#{asked.seq}", self.clock.now()
-        if asked.what == "approval":
-            return ApprovalAnswered(asked.step, self.draw.random() >= self.says_no, by, now)
-        return self._found_out(asked, by, now)
+        state = replayed("r", self.disk.run("r").records).state
+        try:
+            if asked.what == "approval":
+                approved = self.draw.random() >= self.says_no
+                return answer_fact(state, asked.step, by=by, approved=approved, output=None, at=now)
+            found = self._found_out(asked.step)
+            if found is None:
+                return None
+            how, output = found
+            return resolution_fact(state, asked.step, how, by=by, output=output, error=None, at=now)
+        except ConfigError:
+            return None  # it does not wait any more
 
-    def _found_out(self, asked: Asked, by: str, now: float) -> Fact | None:
-        """Return what came of a step, or None while somebody may still be at it."""
-        if self.world.is_busy(asked.step) or (self.bus is not None and self.bus.has(asked.step)):
+    def _found_out(self, step: str) -> tuple[str, Any] | None:
+        """Return how a step is to be resolved, and its output, or None while somebody may still be at it."""
+        if self.world.is_busy(step) or (self.bus is not None and self.bus.has(step)):
             return None
-        keys = self._keys(asked.step)
-        done = next((found for key in keys if (found := self.world.happened(key)) is not None), None)
+        done = next((found for key in self._keys(step) if (found := self.world.happened(key)) is not None), None)
         if done is not None:
-            return StepResolved(asked.step, "output", by, now, NOT_AS_ASKED if done.inside else done.answer)
-        if self.draw.random() < 0.2 and not self.prompt:
-            return StepResolved(asked.step, "fail", by, now, None, "it did not happen, and need not")
-        return StepResolved(asked.step, "retry", by, now)
+            return "output", NOT_AS_ASKED if done.inside else done.answer
+        return "fail" if self.draw.random() < 0.2 and not self.prompt else "retry", None
 
     def _keys(self, step: str) -> list[str]:
         """Return the keys under which something of unknown outcome may have happened: open calls, or the step's own."""

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 JOINS = ("none_failed_min_one_success", "all_done", "one_success", "none_failed", "always")
-MOST_STEPS = 9
+MOST_STEPS = 14
 LONG_S = 60
 """Longest a step waits, in seconds: an engine looks for what people left for it twice a second."""
 
@@ -20,7 +20,7 @@ def random_plan(draw: Random, *, depth: int = 0) -> dict[str, Any]:
     steps: list[dict[str, Any]] = []
     for place in range(draw.randint(2, MOST_STEPS) if depth == 0 else draw.randint(1, 3)):
         steps.append(_step(draw, f"s{place}", steps, depth))
-    plan: dict[str, Any] = {"planloom": 1, "name": f"level-{depth}", "steps": steps, "fail_fast": draw.random() < 0.4}
+    plan: dict[str, Any] = {"planloom": 1, "name": f"level-{depth}", "steps": steps, "fail_fast": draw.random() < 0.3}
     if any(step.get("concurrency") for step in steps):
         plan["concurrency"] = {"narrow": draw.randint(1, 2)}
     if depth == 0 and draw.random() < 0.4:
@@ -34,7 +34,7 @@ def _limits(draw: Random) -> dict[str, Any]:
     """Return limits of which some bind now and then. One that is not named would have its own default."""
     return {
         "timeout_seconds": draw.choice((None, None, 20, 60, 200)),
-        "max_tool_calls": draw.choice((None, 3, 6, 10, 30)),
+        "max_tool_calls": draw.choice((None, 3, 8, 15, 30)),
         "max_concurrent": draw.choice((None, 1, 2, 3)),
         "max_total_cost_usd": draw.choice((None, None, 2.0, 4.0, 8.0)),
         "max_memory_mb": None,
@@ -53,7 +53,7 @@ def _step(draw: Random, name: str, above: list[dict[str, Any]], depth: int) -> d
             step["join"] = draw.choice(JOINS)
     if draw.random() < 0.12:
         step["when"] = draw.choice(("true", "false", "inputs.nothing" if depth == 0 else "inputs.given"))
-    if draw.random() < 0.35:
+    if draw.random() < 0.5:
         step["on_error"] = draw.choice(("skip", "continue"))
     if draw.random() < 0.1:
         step["priority"] = draw.randint(-2, 2)
