@@ -6,11 +6,13 @@ Rule 2: every call of a tool costs exactly what it is expected to, one dollar, s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
 
 from planloom.core.events import ToolFacts
+from planloom.plan.flow import FlowPolicy
 from planloom.plan.policy import Effects, JoinRule
 
 COST_USD = 1.0
@@ -33,10 +35,15 @@ OUTPUTS = st.one_of(st.integers(0, 2), st.just([1, 2]), st.none())
 
 
 @st.composite
-def plans(draw: st.DrawFn, *, depth: int = 2, replans: bool = False) -> dict[str, Any]:
-    """Return the document of a plan of up to eight steps, sub-plans nested up to `depth`; some steps may replan."""
+def plans(draw: st.DrawFn, *, depth: int = 2, replans: bool = False, refers: bool = False) -> dict[str, Any]:
+    """Return the document of a plan of up to eight steps, sub-plans nested up to `depth`.
+
+    Args:
+        replans: Some steps may be replanned.
+        refers: Steps are given values of others, and of their plan's input `x`.
+    """
     count = draw(st.integers(1, 8 if depth == 2 else 3))
-    steps = [draw(_steps(place, depth, replans=replans)) for place in range(count)]
+    steps = [draw(_steps(place, depth, replans=replans, refers=refers)) for place in range(count)]
     document: dict[str, Any] = {"steps": steps, "fail_fast": draw(st.booleans()), "concurrency": {"db": 1, "web": 2}}
     if draw(st.integers(0, 3)) == 0:
         document["outputs"] = {"x": f"${{{{ steps.{NAMES[draw(st.integers(0, count - 1))]}.output }}}}"}
@@ -44,8 +51,10 @@ def plans(draw: st.DrawFn, *, depth: int = 2, replans: bool = False) -> dict[str
 
 
 @st.composite
-def _steps(draw: st.DrawFn, place: int, depth: int, *, replans: bool) -> dict[str, Any]:
-    step: dict[str, Any] = {"id": NAMES[place]} | draw(_kinds(depth, replans=replans))
+def _steps(draw: st.DrawFn, place: int, depth: int, *, replans: bool, refers: bool) -> dict[str, Any]:
+    step: dict[str, Any] = {"id": NAMES[place]} | draw(_kinds(depth, replans=replans, refers=refers))
+    if refers:
+        _refer(draw, step, place)
     needs = []
     for above in range(place):
         if draw(st.integers(0, 2)) == 0:
@@ -69,8 +78,20 @@ def _steps(draw: st.DrawFn, place: int, depth: int, *, replans: bool) -> dict[st
     return step
 
 
+def _refer(draw: st.DrawFn, step: dict[str, Any], place: int) -> None:
+    """Give a step values of those above it, whatever became of them."""
+    values = [f"steps.{NAMES[above]}.{field}" for above in range(place) for field in ("output", "error", "status")]
+    pick = st.sampled_from([*values, "inputs.x"])
+    if ("tool" in step or "plan" in step) and draw(st.booleans()):
+        step["with"] = {name: f"${{{{ default({draw(pick)}, 0) }}}}" for name in draw(st.sampled_from(["x", "xy"]))}
+    if draw(st.integers(0, 4)) == 0:
+        step["when"] = f"default({draw(pick)}, 0) != 2"
+    if "for_each" in step and draw(st.booleans()):
+        step["for_each"] = [f"${{{{ default({draw(pick)}, 0) }}}}"] * len(step["for_each"])
+
+
 @st.composite
-def _kinds(draw: st.DrawFn, depth: int, *, replans: bool) -> dict[str, Any]:
+def _kinds(draw: st.DrawFn, depth: int, *, replans: bool, refers: bool) -> dict[str, Any]:
     kind = draw(st.sampled_from(["tool"] * 6 + ["approve", "wait"] + ["plan"] * (2 if depth else 0)))
     step: dict[str, Any]
     if kind == "tool":
@@ -82,7 +103,7 @@ def _kinds(draw: st.DrawFn, depth: int, *, replans: bool) -> dict[str, Any]:
         if replans and draw(st.booleans()):
             return step | {"replan": {"max_steps": 2}}
     elif kind == "plan":
-        step = {"plan": draw(plans(depth=depth - 1, replans=replans))}
+        step = {"plan": draw(plans(depth=depth - 1, replans=replans, refers=refers))}
         if draw(st.integers(0, 2)) == 0:
             step["timeout_seconds"] = draw(st.integers(1, 6))
     elif kind == "approve":
@@ -97,6 +118,31 @@ def _kinds(draw: st.DrawFn, depth: int, *, replans: bool) -> dict[str, Any]:
         if draw(st.booleans()):
             step["max_parallel"] = draw(st.integers(1, 2))
     return step
+
+
+@st.composite
+def labelled_tools(draw: st.DrawFn) -> dict[str, ToolFacts]:
+    """Return the same tools, which say where their values come from and where they may go."""
+    some = st.lists(st.sampled_from(["web", "inbox"]), max_size=2, unique=True).map(lambda found: tuple(sorted(found)))
+    rarely = st.sampled_from([False, False, False, True])
+    return {
+        name: replace(
+            facts,
+            source=draw(some),
+            secret=draw(rarely),
+            sink=draw(st.sampled_from([None, None, True, False])),
+            accepts=draw(some),
+            cleans=draw(some),
+            needs_approval=draw(rarely),
+        )
+        for name, facts in TOOLS.items()
+    }
+
+
+def policies() -> st.SearchStrategy[FlowPolicy]:
+    handling = st.sampled_from(["ask", "ask", "refuse", "allow"])
+    seconds = st.one_of(st.none(), st.integers(1, 9))
+    return st.builds(FlowPolicy, untrusted=handling, secret=handling, approval_seconds=seconds)
 
 
 @st.composite

@@ -6,6 +6,7 @@ Rule 2: the restart rule is not optional: it alone finds steps that are started 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import Any
 
@@ -17,6 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from planloom.core import machine
 from planloom.core.commands import RunStep
 from planloom.core.events import (
+    AnswerRefused,
+    ApprovalAnswered,
     ApprovalRequested,
     AttemptFailed,
     AttemptSucceeded,
@@ -32,14 +35,19 @@ from planloom.core.events import (
     StepResolved,
     SubPlanStarted,
     TimerFired,
+    ToolFacts,
     WaitStarted,
 )
 from planloom.core.result import ENDED, RunStatus, SkipReason, StepStatus
+from planloom.plan.flow import FlowPolicy
 from planloom.plan.model import Plan
 from planloom.plan.policy import Effects, FailureKind, JoinRule, OnError, ResourceLimits
 from tests.core.driving import Drive, differences, snapshot
-from tests.core.random_plans import COST_USD, IN_PLACE, OUTPUTS, TOOLS, limits, plans
+from tests.core.naive_labels import NaiveLabels
+from tests.core.random_plans import COST_USD, IN_PLACE, OUTPUTS, TOOLS, labelled_tools, limits, plans, policies
 
+WALKS = float(os.environ.get("PLANLOOM_WALKS", "1"))
+"""How many times as many walks as usual."""
 ALL = machine.DECISIONS_A_TURN
 BEGINS = (StepDispatched, StepExpanded, SubPlanStarted, WaitStarted, ApprovalRequested)
 ANY = st.integers(0, 20)
@@ -53,6 +61,16 @@ class AnyRun(RuleBasedStateMachine):
 
     @initialize(document=plans(replans=True), limited=limits(), parallel=st.sampled_from([True, True, True, False]))
     def the_run_starts(self, document: dict[str, Any], limited: dict[str, Any] | None, parallel: bool) -> None:
+        self.starts(document, limited, parallel, TOOLS)
+
+    def starts(
+        self,
+        document: dict[str, Any],
+        limited: dict[str, Any] | None,
+        parallel: bool,
+        tools: dict[str, ToolFacts],
+        **pinned: Any,
+    ) -> None:
         machine.DECISIONS_A_TURN = self.a_turn or ALL
         self.limits = None if limited is None else ResourceLimits(**limited)
         self.parallel = parallel
@@ -60,8 +78,9 @@ class AnyRun(RuleBasedStateMachine):
         self.statuses: dict[str, Any] = {}
         self.answers: list[Any] = []
         plan = Plan.from_dict(document)
+        at_once = self.a_turn is None
         self.drive = Drive(
-            plan, limits=self.limits, tools=TOOLS, at=1_000.0, parallel=parallel, at_once=self.a_turn is None
+            plan, limits=self.limits, tools=tools, at=1_000.0, parallel=parallel, at_once=at_once, **pinned
         )
 
     # --- what may happen ---
@@ -183,7 +202,7 @@ class AnyRun(RuleBasedStateMachine):
 
     def needs_come_first(self, event: Any, place: int) -> None:
         node = self.node(event.step)
-        if node.parent is not None or (isinstance(event, StepDispatched) and event.attempt > 1):
+        if node.parent is not None or getattr(event, "attempt", 0) > 1:
             return
         told = Counter(self.counts(node, above, place) for above in node.entry.upstream)
         total, ok, failed, skipped = len(node.entry.upstream), told["ok"], told["failed"], told["skipped"]
@@ -411,6 +430,110 @@ def calls_lost(journal: list[Any]) -> int:
     return lost
 
 
+class AnyLabelledRun(AnyRun):
+    """A run of tools that say where values come from and where they may go; people are asked about single attempts."""
+
+    @initialize(
+        document=plans(replans=True, refers=True),
+        limited=limits(),
+        tools=labelled_tools(),
+        policy=policies(),
+        small=st.booleans(),
+    )
+    def the_run_starts(
+        self,
+        document: dict[str, Any],
+        limited: dict[str, Any] | None,
+        tools: dict[str, ToolFacts],
+        policy: FlowPolicy,
+        small: bool,
+    ) -> None:
+        self.a_turn = 2 if small else None
+        self.tools, self.policy = tools, policy
+        self.starts(document, limited, True, tools, flow=policy, binds=True)
+
+    @precondition(lambda self: self.drive.under_way)
+    @rule(which=ANY, labels=st.sampled_from([("web",), ("inbox", "web"), ("secret",)]), good=st.booleans())
+    def an_attempt_brings_something_in(self, which: int, labels: tuple[str, ...], good: bool) -> None:
+        key = self.pick(self.drive.under_way, which)
+        request = self.drive.under_way[key]
+        place = (key, request.attempt, request.epoch, f"call {len(self.drive.journal)}", "tool")
+        self.drive.hand(CallEnded(*place, "tool", 1, self.drive.now, self.drive.now, labels=labels[:1]))
+        if request.role == "replan":
+            self.drive.ok(key, IN_PLACE[which % 4], labels=labels)
+        elif good:
+            self.drive.ok(key, 1, labels=labels, **self.answered(key))
+        else:
+            self.drive.fail(key, labels=labels, **self.answered(key))
+
+    @precondition(lambda self: any(isinstance(event, ApprovalRequested) for event in self.drive.journal))
+    @rule(which=ANY, other=ANY)
+    def a_person_answers_an_old_question(self, which: int, other: int) -> None:
+        asked = [event for event in self.drive.journal if isinstance(event, ApprovalRequested)]
+        old, step = asked[which % len(asked)], asked[other % len(asked)].step
+        node = self.node(step)
+        waits = node.waiting == "approval" and not self.drive.machine.ended
+        current = waits and node.asked.request.binding == old.binding
+        turn = self.drive.hand(ApprovalAnswered(step, True, "Bob", self.drive.now, None, old.binding))
+        assert [type(event) for event in turn.events[:1]] == (
+            [ApprovalAnswered] if current else [AnswerRefused] if waits else []
+        )
+
+    @invariant()
+    def no_attempt_starts_that_may_not(self) -> None:
+        journal = self.drive.journal
+        for place in range(self.judged, len(journal)):
+            event = journal[place]
+            if isinstance(event, StepDispatched):
+                self.may_start(event, place)
+        self.judged = len(journal)
+
+    judged = 0
+
+    def may_start(self, event: StepDispatched, place: int) -> None:
+        """Assert that what the plan, the tools and the policy say of this attempt is what became of it."""
+        before = self.drive.journal[:place]
+        naive = NaiveLabels(before)
+        if event.step in naive.asked:
+            told = naive.flows_in(event.step)
+            assert "secret" not in told or self.policy.secret == "allow"
+            return
+        told, step = naive.flows_in(event.step), naive.step(event.step)
+        facts = self.tools[step["tool"]]
+        sink = facts.sink if facts.sink is not None else facts.effects is not Effects.NONE
+        left = told - set(facts.accepts) if sink else set()
+        words = {self.policy.secret if label == "secret" else self.policy.untrusted for label in left}
+        assert "refuse" not in words, f"{event.step} was called with {left}"
+        if "ask" not in words and not facts.needs_approval:
+            return
+        own = [past for past in before if getattr(past, "step", None) == event.step]
+        asked = [past for past in own if isinstance(past, ApprovalRequested)][-1]
+        said = own[-1]
+        assert isinstance(said, ApprovalAnswered), f"{event.step} was called without a word, after {said}"
+        assert said.approved
+        assert said.binding == asked.binding
+        assert asked.attempt == event.attempt
+        assert asked.labels == tuple(sorted(told))
+        assert asked.expires_at is None or event.at < asked.expires_at
+
+    @invariant()
+    def labels_are_what_the_plan_and_the_record_say(self) -> None:
+        if len(self.drive.journal) % 4 == 0 or self.drive.machine.ended:
+            self.labels_agree()
+
+    def labels_agree(self) -> None:
+        naive = NaiveLabels(self.drive.journal)
+        for key, node in self.drive.machine.state.nodes.items():
+            assert node.labels == naive.of_key(key), f"{key}: {set(node.labels)}, not {set(naive.of_key(key))}"
+        for key, request in self.drive.under_way.items():
+            assert request.labels <= naive.told[key]
+
+    def it_ends(self) -> None:
+        super().it_ends()
+        self.no_attempt_starts_that_may_not()
+        self.labels_agree()
+
+
 class AnyRunInSmallTurns(AnyRun):
     """A run whose turns are cut short, as those of very wide plans are: facts come in between."""
 
@@ -432,7 +555,10 @@ def cleans_up(chain: list[Any]) -> bool:
 def walked(kind: type[AnyRun], *, examples: int, steps: int) -> Any:
     case = kind.TestCase
     case.settings = settings(
-        max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=max(1, round(examples * WALKS)),
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
     )
     return pytest.mark.slow(case)
 
@@ -441,6 +567,7 @@ class AnyLongRun(AnyRun):
     """The same with more of everything."""
 
 
-TestAnyRun = walked(AnyRun, examples=500, steps=30)
-TestAnyRunInSmallTurns = walked(AnyRunInSmallTurns, examples=400, steps=30)
-TestAnyLongRun = walked(AnyLongRun, examples=500, steps=80)
+TestAnyRun = walked(AnyRun, examples=250, steps=30)
+TestAnyRunInSmallTurns = walked(AnyRunInSmallTurns, examples=200, steps=30)
+TestAnyLabelledRun = walked(AnyLabelledRun, examples=150, steps=30)
+TestAnyLongRun = walked(AnyLongRun, examples=200, steps=80)

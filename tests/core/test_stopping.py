@@ -389,3 +389,14 @@ def test_a_step_that_waits_for_a_slot_on_one_success_does_not_start_once_its_run
     drive.fail("slow", FailureKind.CANCELLED)
     assert drive.machine.ended
     assert drive.machine.state.nodes["early"].reason is SkipReason.NOT_STARTED
+
+
+def test_a_cancelled_run_whose_engine_dies_at_its_limit_stays_cancelled() -> None:
+    drive = Drive(plan(tool("a")), limits=ResourceLimits(max_tool_calls=1))
+    drive.cancel()
+
+    drive.restart()
+
+    assert (drive.status, drive.statuses()) == (RunStatus.CANCELLED, {"a": "cancelled"})
+    assert len(drive.of_type(RunStopping)) == 1
+    drive.assert_replays()
