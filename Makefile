@@ -45,6 +45,7 @@ check: $(STAMP)  ## lint, format, types, layers, freshness of the generated page
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/mypy examples/[0-9]*.py
 	$(BIN)/lint-imports
 	$(BIN)/python -m scripts.reference --check
 

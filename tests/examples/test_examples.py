@@ -42,11 +42,6 @@ def test_a_numbered_example_reaches_the_outcome_it_asserts(script: Path, tmp_pat
     assert shown.strip()
 
 
-@pytest.mark.slow
-def test_the_examples_pass_strict_type_checking(root: Path) -> None:
-    run(root, "-m", "mypy", "--no-incremental", *NUMBERED)
-
-
 def test_the_numbers_have_no_gaps() -> None:
     assert [int(path.stem[:2]) for path in NUMBERED] == list(range(1, len(NUMBERED) + 1))
 

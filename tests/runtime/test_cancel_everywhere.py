@@ -32,6 +32,8 @@ from planloom.ports import Journal
 from planloom.runtime.replay import diverges, replayed
 from planloom.testing.models import FunctionModel
 
+FEW = 3
+"""Of so many turns, one is tried where the whole would take minutes; `make crash` tries them all."""
 WITHIN_S = 2.0
 """Seconds after a cancel in which everything must be gone."""
 MOST_TURNS = 60
@@ -405,12 +407,13 @@ class Cancelling:
         self._folder = folder
         self._plan = {"planloom": 1, "name": "p", "steps": case.steps, **case.plan}
 
-    async def everywhere(self) -> None:
+    async def everywhere(self, *, of: int = 1) -> None:
+        """Cancel it at every turn of its stride, or at one of so many of them."""
         asyncio.get_running_loop().set_exception_handler(lambda loop, told: self.noise.append(str(told)))
         await self.once(MOST_TURNS, by_run=True)  # whatever is made once in a process is made here
         self.cancels, before = 0, Alive.now()
         for by_run in (True, False):
-            for turns in range(0, MOST_TURNS, self.case.stride):
+            for turns in range(0, MOST_TURNS, self.case.stride * of):
                 if await self.once(turns, by_run=by_run):
                     break
             await self._gone(before)
@@ -502,13 +505,27 @@ def knows(kind: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.usefixtures("_orphans_are_ours")
 @pytest.mark.parametrize("name", CASES)
+def test_nothing_is_alive_two_seconds_after_a_cancel_at_many_turns(name: str, tmp_path: Path) -> None:
+    cancelling = cancelled(name, tmp_path, of=FEW)
+
+    assert cancelling.cancels >= 3
+
+
+@pytest.mark.crash
+@pytest.mark.usefixtures("_orphans_are_ours")
+@pytest.mark.parametrize("name", CASES)
 def test_nothing_is_alive_two_seconds_after_a_cancel_at_any_turn(name: str, tmp_path: Path) -> None:
+    cancelling = cancelled(name, tmp_path, of=1)
+
+    sys.stdout.write(f"{name}: {cancelling.cancels} cancels\n")
+    assert cancelling.cancels >= (4 if cancelling.case.in_real_time else 10)
+
+
+def cancelled(name: str, folder: Path, *, of: int) -> Cancelling:
+    """Return what came of cancelling a case at one of so many turns."""
     case = CASES[name]
     if not knows(case.needs):
         pytest.skip(f"this engine does no {case.needs} steps")
-    cancelling = Cancelling(case, tmp_path)
-
-    asyncio.run(cancelling.everywhere())
-
-    print(f"{name}: {cancelling.cancels} cancels")
-    assert cancelling.cancels >= (4 if case.in_real_time else 10)
+    cancelling = Cancelling(case, folder)
+    asyncio.run(cancelling.everywhere(of=of))
+    return cancelling
