@@ -13,7 +13,7 @@ from typing import Any
 
 from planloom.core import ahead
 from planloom.core.approvals import remember, used_up, waits_until
-from planloom.core.budget import NO_CLAIM, ONE_CALL, Budget, Claim
+from planloom.core.budget import FREE, NO_CLAIM, ONE_CALL, Budget, Claim
 from planloom.core.claims import Claims
 from planloom.core.ended import ended, skip, stop_container, stop_scope, wait_over
 from planloom.core.events import (
@@ -58,6 +58,7 @@ from planloom.core.inner import InnerCalls, lost_use
 from planloom.core.result import FOR_A_PERSON, RunStatus, StepStatus, Usage
 from planloom.core.run_state import RunState
 from planloom.core.state import Node, Replan, ScopeState
+from planloom.core.turns import is_stopping
 from planloom.plan.graph import compile_plan
 from planloom.plan.policy import Effects, FailureKind, OnError
 
@@ -357,7 +358,8 @@ def _step_resolved(state: RunState, event: StepResolved) -> None:
 
 def _ready_again(state: RunState, node: Node, claim: Claim) -> None:
     node.ready_at = state.last_at
-    state.ready.push(node, claim)
+    # One that is to stop is not tried again, only ended: that must not wait for room.
+    state.ready.push(node, FREE if is_stopping(node) else claim)
 
 
 def _result_refused(state: RunState, event: ResultRefused) -> None:
