@@ -144,7 +144,7 @@ async def steps_on_record(needs: Needs, connection: Any) -> None:
 
     def record(kind: str, body: dict[str, Any]) -> None:
         number = next(seq)
-        waiting.append(("by-hand", number, number - 1, kind, 1, loop.time(), json.dumps(body)))
+        waiting.append(("by-hand", number, number - 1, kind, 1, loop.time(), json.dumps(body), None))
         work.set()
 
     async def recorded(x: int = 0) -> int:

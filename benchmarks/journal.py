@@ -21,6 +21,7 @@ from benchmarks.by_hand import bare_sqlite
 from benchmarks.rows import Row
 from benchmarks.timing import Scale, in_turns, timed, wall_s
 from planloom.core.events import AttemptSucceeded, RunStarted, StepDispatched
+from planloom.journal.chain import LINK_BYTES
 from planloom.journal.codec import encode
 from planloom.journal.memory import MemoryJournal
 from planloom.journal.sqlite import SqliteJournal
@@ -34,8 +35,9 @@ PLAN = Plan.from_dict({"name": "bench", "steps": [{"id": "fetch", "tool": "t"}]}
 STARTED = RunStarted(PLAN, {}, AT)
 OUTPUT = {"merchant": "Acme", "total": 12.5, "lines": [1, 2, 3]}
 _TABLE = """CREATE TABLE events (run_id TEXT NOT NULL, seq INTEGER NOT NULL, cause INTEGER NOT NULL, kind TEXT NOT NULL,
-version INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL, PRIMARY KEY (run_id, seq))"""
-_INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)"
+version INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL, link BLOB, PRIMARY KEY (run_id, seq))"""
+_INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_LINK = bytes(LINK_BYTES)
 
 
 def events(count: int) -> list[StepDispatched | AttemptSucceeded]:
@@ -53,7 +55,7 @@ def rows(run_id: str, count: int) -> list[tuple[object, ...]]:
     found: list[tuple[object, ...]] = []
     for seq, event in enumerate(events(count), 2):
         kind, version, body, _ = encode(event)
-        found.append((run_id, seq, seq - 1, kind, version, event.at, body))
+        found.append((run_id, seq, seq - 1, kind, version, event.at, body, _LINK))
     return found
 
 
@@ -78,7 +80,7 @@ async def by_hand_group(connection: sqlite3.Connection, run_id: str, count: int)
         connection.execute("BEGIN IMMEDIATE")
         for seq, (event, fields) in enumerate(ready, 2):
             body = json.dumps(fields)
-            connection.execute(_INSERT, (run_id, seq, seq - 1, type(event).__name__, 1, event.at, body))
+            connection.execute(_INSERT, (run_id, seq, seq - 1, type(event).__name__, 1, event.at, body, _LINK))
         connection.execute("COMMIT")
     return took.seconds
 
