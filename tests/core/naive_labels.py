@@ -159,16 +159,19 @@ class NaiveLabels:
         step = self.step(key)
         scope = self._scopes.get(f"{key}/")
         if scope is not None:
-            return scope.control | self._of_outputs(f"{key}/", scope)
+            return self._of_outputs(f"{key}/", scope)
         if key in self._parts:
-            return NONE.union(self._control(key), *map(self.of_key, self._parts[key]))
+            parts = self._parts[key]
+            return NONE.union(*map(self.of_key, parts)) if parts else self._control(key)
         return self.flows_in(key) if "wait" in step else NONE
 
     def _of_outputs(self, prefix: str, scope: _Scope) -> Labels:
         if scope.outputs is not None:
-            return self._seen(prefix, scope.outputs)
+            seen = self._seen(prefix, scope.outputs)
+            return seen if _STEP.search(json.dumps(scope.outputs)) else seen | scope.control
         above = {name for step in scope.steps.values() for name in _needed(step)}
-        return NONE.union(*(self.of_key(prefix + name) for name in scope.steps if name not in above))
+        last = [self.of_key(prefix + name) for name in scope.steps if name not in above]
+        return NONE.union(*last) if last else scope.control
 
     def _failed(self, key: str, reported: Labels) -> None:
         parts = map(self.of_key, self._parts.get(key, ()))

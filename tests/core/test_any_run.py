@@ -526,7 +526,7 @@ class AnyLabelledRun(AnyRun):
         for key, node in self.drive.machine.state.nodes.items():
             assert node.labels == naive.of_key(key), f"{key}: {set(node.labels)}, not {set(naive.of_key(key))}"
         for key, request in self.drive.under_way.items():
-            assert request.labels <= naive.told[key]
+            assert request.labels == naive.told[key]
 
     def it_ends(self) -> None:
         super().it_ends()

@@ -308,6 +308,24 @@ def test_a_retried_run_asks_again_although_everything_reads_the_same() -> None:
     assert kinds(answer(again, question(before).binding).events) == ["AnswerRefused pay"]
 
 
+def in_place(*steps: dict[str, Any]) -> Drive:
+    """Return a run in which a plan with these steps came in place of a step that failed."""
+    drive = flowing(tool("get", replan={"max_steps": 2}), allow=("pay", "t"))
+    drive.fail("get")
+    drive.ok("get", {"steps": list(steps)})
+    return drive
+
+
+def test_a_yes_to_a_step_of_one_plan_in_place_is_none_to_that_of_another() -> None:
+    one = in_place(pay(needs=[]))
+    other = in_place(pay(needs=[]), {"id": "b", "tool": "t"})
+
+    assert question(one, "get/pay").args == question(other, "get/pay").args
+    assert kinds(answer(other, question(one, "get/pay").binding, "get/pay").events) == ["AnswerRefused get/pay"]
+    other.approve("get/pay")
+    assert set(other.running) == {"get/pay", "get/b"}
+
+
 # --- time -----------------------------------------------------------------------------------------
 
 

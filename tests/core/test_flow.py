@@ -253,6 +253,23 @@ def test_a_map_without_items_still_says_something_of_its_list() -> None:
     assert told(drive, "b") == WEB
 
 
+def test_a_list_is_clean_once_each_item_was_cleaned() -> None:
+    item = {"x": "${{ item }}"}
+    cleaning = {"inputs": {"x": {}}, "steps": [tool("c", tool="clean", **{"with": {"x": "${{ inputs.x }}"}})]}
+    drive = flowing(
+        fetch(),
+        tool("m", tool="clean", for_each="${{ steps.fetch.output }}", **{"with": item}),
+        {"id": "subs", "plan": cleaning, "for_each": "${{ steps.fetch.output }}", "with": item},
+        {"id": "fixed", "plan": {"steps": [], "outputs": "x"}, "when": "steps.fetch.output != 1"},
+        {"id": "said", "plan": {"steps": [tool("q")], "outputs": "x"}, "when": "steps.fetch.output != 1"},
+    )
+
+    ended(drive)
+
+    assert (labels(drive, "m[0]"), labels(drive, "m"), labels(drive, "subs")) == (NOTHING, NOTHING, NOTHING)
+    assert (labels(drive, "fixed"), labels(drive, "said")) == (WEB, WEB)
+
+
 INNER = {
     "inputs": {"page": {}, "sum": {}},
     "steps": [
@@ -446,6 +463,15 @@ def test_a_plan_in_place_of_a_step_carries_what_its_writer_was_told() -> None:
     drive.ok("get/y")
     assert told(drive, "b") == WEB | INBOX
     ended(drive)
+
+
+def test_the_writer_of_a_plan_is_told_what_the_step_failed_with() -> None:
+    drive = flowing(replanning(), replanning(id="page", tool="web"))
+
+    drive.fail("get", labels=("inbox",))
+    drive.fail("page")
+
+    assert (told(drive, "get"), told(drive, "page")) == (INBOX, WEB)
 
 
 def test_the_writer_of_a_plan_is_told_no_secret() -> None:
@@ -644,6 +670,14 @@ def test_a_judge_is_a_model_too() -> None:
 
     (failed,) = drive.of_type(StepFailed)
     assert failed.error.startswith("not done: tool 'vault': a model would be told a secret")
+
+
+def test_nobody_is_asked_about_what_is_refused_anyway() -> None:
+    tools = LABELLED | {"vault": ToolFacts("v", Effects.NONE, secret=True, needs_approval=True)}
+    drive = flowing(tool("v", tool="vault", verify={"strategy": "judge", "model": "m"}), models=MODELS, tools=tools)
+
+    assert drive.of_type(ApprovalRequested) == []
+    assert drive.status is RunStatus.FAILED
 
 
 def test_a_secret_a_person_is_asked_about_is_not_shown() -> None:

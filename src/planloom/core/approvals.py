@@ -2,7 +2,7 @@
 
 Rule 1: an answer counts only if its binding is that of what waits, and an attempt starts only if what it is about to be
 given has the binding that was approved: worked out anew at that moment, in `permission.py`.
-Rule 2: an approval is used up by the attempt it was given for; another attempt asks again.
+Rule 2: an approval is used up by the attempt it was given for: the next one has another number, and asks again.
 Rule 3: who waits for a person's word holds nothing: no slot, no name, no money.
 """
 
@@ -103,12 +103,6 @@ def remember(node: Node, event: ApprovalRequested) -> None:
     """Take note of what is asked about a step."""
     before = node.asked
     node.asked = Asked(event) if before is None else Asked(event, earlier=(*before.earlier, before.request))
-
-
-def used_up(node: Node) -> None:
-    """Take note that the attempt starts which a person allowed, if one did."""
-    if node.asked is not None:
-        node.asked.by = None
 
 
 def waits_until(request: ApprovalRequested, deadline_at: float | None) -> float | None:

@@ -121,7 +121,8 @@ class Flow:
         if event.reused:
             node.labels = self._reused_labels(node)
         elif node.children is not None:
-            node.labels = self.control(node).union(*(child.labels for child in node.children))
+            found = (child.labels for child in node.children)
+            node.labels = NO_LABELS.union(*found) if node.children else self.control(node)
         elif node.inner is not None:
             node.labels = self._of_outputs(node.inner)
         elif node.entry.step.wait is not None:
@@ -179,11 +180,17 @@ class Flow:
         return None if tool is None else self._facts.get(tool)
 
     def _of_outputs(self, scope: ScopeState) -> Labels:
+        """Return what the outputs of a plan carry: what leads to them; if no step does, what decided that it ran.
+
+        Its steps carry that already; where one cleans what it is given, it is clean.
+        """
         outputs = scope.graph.outputs
-        if outputs is not None:
-            return _labels(scope, _reads(scope.graph, outputs.refs)) | scope.control
-        ends = (node.labels for node in scope.nodes if not node.entry.downstream)
-        return scope.control.union(*ends)
+        if outputs is None:
+            ends = [node.labels for node in scope.nodes if not node.entry.downstream]
+            return NO_LABELS.union(*ends) if ends else scope.control
+        reads = _reads(scope.graph, outputs.refs)
+        found = _labels(scope, reads)
+        return found if reads.steps else found | scope.control
 
     def _reused_labels(self, node: Node) -> Labels:
         """Return what the earlier run recorded, and what its tools say today; all they may, where it kept no labels."""

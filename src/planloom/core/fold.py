@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from planloom.core import ahead
-from planloom.core.approvals import remember, used_up, waits_until
+from planloom.core.approvals import remember, waits_until
 from planloom.core.budget import FREE, NO_CLAIM, ONE_CALL, Budget, Claim
 from planloom.core.claims import Claims
 from planloom.core.ended import ended, skip, stop_container, stop_scope, wait_over
@@ -174,7 +174,6 @@ def _step_dispatched(state: RunState, event: StepDispatched) -> None:
     node.grant = state.budget.take(node.claim)
     state.running[event.step] = node
     if state.flow is not None:
-        used_up(node)
         state.flow.begin(node)
 
 

@@ -57,7 +57,7 @@ class Asked:
 
     Attributes:
         request: The question that counts now.
-        by: Who allowed its next attempt; None: nobody, or that attempt has begun.
+        by: Who allowed the attempt it is about; None: nobody yet.
         earlier: Questions about the step that count no longer.
     """
 
