@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from planloom import Plan, load_plan
 from planloom.core.events import ToolFacts
@@ -18,17 +17,8 @@ from planloom.plan.flow import SECRET, FlowPolicy
 from planloom.plan.flow_paths import FlowPath, flows, refusals
 from planloom.plan.graph import compile_plan
 from planloom.plan.policy import Effects
+from tests.plan.flow_plans import TOOLS, plan, plans, text_of, tool
 
-TOOLS = {
-    "get": ToolFacts("0", Effects.NONE, source=("web",)),
-    "read": ToolFacts("0", Effects.NONE, source=("inbox",)),
-    "vault": ToolFacts("0", Effects.NONE, secret=True),
-    "same": ToolFacts("0", Effects.NONE),
-    "clean": ToolFacts("0", Effects.NONE, cleans=("web", "inbox")),
-    "swap": ToolFacts("0", Effects.NONE, cleans=("web",), source=("inbox",)),
-    "send": ToolFacts("0", Effects.ONCE),
-    "log": ToolFacts("0", Effects.ONCE, accepts=("web",)),
-}
 POLICY = FlowPolicy()
 
 
@@ -41,18 +31,6 @@ class Catalogue:
 
     def facts(self, name: str) -> ToolFacts:
         return TOOLS[name]
-
-
-def tool(key: str, name: str, *refs: str, **fields: Any) -> dict[str, Any]:
-    return {"id": key, "tool": name, "with": {"x": _text(refs)}, **fields}
-
-
-def _text(refs: Any) -> str:
-    return " ".join(f"${{{{ {ref if '.' in ref else f'steps.{ref}.output'} }}}}" for ref in refs)
-
-
-def plan(*steps: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return {"planloom": 1, "steps": list(steps), **fields}
 
 
 def found(document: dict[str, Any], policy: FlowPolicy = POLICY, **options: Any) -> list[FlowPath]:
@@ -72,7 +50,7 @@ def told(document: dict[str, Any], **options: Any) -> list[tuple[str, ...]]:
 
 def test_a_page_that_a_model_makes_a_mail_of() -> None:
     document = plan(
-        tool("page", "get"), {"id": "sum", "model": "m", "prompt": _text(["page"])}, tool("mail", "send", "sum")
+        tool("page", "get"), {"id": "sum", "model": "m", "prompt": text_of(["page"])}, tool("mail", "send", "sum")
     )
 
     assert told(document) == [("web", "page>sum>mail", "send", "needs_approval", "")]
@@ -89,7 +67,7 @@ def test_what_is_allowed_is_listed_too_and_comes_last() -> None:
 
 def test_a_secret_in_a_prompt_is_refused_and_a_problem_of_the_plan() -> None:
     document = plan(
-        tool("key", "vault"), tool("same", "same", "key"), {"id": "ask", "model": "m", "prompt": _text(["same"])}
+        tool("key", "vault"), tool("same", "same", "key"), {"id": "ask", "model": "m", "prompt": text_of(["same"])}
     )
 
     [way] = found(document)
@@ -110,7 +88,7 @@ def test_a_tool_that_cleans_ends_the_way_but_not_what_its_error_says() -> None:
 
 
 def test_a_person_s_answer_carries_nothing() -> None:
-    ask = {"id": "ask", "approve": _text(["page"])}
+    ask = {"id": "ask", "approve": text_of(["page"])}
 
     assert told(plan(tool("page", "get"), ask, tool("mail", "send", "ask"))) == []
 
@@ -134,7 +112,7 @@ def test_only_to_wait_for_a_step_is_no_way() -> None:
 
 def test_the_way_into_a_sub_plan_is_by_the_input_that_carries_it() -> None:
     inner = plan(tool("a", "send", "inputs.page"), tool("b", "send", "inputs.to"), inputs={"page": {}, "to": {}})
-    sub = {"id": "sub", "plan": inner, "with": {"page": _text(["page"]), "to": "ann"}}
+    sub = {"id": "sub", "plan": inner, "with": {"page": text_of(["page"]), "to": "ann"}}
 
     assert told(plan(tool("page", "get"), sub)) == [("web", "page>sub>sub/a", "send", "needs_approval", "")]
 
@@ -163,7 +141,7 @@ def test_whether_a_sub_plan_was_done_shows_in_what_it_gives() -> None:
 
 
 def test_what_a_sub_plan_was_given_may_be_in_its_error() -> None:
-    sub = {"id": "sub", "plan": plan(tool("a", "same"), inputs={"p": {}}), "with": {"p": _text(["page"])}}
+    sub = {"id": "sub", "plan": plan(tool("a", "same"), inputs={"p": {}}), "with": {"p": text_of(["page"])}}
 
     assert told(plan(tool("page", "get"), sub, tool("mail", "send", "sub"))) == []
     assert told(plan(tool("page", "get"), sub, tool("mail", "send", "steps.sub.error")))[0][1] == "page>sub>mail"
@@ -228,40 +206,6 @@ def test_a_thousand_steps_are_no_matter() -> None:
 
 
 # --- random ones --------------------------------------------------------------------------------
-
-
-@st.composite
-def plans(draw: st.DrawFn, depth: int = 1, names: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Draw a plan of all kinds of step; `names` are its inputs."""
-    steps: list[dict[str, Any]] = []
-    for at in range(draw(st.integers(2, 7 - depth))):
-        above = [f"steps.s{n}.{field}" for n in range(at) for field in ("output", "error")]
-        above += [f"inputs.{name}" for name in names]
-        refs = draw(st.lists(st.sampled_from(above), max_size=3, unique=True)) if above else []
-        kinds = [*TOOLS, "model", "code", "approve", *(["sub"] * 5 if depth else [])]
-        steps.append(_step(draw, f"s{at}", draw(st.sampled_from(kinds)), refs, depth))
-        if above and draw(st.integers(0, 3)) == 0:
-            steps[-1] |= {"when": f"default({draw(st.sampled_from(above))}, 1) == 1"}
-        if above and draw(st.integers(0, 4)) == 0 and "approve" not in steps[-1]:
-            steps[-1] |= {"for_each": f"default({draw(st.sampled_from(above))}, [])"}
-    fields: dict[str, Any] = {"inputs": {name: {} for name in names}} if names else {}
-    if draw(st.booleans()):
-        fields["outputs"] = {"o": f"${{{{ steps.s{draw(st.integers(0, len(steps) - 1))}.output }}}}"}
-    return plan(*steps, **fields)
-
-
-def _step(draw: st.DrawFn, key: str, kind: str, refs: list[str], depth: int) -> dict[str, Any]:
-    brought = st.lists(st.sampled_from(["get", "vault", "send", "log"]), max_size=2, unique=True)
-    if kind == "model":
-        return {"id": key, "model": "m", "prompt": "? " + _text(refs), "tools": draw(brought) or None}
-    if kind == "code":
-        return {"id": key, "code": {"source": "1", "tools": draw(brought)}, "with": {"x": _text(refs)}}
-    if kind == "approve":
-        return {"id": key, "approve": "? " + _text(refs)}
-    if kind == "sub":
-        given = {"p": _text(refs[:1]), "q": _text(refs[1:])}
-        return {"id": key, "plan": draw(plans(depth=depth - 1, names=("p", "q"))), "with": given}
-    return tool(key, kind, *refs)
 
 
 def own(name: str) -> frozenset[str]:
@@ -340,7 +284,7 @@ class Naive:
 
 @pytest.mark.slow
 @given(plans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_the_ways_are_those_that_a_walk_over_everything_finds(document: dict[str, Any]) -> None:
     naive = Naive(document)
 
@@ -364,7 +308,7 @@ def _keys(document: dict[str, Any], kinds: set[str], prefix: str = "") -> Iterat
 
 @pytest.mark.slow
 @given(plans(depth=0))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_each_way_is_a_shortest_one_of_all_there_are(document: dict[str, Any]) -> None:
     reads = {step["id"]: set(re.findall(r"steps\.(s\d+)\.", str(step))) for step in document["steps"]}
     by_id = {step["id"]: step for step in document["steps"]}
