@@ -19,10 +19,13 @@ from typing import Any
 from planloom import Engine, MemoryJournal, Settings, ToolRegistry
 from planloom.agents.reasoning import Reasoner
 from planloom.core.chat import ModelCall, ToolCall
+from planloom.core.events import ApprovalAnswered
 from planloom.journal.codec import decode, encode
+from planloom.plan.flow import FlowPolicy
 from planloom.ports import Recorded
 from planloom.testing.clock import ManualClock
 from planloom.testing.crash import CrashingJournal, Spoil
+from planloom.testing.fakes import fake_tool
 from planloom.testing.models import FunctionModel, ScriptedModel
 from planloom.tools.sparing import BreakerPolicy
 from tests.crash.shapes import SHAPES, World, driven, plan_of
@@ -183,6 +186,78 @@ async def paused() -> list[Recorded]:
     return await disk.read("r")
 
 
+LABELLED: list[dict[str, Any]] = [
+    {"id": "fetch", "tool": "fetch"},
+    {"id": "key", "tool": "vault"},
+    {"id": "leak", "tool": "send", "with": {"n": "${{ steps.key.output }}"}, "on_error": "continue"},
+    {
+        "id": "each",
+        "for_each": "${{ steps.fetch.output }}",
+        "plan": {
+            "inputs": {"page": {}},
+            "steps": [{"id": "read", "tool": "clean", "with": {"n": "${{ inputs.page }}"}}],
+        },
+        "with": {"page": "${{ item }}"},
+    },
+    {"id": "send", "tool": "send", "with": {"n": "${{ steps.fetch.output }}"}},
+    {
+        "id": "book",
+        "tool": "book",
+        "with": {"n": "${{ steps.each.output }}"},
+        "retry": {"max_attempts": 2, "initial_delay": 1, "jitter": False},
+        "needs": ["send"],
+    },
+]
+"""A plan whose values come from where others write them; some leave."""
+
+
+async def labelled(*, cut: bool = False, again: bool = False) -> list[Recorded]:
+    """Ask a person about values from outside on their way out; somebody answers something else first; it fails twice.
+
+    Args:
+        again: Return the record of the run that then does the rest.
+    """
+    clock, world, disk = ManualClock(), World(), MemoryJournal()
+    settings = Settings(flow=FlowPolicy(secret="ask", approval_seconds=600))
+    tools = [
+        fake_tool("fetch", [["page 1", "page 2"]], source="web"),
+        fake_tool("vault", ["k"], secret=True),
+        fake_tool("clean", [1], cleans="web"),
+        fake_tool("send", ["sent"], effects="once"),
+        fake_tool(
+            "book", [ValueError("full"), ValueError("full"), "booked"], effects="idempotent", needs_approval=True
+        ),
+    ]
+    plan = {"planloom": 1, "steps": LABELLED}
+    journal: Any = CrashingJournal(disk, at=3, how=Spoil.AFTER, lag=1) if cut else disk
+    async with Engine(journal, tools=tools, clock=clock, settings=settings) as engine:
+        if cut:
+            await driven(engine.start(plan, run_id="r"), clock, world, until=journal.stopped)
+        else:
+            await (await engine.start(plan, run_id="r")).result()
+    clock.advance(60)
+    await disk.post("r", ApprovalAnswered("send", True, "somebody", clock.now(), binding="0" * 64))
+    async with Engine(disk, tools=tools, clock=clock, settings=settings) as engine:
+        await driven(engine.resume("r"), clock, world)
+        if again:
+            await driven(engine.retry_failed("r", new_id="again"), clock, world)
+    return await disk.read("again" if again else "r")
+
+
+async def asked_inside() -> list[Recorded]:
+    """Have a model read a page, and hand on what it says of it; return the record."""
+    clock, world, disk = ManualClock(), World(), MemoryJournal()
+    tools = [fake_tool("fetch", ["a page"], source="web"), fake_tool("send", ["sent"], effects="once")]
+    models = {"calling": ScriptedModel([[ToolCall("1", "fetch", {"n": 1})], "it says nothing"])}
+    steps = [
+        {"id": "ask", "model": "calling", "prompt": "What does the page say?", "tools": ["fetch"]},
+        {"id": "send", "tool": "send", "with": {"n": "${{ steps.ask.output }}"}},
+    ]
+    async with Engine(disk, tools=tools, models=models, clock=clock) as engine:
+        await driven(engine.start({"planloom": 1, "steps": steps}, run_id="r"), clock, world)
+    return await disk.read("r")
+
+
 Recording = Callable[[], Coroutine[Any, Any, list[Recorded]]]
 
 
@@ -194,6 +269,8 @@ def recordings() -> dict[str, Recording]:
             name = f"{shape.replace(' ', '-').replace(',', '')}{'-cut' if cut else ''}"
             found[name] = partial(recorded, shape, cut=cut)
     found |= {"agent": partial(agent, cut=False), "agent-cut": partial(agent, cut=True), "paused": paused}
+    found |= {"labelled": labelled, "labelled-cut": partial(labelled, cut=True), "labelled-inside": asked_inside}
+    found |= {"labelled-again": partial(labelled, again=True)}
     return found | {name: partial(asking, name) for name in ASKING}
 
 

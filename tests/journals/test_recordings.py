@@ -36,7 +36,7 @@ def test_a_recording_is_written_as_it_was_read(path: Path) -> None:
     assert list(written(read(path))) == path.read_text(encoding="utf-8").splitlines()
 
 
-def test_every_kind_of_event_but_what_was_refused_is_in_some_recording() -> None:
+def test_every_kind_of_event_but_a_refused_result_is_in_some_recording() -> None:
     seen = {type(entry.event) for path in RECORDINGS for entry in read(path)}
 
-    assert {event.__name__ for event in EVENT_TYPES if event not in seen} == {"ResultRefused", "AnswerRefused"}
+    assert {event.__name__ for event in EVENT_TYPES if event not in seen} == {"ResultRefused"}

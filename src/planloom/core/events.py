@@ -92,7 +92,7 @@ class RunStarted:
     flow: FlowPolicy | None = None
     """What is done about labelled values; None: no tool of the run says anything of any, and none are kept."""
     reused_labels: dict[str, Any] = field(default_factory=dict)
-    """Labels of the outputs in `reused` by step key, as lists; of those without any, nothing."""
+    """Labels of the outputs in `reused` by step key, as lists; empty if the earlier run kept none."""
     binds: bool = False
     """Whether an answer counts only for exactly what was asked; False: the run is older than that."""
 
