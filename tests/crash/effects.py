@@ -7,18 +7,21 @@ Rule 2: who wants a process struck from inside leaves a file `strike` with the w
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import resource
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _HELD: list[bytearray] = []
 """Memory that is never given back."""
+LINE_BYTES = 110
+"""About as long as a line of the log is."""
 _MORE_BYTES = 8 * 2**20
 
 
@@ -42,7 +45,7 @@ FROM_INSIDE: dict[str, Callable[[], object]] = {
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """The file calls.log of a folder: "effects key attempt argument" for each call of a tool."""
+    """The file calls.log of a folder: a line of JSON for each call, which `planloom verify --tool-log` can read."""
 
     folder: Path
 
@@ -50,11 +53,12 @@ class Effects:
     def path(self) -> Path:
         return self.folder / "calls.log"
 
-    def note(self, effects: str, key: str, attempt: int, number: int) -> None:
+    def note(self, tool: str, effects: str, number: int, *, step: str, attempt: int, key: str) -> None:
         """Have it happen; then strike, if that was asked for."""
+        told = {"step": step, "attempt": attempt, "key": key, "tool": tool, "effects": effects, "number": number}
         log = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
-            os.write(log, f"{effects} {key} {attempt} {number}\n".encode())
+            os.write(log, f"{json.dumps(told)}\n".encode())
             os.fsync(log)
             size = os.fstat(log).st_size
         finally:
@@ -75,7 +79,7 @@ class Effects:
         """Have the process of the next call, or of one about so many calls later, struck in a way FROM_INSIDE."""
         size = self.path.stat().st_size if self.path.exists() else 0
         drafted = self.folder / "strike.draft"
-        drafted.write_text(f"{size + calls * len('none chain_1 1 100')} {way}", encoding="utf-8")
+        drafted.write_text(f"{size + calls * LINE_BYTES} {way}", encoding="utf-8")
         drafted.rename(self.folder / "strike")
 
     def withdraw(self) -> bool:
@@ -86,14 +90,15 @@ class Effects:
             return True
         return False
 
-    def lines(self) -> list[list[str]]:
+    def lines(self) -> list[dict[str, Any]]:
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        return [line.split() for line in text.splitlines()]
+        return [json.loads(line) for line in text.splitlines()]
 
-    def counted(self) -> Counter[tuple[str, str]]:
-        """Return how many calls there were, by their effects and the key of their step."""
-        return Counter((effects, key) for effects, key, *_ in self.lines())
+    def counted(self, effects: str) -> Counter[str]:
+        """Return how many calls there were with such effects, by their step."""
+        return Counter(line["step"] for line in self.lines() if line["effects"] == effects)
 
-    def argument(self, key: str) -> int | None:
+    def argument(self, step: str) -> int | None:
         """Return what the `once` tool of a step was called with, or None if it was not: it did not happen."""
-        return next((int(number) for effects, at, _, number in self.lines() if (effects, at) == ("once", key)), None)
+        found = (line["number"] for line in self.lines() if (line["effects"], line["step"]) == ("once", step))
+        return next(found, None)

@@ -57,10 +57,15 @@ MOMENT_S = float(os.environ.get("KILLED_MOMENT_S", "0.004"))
 WORLD = Effects(Path(os.environ.get("KILLED_FOLDER", "")))
 
 
+def noted(tool: str, effects: str, number: int, context: ToolContext) -> None:
+    key = context.idempotency_key
+    WORLD.note(f"kill.{tool}", effects, number, step=context.step, attempt=context.attempt, key=key)
+
+
 @tool(name="kill.pure", effects="none")
 async def pure(number: int, context: ToolContext) -> int:
     """Add one, after a moment."""
-    WORLD.note("none", context.step, context.attempt, number)
+    noted("pure", "none", number, context)
     await asyncio.sleep(MOMENT_S)
     return number + 1
 
@@ -68,14 +73,14 @@ async def pure(number: int, context: ToolContext) -> int:
 @tool(name="kill.put", effects="idempotent")
 def put(number: int, context: ToolContext) -> int:
     """Add one, in a thread; may be called again."""
-    WORLD.note("idempotent", context.step, context.attempt, number)
+    noted("put", "idempotent", number, context)
     return number + 1
 
 
 @tool(name="kill.flaky", effects="idempotent")
 async def flaky(number: int, context: ToolContext) -> int:
     """Fail twice, then work."""
-    WORLD.note("idempotent", context.step, context.attempt, number)
+    noted("flaky", "idempotent", number, context)
     if context.attempt < 3:
         raise ConnectionError("not yet")
     return number
@@ -84,9 +89,12 @@ async def flaky(number: int, context: ToolContext) -> int:
 @tool(name="kill.pay", effects="once")
 async def pay(number: int, context: ToolContext) -> int:
     """Add one, after a moment; must never be called twice."""
-    WORLD.note("once", context.step, context.attempt, number)
+    noted("pay", "once", number, context)
     await asyncio.sleep(MOMENT_S)
     return number + 1
+
+
+TOOLS = [pure, put, flaky, pay]
 
 
 async def to_the_end(engine: Engine, run_id: str) -> RunStatus:
@@ -113,9 +121,7 @@ async def main(run_id: str, *, has_workers: bool) -> None:
             transport = on_workers(
                 await stack.enter_async_context(WorkerPool(2, 3, setup=setup, capacity=2, lease_s=LEASE_S))
             )
-        engine = await stack.enter_async_context(
-            Engine(WORLD.folder / "runs.db", tools=[pure, put, flaky, pay], transport=transport)
-        )
+        engine = await stack.enter_async_context(Engine(WORLD.folder / "runs.db", tools=TOOLS, transport=transport))
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         status = await to_the_end(engine, run_id)

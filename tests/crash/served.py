@@ -38,7 +38,8 @@ def answered(method: str, params: dict[str, Any]) -> dict[str, Any] | None:
             }
         case "tools/call":
             name, number = params["name"], params["arguments"]["number"]
-            WORLD.note("once" if name == "pay" else "none", f"{name}[{number}]", 1, number)
+            effects, key = "once" if name == "pay" else "none", params["_meta"]["planloom/idempotency_key"]
+            WORLD.note(f"calc.{name}", effects, number, step=f"{name}[{number}]", attempt=1, key=key)
             time.sleep(MOMENT_S)
             return {"content": [{"type": "text", "text": str(number + 1)}], "isError": False}
     return None

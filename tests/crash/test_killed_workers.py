@@ -23,8 +23,7 @@ from planloom import RunStatus
 from planloom.core.events import AttemptFailed, AttemptSucceeded
 from tests.crash.effects import FROM_INSIDE
 from tests.crash.killed import EXPECTED, LEASE_S
-from tests.crash.test_kills import in_turn
-from tests.crash.victims import OUTSIDE, Known, Victim, left_alive, strike, under
+from tests.crash.victims import OUTSIDE, Known, Victim, in_turn, left_alive, strike, under
 from tests.crash.witness import Witness
 from tests.transport.workplace import calls as effects_in
 from tests.transport.workplace import engine_on, plan, pool_of, step, until
@@ -121,7 +120,7 @@ def test_a35_after_an_engine_is_killed_with_its_workers_another_one_repeats_no_c
     witness = Witness(tmp_path, "r")
     with Victim(tmp_path, "r", workers=True, moment_s=MOMENT_S) as first:
         end = time.monotonic() + 30
-        while sum(effects == "once" for effects, _ in first.effects.counted()) < 5 and time.monotonic() < end:
+        while first.effects.counted("once").total() < 5 and time.monotonic() < end:
             time.sleep(0.005)
         mine, workers = under(first.pid), first.workers
         first.process.kill()

@@ -6,20 +6,22 @@ must agree, however often, however and whenever the process dies. PLANLOOM_KILLS
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from planloom import Engine
+from planloom.errors import RunBusyError
 from tests.crash.effects import FROM_INSIDE, Effects
-from tests.crash.killed import EXPECTED
-from tests.crash.victims import OUTSIDE, Known, Victim, left_alive, strike, under
+from tests.crash.killed import EXPECTED, TOOLS
+from tests.crash.victims import OUTSIDE, Known, Victim, in_turn, left_alive, strike, under
 from tests.crash.witness import Witness
 
 KILLS = int(os.environ.get("PLANLOOM_KILLS", "20"))
@@ -35,12 +37,6 @@ CODES = {"exit": 7, "segfault": -signal.SIGSEGV, "abort": -signal.SIGABRT} | {wa
 """What a process ends with that was struck in time."""
 EXCUSES = {"SIGINT": "cancelled", "no memory": "failed"}
 """How a run may end, besides well, once its engine was struck in these ways: Ctrl-C while a run starts cancels it."""
-
-
-def in_turn(ways: tuple[str, ...], chance: random.Random) -> Iterator[str]:
-    """Yield ways without end, each as often as it is there, in an order left to chance."""
-    while True:
-        yield from chance.sample(ways, len(ways))
 
 
 def one_life(folder: Path, way: str | None, chance: random.Random) -> bool:
@@ -86,3 +82,30 @@ def test_however_and_whenever_an_engine_ends_the_record_and_the_world_agree(tmp_
         assert ended.output == (EXPECTED if ended.status == "success" else None)
         unknown += witness.unknown
     sys.stdout.write(f"engines: {dict(sorted(done.items()))} in {runs} runs left {unknown} outcomes unknown\n")
+
+
+@pytest.mark.slow
+def test_an_engine_that_stands_still_keeps_its_run_and_goes_on_with_it(tmp_path: Path) -> None:
+    witness = Witness(tmp_path, "r")
+
+    async def taken() -> str:
+        async with Engine(tmp_path / "runs.db", tools=TOOLS) as engine:
+            assert await engine.recover() == []
+            with pytest.raises(RunBusyError) as refused:
+                await engine.resume("r")
+        return str(refused.value)
+
+    with Victim(tmp_path, "r", moment_s=MOMENT_S) as victim:
+        while len(victim.effects.lines()) < 5:
+            time.sleep(0.002)
+        os.kill(victim.pid, signal.SIGSTOP)
+
+        refusal = asyncio.run(taken())
+
+        witness.look()
+        assert not witness.has_ended
+        assert f"process {victim.pid}" in refusal
+        os.kill(victim.pid, signal.SIGCONT)
+        assert victim.ended() == "success"
+    witness.look()
+    assert witness.ended().output == EXPECTED

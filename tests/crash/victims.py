@@ -7,10 +7,12 @@ Rule 2: whoever strikes knows before what must be gone after: numbers of process
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +43,7 @@ class Known:
 
     @property
     def is_alive(self) -> bool:
-        return _began(self.pid) == self.began
+        return self.began != "" and _began(self.pid) == self.began
 
 
 def known(pid: int) -> Known:
@@ -143,3 +145,9 @@ def strike(pid: int, way: str, *, stopped_s: float = 0.0) -> None:
         os.kill(pid, signal.SIGSTOP)
         time.sleep(stopped_s)
         os.kill(pid, signal.SIGCONT)
+
+
+def in_turn(ways: tuple[str, ...], chance: random.Random) -> Iterator[str]:
+    """Yield ways without end, each as often as it is there, in an order left to chance."""
+    while True:
+        yield from chance.sample(ways, len(ways))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from planloom import Engine, RunStatus, tool
 from planloom.core.code import ErrorType, Program, SandboxLimits, SandboxResult
 from planloom.sandbox.sandbox import backend_of
 from planloom.sandbox.watch import descendants
@@ -96,3 +97,49 @@ def test_however_a_program_ends_its_own_process_it_is_told_so_and_nothing_is_lef
     for (_, why), result in zip(FROM_INSIDE.values(), ended, strict=True):
         assert why in str(result.error)
     assert left == []
+
+
+def test_a_sandbox_that_is_killed_before_its_program_begins_has_died_and_is_not_one_that_cannot_be_had() -> None:
+    needs("cpython")
+
+    async def main() -> SandboxResult:
+        await backend_of("cpython").run(Program("1"))  # which looks at what there is to be shown to programs
+        running = asyncio.create_task(backend_of("cpython").run(Program("1")))
+        while not (there := list(descendants(os.getpid()))):
+            await asyncio.sleep(0)
+        os.kill(there[0], signal.SIGKILL)
+        return await running
+
+    result = asyncio.run(main())
+
+    assert (result.error_type, result.error) == (ErrorType.CRASHED, "its process died, killed by SIGKILL")
+
+
+def test_a_call_that_is_cut_off_when_its_program_dies_is_an_unknown_outcome_if_it_may_be_made_once(
+    runtime: str,
+) -> None:
+    calls: list[int] = []
+
+    @tool(name="pay", effects="once")
+    async def pay(number: int) -> int:
+        """Pay, in a world where the sandbox dies meanwhile."""
+        calls.append(number)
+        os.kill(list(descendants(os.getpid()))[-1], signal.SIGKILL)
+        await asyncio.sleep(0.1)
+        return number
+
+    code = {"source": "return pay(number=1)", "runtime": runtime, "tools": ["pay"]}
+    step = {"id": "a", "code": code, "retry": {"max_attempts": 5, "initial_delay": 0.001}}
+
+    async def main() -> tuple[RunStatus, list[str]]:
+        async with Engine(tools=[pay]) as engine:
+            result = await engine.run({"planloom": 1, "name": "code", "steps": [step]})
+        return result.status, [blocker["step"] for blocker in result.blockers()]
+
+    status, blockers = asyncio.run(main())
+
+    assert calls == [1]
+    if runtime == "monty":  # it notices only when it is answered: then the call has ended, and is on record
+        assert status is RunStatus.SUCCESS
+    else:
+        assert (status, blockers) == (RunStatus.WAITING, ["a"])

@@ -9,6 +9,7 @@ Rule 3: which sandbox it was and how each limit was held is part of the outcome,
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from planloom.errors import (
     ConfigError,
     FlowError,
     GrantError,
+    NoAnswerError,
     NotAllowedError,
     OutputError,
     suggestion,
@@ -90,6 +92,11 @@ class CodeExecutor:
         )
         result = await backend.run(program)
         if not result.success:
+            if result.error_type is ErrorType.CRASHED and working.cut_off:
+                raise NoAnswerError(
+                    f"{failure_of(result, request)}; {working.cut_off} was under way: what it did nobody knows",
+                    remedy="look whether it happened, and say so: planloom resolve",
+                )
             raise failure_of(result, request)
         if request.step.output is not None:
             fits(result.result, request.step.output, request.key)
@@ -108,6 +115,7 @@ class _Working:
     Attributes:
         under_way: Tools of calls that have not ended.
         counted: How many of those the attempt has counted already.
+        cut_off: Name of a tool with an effect that may happen once, the call of which was cut off; else "".
     """
 
     calls: ToolCalls
@@ -116,6 +124,7 @@ class _Working:
     inner: Inner
     under_way: list[Tool] = field(default_factory=list)
     counted: int = 0
+    cut_off: str = ""
 
     def function(self, tool: Tool) -> ToolFunction:
         async def called(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -138,10 +147,13 @@ class _Working:
         if key not in self.request.recorded:
             self._check_flow(tool, arguments)
             check_grant([*self.under_way, tool], self.request, self._settled())
-        one = _Call(self, tool, arguments, key)
+        one, effects = _Call(self, tool, arguments, key), tool.effects or Effects.ONCE
         self.under_way.append(tool)
         try:
-            return await self.inner.once(key, one.made, name=tool.name, kind=TOOL, effects=tool.effects or Effects.ONCE)
+            return await self.inner.once(key, one.made, name=tool.name, kind=TOOL, effects=effects)
+        except asyncio.CancelledError:
+            self.cut_off = self.cut_off if effects is not Effects.ONCE else tool.name
+            raise
         finally:
             self.under_way.remove(tool)
             self.counted -= one.is_counted

@@ -192,15 +192,16 @@ class _Running:
 
     def _died(self) -> None:
         code = self._child.exit_code or 0
-        if not self._is_ready:
+        number = code - 128 if code > 128 else -code
+        is_killed = number in set(signal.Signals)
+        if not self._is_ready and not is_killed:
             text = self._complaint.decode(errors="replace").strip()[:500]
             self._ending.raises(NoSandboxError(f"{_NAMESPACE_RIGHTS}: {text}", remedy=_REMEDY, backend=NAME))
             return
-        number = code - 128 if code > 128 else -code
         if number == signal.SIGXCPU:
             self._ending.failed(ErrorType.TIMEOUT, "it used all the processor time it may")
             return
-        by = f", killed by {signal.Signals(number).name}" if number in set(signal.Signals) else ""
+        by = f", killed by {signal.Signals(number).name}" if is_killed else ""
         self._ending.failed(ErrorType.CRASHED, f"its process died{by or f' with exit code {code}'}")
 
     def _processes(self) -> list[int]:
