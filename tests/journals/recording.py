@@ -228,20 +228,20 @@ async def labelled(*, cut: bool = False, again: bool = False) -> list[Recorded]:
             "book", [ValueError("full"), ValueError("full"), "booked"], effects="idempotent", needs_approval=True
         ),
     ]
-    plan = {"planloom": 1, "steps": LABELLED}
+    plan, run_id = {"planloom": 1, "steps": LABELLED}, "before" if again else "r"
     journal: Any = CrashingJournal(disk, at=3, how=Spoil.AFTER, lag=1) if cut else disk
     async with Engine(journal, tools=tools, clock=clock, settings=settings) as engine:
         if cut:
-            await driven(engine.start(plan, run_id="r"), clock, world, until=journal.stopped)
+            await driven(engine.start(plan, run_id=run_id), clock, world, until=journal.stopped)
         else:
-            await (await engine.start(plan, run_id="r")).result()
+            await (await engine.start(plan, run_id=run_id)).result()
     clock.advance(60)
-    await disk.post("r", ApprovalAnswered("send", True, "somebody", clock.now(), binding="0" * 64))
+    await disk.post(run_id, ApprovalAnswered("send", True, "somebody", clock.now(), binding="0" * 64))
     async with Engine(disk, tools=tools, clock=clock, settings=settings) as engine:
-        await driven(engine.resume("r"), clock, world)
+        await driven(engine.resume(run_id), clock, world)
         if again:
-            await driven(engine.retry_failed("r", new_id="again"), clock, world)
-    return await disk.read("again" if again else "r")
+            await driven(engine.retry_failed("r", new_id="r"), clock, world)
+    return await disk.read("r")
 
 
 async def asked_inside() -> list[Recorded]:
