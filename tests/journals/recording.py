@@ -240,7 +240,7 @@ async def labelled(*, cut: bool = False, again: bool = False) -> list[Recorded]:
     async with Engine(disk, tools=tools, clock=clock, settings=settings) as engine:
         await driven(engine.resume(run_id), clock, world)
         if again:
-            await driven(engine.retry_failed("r", new_id="r"), clock, world)
+            await driven(engine.retry_failed(run_id, new_id="r"), clock, world)
     return await disk.read("r")
 
 

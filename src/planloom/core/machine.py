@@ -183,8 +183,10 @@ class RunMachine:
         self._begin_turn(fact.at)
         first = state.seq + 1
         if isinstance(fact, ApprovalAnswered):
-            why = misses(state.nodes[fact.step], fact)
+            node = state.nodes[fact.step]
+            why = misses(node, fact)
             if why is not None:
+                self._cause = node.seq
                 self.record(AnswerRefused(fact.step, fact.by, why, self.now))
                 return self._turn()
         if isinstance(fact, (TimerFired, ApprovalAnswered, StepResolved)) and fact.step:
