@@ -30,6 +30,7 @@ from planloom.plan.policy import JoinRule
 from planloom.runtime.replay import diverges, replayed
 from planloom.testing import LoggedCall, check_history
 from tests.simulation.life import Life
+from tests.simulation.promises import broken_promises
 from tests.simulation.world import EFFECTS, told_by_model, value
 
 EARLY = (JoinRule.ONE_SUCCESS,)
@@ -50,7 +51,7 @@ def violations(life: Life) -> list[str]:
         machine = replayed("r", records)
     except (AssertionError, KeyError, AttributeError, TypeError, ValueError) as error:
         return [*found, f"replay: the record cannot be read: {type(error).__name__}: {error}"]
-    return [*found, *_effects(life), *_values(life, machine), *_told(life)]
+    return [*found, *broken_promises(records), *_effects(life), *_values(life, machine), *_told(life)]
 
 
 # --- beside what really happened ----------------------------------------------------------------
