@@ -10,6 +10,7 @@ from typing import Any
 
 from planloom.core.events import (
     FACT_TYPES,
+    AnswerRefused,
     ApprovalAnswered,
     ApprovalRequested,
     AttemptFailed,
@@ -63,7 +64,7 @@ def draw(picture: Picture, entry: Recorded) -> None:
     picture.seq = entry.seq
     if not isinstance(event, ResultRefused):  # its time is that of an answer which may be late
         picture.last_at = event.at
-    if isinstance(event, (*FACT_TYPES, ResultRefused)):
+    if isinstance(event, (*FACT_TYPES, ResultRefused, AnswerRefused)):
         picture.turn_seq, picture.turn_events = entry.seq, 0
     picture.turn_events += 1
     part = picture.parts.get(getattr(event, "step", ""))
