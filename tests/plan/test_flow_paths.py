@@ -79,12 +79,13 @@ def test_a_secret_in_a_prompt_is_refused_and_a_problem_of_the_plan() -> None:
 
 
 def test_a_tool_that_cleans_ends_the_way_but_not_what_its_error_says() -> None:
-    clean = tool("count", "clean", "page", on_error="continue")
+    clean = tool("count", "clean", "page")
+    way = [("web", "page>count>mail", "send", "needs_approval", "")]
 
     assert told(plan(tool("page", "get"), clean, tool("mail", "send", "count"))) == []
-    assert told(plan(tool("page", "get"), clean, tool("mail", "send", "steps.count.error"))) == [
-        ("web", "page>count>mail", "send", "needs_approval", "")
-    ]
+    assert told(plan(tool("page", "get"), clean, tool("mail", "send", "steps.count.error"))) == way
+    assert told(plan(tool("page", "get"), clean | {"on_error": "continue"}, tool("mail", "send", "count"))) == way
+    assert told(plan(tool("page", "get"), clean, tool("mail", "send", "count", join="all_done"))) == way
 
 
 def test_a_person_s_answer_carries_nothing() -> None:

@@ -32,12 +32,14 @@ def _give(x: Any = None) -> list[Any]:
     return [x, "fail"]
 
 
+KINDS = ("get", "vault", "clean", "swap", "same", "send", "send", "log", "model", "sub", "sub", "sub")
+"""More ways out than there are of other kinds."""
 REGISTRY = ToolRegistry(map(_tool, TOOLS))
 
 
 @pytest.mark.slow
-@given(plans(kinds=(*TOOLS, "model", "sub", "sub", "sub")))
-@settings(max_examples=50, deadline=None)
+@given(plans(kinds=KINDS))
+@settings(max_examples=100, deadline=None)
 def test_a_run_stops_nothing_that_was_not_listed(document: dict[str, Any]) -> None:
     async def main() -> tuple[set[Any], list[Any]]:
         flow = {"untrusted": "ask", "secret": "ask"}

@@ -32,13 +32,16 @@ from planloom.plan.flow import (
 from planloom.plan.frozen import frozen
 from planloom.plan.graph import GraphStep, PlanGraph, compile_plan
 from planloom.plan.model import Plan, Step
-from planloom.plan.policy import JUDGED, Effects
+from planloom.plan.policy import JUDGED, Effects, JoinRule, OnError
 from planloom.plan.refs import compile_template
 from planloom.plan.rules import STRICTNESS
 from planloom.plan.terms import Ref
 
 _TELLS_A_MODEL = frozenset({"model", "agent", "task"})
 """Kinds of step that tell a model, or an agent, what they are given."""
+
+_AFTER_A_FAILURE = frozenset({JoinRule.ALL_DONE, JoinRule.ALWAYS, JoinRule.ONE_SUCCESS})
+"""Joins with which a step may be done after one that it refers to has failed."""
 
 
 class DeclaredTool(FlowFacts, Protocol):
@@ -209,12 +212,14 @@ class _Walk:
         places = [self.node(entry, prefix, (*path, "steps", entry.place)) for entry in graph.steps]
         self.failed.update((place, self.part_of(place)) for place in places if self.nodes[place].says_more_if_failed)
         for entry, node in zip(graph.steps, places, strict=True):
-            decided = self.read(graph, places, inputs, _deciding(entry))
+            of_failed = entry.join in _AFTER_A_FAILURE
+            decided = self.read(graph, places, inputs, _deciding(entry), of_failed=of_failed)
             if control is not None:
                 decided.add(control)
             if entry.sub is None:
-                self.link(decided | self.read(graph, places, inputs, entry.args.refs), node)
-                self.link((node, *decided, *self.read(graph, places, inputs, entry.args.refs)), self.failed.get(node))
+                comes_in = decided | self.read(graph, places, inputs, entry.args.refs, of_failed=of_failed)
+                self.link(comes_in, node)
+                self.link({node, *comes_in}, self.failed.get(node))
                 continue
             self.sub_plan(graph, entry, entry.sub, places, inputs, decided)
         return places
@@ -238,7 +243,8 @@ class _Walk:
             if refs:
                 given[name] = self.part_of(out)
                 item = items if any(ref.root in ("item", "index") for ref in refs) else ()
-                self.link(self.read(graph, places, inputs, (*refs, *item)), given[name])
+                of_failed = entry.join in _AFTER_A_FAILURE
+                self.link(self.read(graph, places, inputs, (*refs, *item), of_failed=of_failed), given[name])
         below = self.scope(sub, f"{self.nodes[out].key}/", (*self.nodes[out].at, "plan"), given, control)
         if sub.outputs is not None:
             ends = self.read(sub, below, given, sub.outputs.refs)
@@ -272,12 +278,27 @@ class _Walk:
             named = (*named, *(step.agent.tools or ()))
         return {name: facts for name in named if (facts := self.facts(name)) is not None}
 
-    def read(self, graph: PlanGraph, places: Sequence[int], inputs: Mapping[str, int], refs: Iterable[Ref]) -> set[int]:
+    def read(
+        self,
+        graph: PlanGraph,
+        places: Sequence[int],
+        inputs: Mapping[str, int],
+        refs: Iterable[Ref],
+        *,
+        of_failed: bool = False,
+    ) -> set[int]:
+        """Return the nodes that references of one plan lead to.
+
+        Args:
+            of_failed: Whether whoever refers is done although a step that it refers to has failed.
+        """
         found: set[int] = set()
         for ref in refs:
             if ref.root == "steps":
-                place = places[graph.index[str(ref.path[0])]]
-                found.add(place if ref.path[1] == "output" else self.failed.get(place, place))
+                above = graph.steps[graph.index[str(ref.path[0])]]
+                place = places[above.place]
+                is_whole = ref.path[1] == "output" and above.step.on_error is OnError.FAIL and not of_failed
+                found.add(place if is_whole else self.failed.get(place, place))
             elif ref.root == "inputs":
                 name = str(ref.path[0]) if ref.path else None
                 found.update(node for given, node in inputs.items() if name is None or given == name)
