@@ -3,14 +3,14 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := src tests examples benchmarks scripts
+CODE := src tests examples benchmarks scripts fuzz
 # How many times `make crash` kills a process. More kills, more moments tried.
 KILLS ?= 100
 # pytest-xdist worker processes.
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt test slow crash mutation check docs bench demo clean
+.PHONY: help setup fmt test slow crash fuzz mutation check docs bench demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -41,6 +41,13 @@ mutation: $(STAMP)  ## change each line of the heart a little and see whether a 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group mutation
 	PLANLOOM_WALKS=0.1 $(BIN)/python -m scripts.mutation --sample $(or $(SAMPLE),0)
 
+# How many hostile inputs `make fuzz` makes, and from which seed.
+FUZZ ?= 200000
+FUZZ_SEED ?= 1
+fuzz: $(STAMP)  ## give FUZZ hostile inputs to everything that reads text from outside
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
+	$(BIN)/python -m fuzz --inputs $(FUZZ) --seed $(FUZZ_SEED)
+
 check: $(STAMP)  ## lint, format, types, layers, freshness of the generated pages
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
@@ -61,4 +68,4 @@ demo: $(STAMP)  ## run the receipts example over all its receipts
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) .planloom build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	rm -rf examples/receipts/out examples/contacts/outbox examples/folder_map/out
-	find src tests examples benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests examples benchmarks scripts fuzz -name __pycache__ -type d -prune -exec rm -rf {} +

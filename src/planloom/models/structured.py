@@ -26,7 +26,7 @@ MAX_PROBLEMS = 10
 NO_TEXT = "(no text)"
 """What stands for an empty answer when it is told back: providers refuse messages without content."""
 
-_FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\r?\n(?P<inside>.*?)\r?\n?[ \t]*```", re.DOTALL)
+_FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\r?\n(?P<inside>.*)```", re.DOTALL)
 
 
 def answer_value(text: str) -> Any:

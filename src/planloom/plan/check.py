@@ -30,6 +30,7 @@ from planloom.plan.inputs import check_inputs, input_problems
 from planloom.plan.model import Need, Plan, Step, unique_ids
 from planloom.plan.refs import compile_template
 from planloom.plan.rules import plan_problems, step_problems
+from planloom.plan.schemas import one_plan
 from planloom.plan.terms import Ref
 
 __all__ = ["MAX_NESTING", "Catalogue", "check_against", "check_inputs", "check_plan", "notices"]
@@ -38,7 +39,6 @@ MAX_NESTING = 8
 """Levels of sub-plans inside each other."""
 
 _ITEM_ROOTS = ("item", "index")
-_MAX_DEFAULT_CHECKS = 20_000
 _MAX_SUGGESTED = 20
 _MAX_COMPARED = 5_000
 """Ids compared for a suggestion; for a hostile plan, comparing every name with every other would take hours."""
@@ -46,7 +46,8 @@ _MAX_COMPARED = 5_000
 
 def check_plan(plan: Plan) -> list[PlanError]:
     """Return every problem of a plan and its sub-plans; none if it is sound."""
-    return _nested(plan, depth=0)
+    with one_plan():
+        return _nested(plan, depth=0)
 
 
 def together(own: list[PlanError], further: list[PlanError]) -> list[PlanError]:
@@ -99,7 +100,7 @@ def structure_problems(plan: Plan, dropped: Mapping[int, frozenset[str]] | None 
     if not found:
         for name, schema in plan.inputs.items():
             if "default" in schema:
-                found += input_problems(name, schema["default"], schema, max_checks=_MAX_DEFAULT_CHECKS)
+                found += input_problems(name, schema["default"], schema, max_checks=None)
     found += unique_ids(plan.steps)[: MAX_PROBLEMS + 1]
     for place, step in enumerate(plan.steps):
         if len(found) > MAX_PROBLEMS:

@@ -26,15 +26,12 @@ MAX_LINE = 4_000
 
 _LETTERED = re.compile(r"\s*\(?(?P<letter>[A-Za-z]{1,2})[.)]\s+(?P<text>\S.*)")
 _YAML_KEY = re.compile(r"^[^\n:]{1,200}:(?:\s|$)", re.MULTILINE)
-_BRACKETED = re.compile(r"[(\[]\s*(?:requires?|needs?|after)\b(?P<ids>[^()\[\]]*)[)\]]\s*\.?\s*$", re.IGNORECASE)
-_BARE = re.compile(
-    r",?\s\b(?:requires?|after)\s+(?:steps?\s+)?"
-    r"(?P<ids>[A-Za-z]{1,2}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*&\s*)[A-Za-z]{1,2})*)\s*\.?\s*$",
-    re.IGNORECASE,
-)
-_ID_LIST = re.compile(
-    r"\s*:?\s*(?:steps?\s+)?([A-Za-z]{1,2}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*&\s*)[A-Za-z]{1,2})*)\s*"
-)
+_IDS = r"[A-Za-z]{1,2}(?:(?:\s*+,\s*+(?:and\s++)?|\s++and\s++|\s*+&\s*+)[A-Za-z]{1,2})*"
+_END = r"\s*+\.?\s*+$"
+"""Space is taken all at once (`*+`): giving it back bit by bit makes a line of nothing but space take for ever."""
+_BRACKETED = re.compile(rf"[(\[]\s*(?:requires?|needs?|after)\b(?P<ids>[^()\[\]]*)[)\]]{_END}", re.IGNORECASE)
+_BARE = re.compile(rf",?\s\b(?:requires?|after)\s++(?:steps?\s++)?(?P<ids>{_IDS}){_END}", re.IGNORECASE)
+_ID_LIST = re.compile(rf"\s*+:?\s*+(?:steps?\s++)?({_IDS})\s*+")
 _VALUE = r"(?:\"(?:[^\"\\]|\\.)*\"|[^\s\"\[\]]+(?:\[\d+\][^\s\"\[\]]*)*)"
 _BINDING = re.compile(rf"\[\s*(?P<tool>[A-Za-z_][\w./:-]*)(?P<args>(?:\s+[A-Za-z_]\w*={_VALUE})*)\s*\]\s*$")
 _ARGUMENT = re.compile(rf"(?P<name>[A-Za-z_]\w*)=(?P<value>{_VALUE})")

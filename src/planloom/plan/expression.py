@@ -16,9 +16,11 @@ from typing import Any, NoReturn
 from planloom.errors import ExpressionError, suggestion
 from planloom.plan.terms import (
     FUNCTIONS,
+    MAKING,
     ROOTS,
     STEP_FIELDS,
     AndOr,
+    Bounded,
     Comparison,
     FunctionCall,
     Listing,
@@ -59,6 +61,7 @@ class _Reader:
         self.place = 0
         self.depth = 0
         self.refs: list[Ref] = []
+        self.making = 0
 
     def _split(self, text: str) -> Iterator[tuple[str, str]]:
         place = 0
@@ -166,6 +169,9 @@ class _Reader:
             inner = inner.replace("\\'", "'").replace('"', '\\"')
         try:
             read: str = json.loads(f'"{inner}"', strict=False)
+            read.encode()
+        except UnicodeEncodeError:
+            self.refuse(f"{text[:20]!a} holds half of a surrogate pair", remedy="write the character itself")
         except ValueError:
             self.refuse(f"{text[:20]} is not a text", remedy="write \\\\ for a backslash")
         return read
@@ -190,6 +196,7 @@ class _Reader:
         fewest, most = FUNCTIONS[name][1]
         if not fewest <= len(arguments) <= most:
             self.refuse(f"{name} takes {fewest if fewest == most else f'{fewest} to {most}'} arguments")
+        self.making += name in MAKING
         return FunctionCall(name, arguments)
 
     def reference(self, root: str) -> Ref:
@@ -285,6 +292,8 @@ def parse_expression(text: str) -> Expression:
         raise ExpressionError(f"an expression of {len(inner)} characters", remedy=f"keep it under {MAX_EXPRESSION}")
     reader = _Reader(inner)
     node = reader.whole()
+    if reader.making > 1:
+        node = Bounded(node)
     return Expression(text, node, tuple(reader.refs))
 
 

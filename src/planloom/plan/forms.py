@@ -55,6 +55,8 @@ _IN_CONDITION = re.compile(
 )
 _WORDS = {"and", "or", "not", "in", "true", "false", "null", "True", "False", "None"}
 _FINAL = "final_synthesis"
+_MAX_LISTED = 1_000
+"""References that `{{steps}}` may come to in one text: as often as it may stand there, and every step each time."""
 
 
 def to_native(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +149,8 @@ def _final_step(synthesis: dict[str, Any], names: _Names) -> dict[str, Any]:
         listed = ", ".join(
             f"{json.dumps(name)}: ${{{{ json(default({names.output(name)}, null)) }}}}" for name in names.ids
         )
-        template = re.sub(r"(?<!\$)\{\{\s*steps\s*\}\}", lambda _: f"{{{listed}}}", template)
+        often = max(1, _MAX_LISTED // max(1, len(names.ids)))  # once more is no reference, and refused with the rest
+        template = re.sub(r"(?<!\$)\{\{\s*steps\s*\}\}", lambda _: f"{{{listed}}}", template, count=often)
         template = names.value(template)
     if template is not None:
         step["prompt"] = template
@@ -164,6 +167,7 @@ class _Names:
         found = [step.get("id") for step in steps if isinstance(step, dict)]
         self.ids = [str(name) for name in found if isinstance(name, str | int) and not isinstance(name, bool)]
         self.known = frozenset(self.ids)
+        self.longest = max(map(len, self.ids), default=0)
 
     def value(self, value: Any) -> Any:
         """Return a JSON value with every foreign reference written natively."""
@@ -220,8 +224,8 @@ class _Names:
     def owner(self, path: str) -> str:
         """Return the longest step id that a path begins with, or its first part."""
         ends = [match.start() for match in re.finditer(r"[.\[]", path)] + [len(path)]
-        known = [path[:end] for end in ends if path[:end] in self.known]
-        return known[-1] if known else path[: ends[0]]
+        known = [end for end in ends if end <= self.longest and path[:end] in self.known]
+        return path[: known[-1] if known else ends[0]]
 
     def output(self, name: str, rest: str = "") -> str:
         shown = f"steps.{name}" if re.fullmatch(r"[A-Za-z_][\w-]*", name) else f"steps[{json.dumps(name)}]"

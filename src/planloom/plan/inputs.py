@@ -48,8 +48,10 @@ def check_inputs(plan: Plan, inputs: Mapping[str, Any] | None) -> dict[str, Any]
     return given
 
 
-def input_problems(name: str, value: Any, schema: dict[str, Any], *, max_checks: int = MAX_CHECKS) -> list[PlanError]:
-    """Return what keeps a value from being this input."""
+def input_problems(
+    name: str, value: Any, schema: dict[str, Any], *, max_checks: int | None = MAX_CHECKS
+) -> list[PlanError]:
+    """Return what keeps a value from being this input; `max_checks` as for `value_problems`."""
     remedy = "give what its schema asks for"
     return [
         InputsError(f"input {name!r} does not fit: {problem}", remedy=remedy, path=("inputs", name))

@@ -32,6 +32,7 @@ from planloom.plan.english import looks_lettered, read_english
 from planloom.plan.fields import read_fields
 from planloom.plan.forms import to_native
 from planloom.plan.model import Plan
+from planloom.plan.schemas import one_plan
 from planloom.plan.yaml_text import read_yaml, yaml_positions
 
 SUFFIXES = (".yaml", ".yml", ".json", ".txt")
@@ -157,7 +158,8 @@ class _Loading:
 
     def plan(self, document: Document) -> Plan:
         """Return the plan of a document; its problems get their lines here."""
-        plan, problems = self.inline(document.value)
+        with one_plan():
+            plan, problems = self.inline(document.value)
         if self.also is not None and self.depth == 0:
             problems = together(problems, self.also(plan))
         if problems:
@@ -215,7 +217,7 @@ class _Loading:
         try:
             if isinstance(named, str):
                 return self.sub_file(named)
-            plan, problems = self.inline(named)
+            plan, problems = self.inline({"steps": [], **named})  # one without steps is written without them
         except PlanError as error:
             problems = list(error.problems)
             for problem in problems:

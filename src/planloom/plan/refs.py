@@ -12,7 +12,7 @@ from typing import Any
 
 from planloom.errors import EvaluationError, ExpressionError
 from planloom.plan.expression import end_of_reference, parse_expression
-from planloom.plan.terms import MAX_TEXT, Listing, Literal, Part, Ref, Scope, Term, as_text, fresh
+from planloom.plan.terms import MAX_TEXT, Bounded, Listing, Literal, Part, Ref, Scope, Term, as_text, fresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,10 @@ class Template:
 
     def parts(self) -> dict[str, Template] | None:
         """Return the entries of an object as templates of their own, or None for any other value."""
-        if not isinstance(self.node, _Object):
+        node = self.node.inner if isinstance(self.node, Bounded) else self.node
+        if not isinstance(node, _Object):
             return None
-        return {key: Template(node, self.refs) for key, node in self.node.entries}
+        return {key: Template(entry, self.refs) for key, entry in node.entries}
 
     def resolve(self, scope: Scope) -> Any:
         """Return the value with every reference replaced, fresh. Raises as `Expression.evaluate`."""
@@ -84,24 +85,25 @@ def compile_template(value: Any) -> Template:
         ExpressionError: With `path` leading to the text that cannot be read.
     """
     refs: list[Ref] = []
-    return Template(_template_node(value, (), refs), tuple(refs))
+    bounded: list[Bounded] = []
+    node = _template_node(value, (), refs, bounded)
+    return Template(Bounded(node) if len(bounded) > 1 else node, tuple(refs))
 
 
-def _template_node(value: Any, path: tuple[Part, ...], refs: list[Ref]) -> Term:
-    before = len(refs)
+def _template_node(value: Any, path: tuple[Part, ...], refs: list[Ref], bounded: list[Bounded]) -> Term:
     node: Term
     if isinstance(value, str):
-        return _template_text(value, path, refs) if "${{" in value else Literal(value)
+        return _template_text(value, path, refs, bounded) if "${{" in value else Literal(value)
     if isinstance(value, dict):
-        entries = tuple((str(key), _template_node(entry, (*path, str(key)), refs)) for key, entry in value.items())
+        entries = tuple(
+            (str(key), _template_node(entry, (*path, str(key)), refs, bounded)) for key, entry in value.items()
+        )
         node = _Object(entries)
-        escaped = any("$${{" in key for key in _texts(value))
     elif isinstance(value, list | tuple):
-        node = Listing(tuple(_template_node(entry, (*path, at), refs) for at, entry in enumerate(value)))
-        escaped = any("$${{" in text for text in _texts(value))
+        node = Listing(tuple(_template_node(entry, (*path, at), refs, bounded) for at, entry in enumerate(value)))
     else:
         return Literal(value)
-    return _Fresh(value) if len(refs) == before and not escaped else node
+    return node if any("${{" in text for text in _texts(value)) else _Fresh(value)
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -116,7 +118,7 @@ def _texts(value: Any) -> Iterator[str]:
             stack.extend(entry)
 
 
-def _template_text(text: str, path: tuple[Part, ...], refs: list[Ref]) -> Term:
+def _template_text(text: str, path: tuple[Part, ...], refs: list[Ref], bounded: list[Bounded]) -> Term:
     parts: list[Term] = []
     place = 0
     while (start := text.find("${{", place)) != -1:
@@ -136,6 +138,8 @@ def _template_text(text: str, path: tuple[Part, ...], refs: list[Ref]) -> Term:
         except ExpressionError as error:
             raise ExpressionError(error.message, remedy=error.remedy, path=path) from None
         refs.extend(expression.refs)
+        if isinstance(expression.node, Bounded):
+            bounded.append(expression.node)
         if start == 0 and end + 2 == len(text):
             return _Lone(expression.node)
         if start > place:

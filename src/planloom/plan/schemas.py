@@ -12,7 +12,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -23,7 +25,15 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 MAX_CHECKS = 2_000_000
-"""Keywords of a schema held against parts of a value; some seconds of work."""
+"""Keywords of a schema held against parts of a value, long ones and long values counting more; seconds of work."""
+MAX_PLAN_CHECKS = 20_000
+"""The same for all the defaults of one plan together."""
+MAX_FOUND = 200
+"""Problems of one value that are told."""
+MAX_PATTERN_WORK = 10_000
+"""What compiling one pattern may cost; a hundred are about half a millisecond, and one class such as `\\w`."""
+MAX_PLAN_PATTERN_WORK = 20_000
+"""The same for all the different patterns of one plan together."""
 
 Where = tuple[str | int, ...]
 Found = tuple[Where, str] | None
@@ -42,6 +52,38 @@ _COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minPrope
 _COUNTS |= {"minContains", "maxContains"}
 _NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 _FLAGS = frozenset({"uniqueItems", "deprecated", "readOnly", "writeOnly"})
+
+
+_PARTS = re.compile(
+    r"(?P<set>\[\^?\]?(?:\\.|[^\]\\])*\])|(?P<escape>\\.)|(?P<open>\()|(?P<close>\))"
+    r"|\{(?P<least>\d{1,9})(?:,(?P<most>\d{0,9}))?\}|(?P<dot>\.)",
+    re.DOTALL,
+)
+_CLASSES = re.compile(r"\\[wWdDsSpPbB]")
+_CLASS_WORK, _SET_WORK, _PATTERN_WORK = 100, 3, 20
+
+
+@dataclass(slots=True)
+class _Work:
+    """What is left of the work that the schemas of one plan may make."""
+
+    checks: list[int] = field(default_factory=lambda: [MAX_PLAN_CHECKS])
+    patterns_left: int = MAX_PLAN_PATTERN_WORK
+    patterns: set[str] = field(default_factory=set)
+
+
+_work: ContextVar[_Work | None] = ContextVar("work", default=None)
+
+
+@contextmanager
+def one_plan() -> Iterator[None]:
+    """Let all schemas of a plan, its sub-plans included, share one measure of work; inside another one: that one's."""
+    token = None if _work.get() is not None else _work.set(_Work())
+    try:
+        yield
+    finally:
+        if token is not None:
+            _work.reset(token)
 
 
 # --- is it a schema ---------------------------------------------------------------------------
@@ -100,10 +142,39 @@ def _keyword_problem(name: str, value: Any) -> str | None:
     elif name in _REFERENCES:
         is_sound, wanted = isinstance(value, str) and value.startswith("#"), "a reference that stays inside the schema"
     elif name == "pattern":
-        is_sound, wanted = isinstance(value, str) and _linear(value) is not None, "a pattern without look-around"
+        is_sound, wanted = isinstance(value, str) and _is_pattern(value), "a pattern without look-around, and not large"
     elif name == "patternProperties":
         is_sound, wanted = False, "left out: plans do not have it"
     return None if is_sound else f"must be {wanted}"
+
+
+def _is_pattern(pattern: str) -> bool:
+    """Return whether a plan may have this pattern: one that can be read, at no great cost."""
+    needed = _pattern_work(pattern)
+    work = _work.get()
+    if work is not None and pattern not in work.patterns:
+        work.patterns.add(pattern)
+        work.patterns_left -= needed
+    if needed > MAX_PATTERN_WORK or (work is not None and work.patterns_left < 0):
+        return False
+    return _linear(pattern) is not None
+
+
+def _pattern_work(pattern: str) -> int:
+    """Return about what a pattern costs to compile: its classes of characters, as often as they are repeated."""
+    groups = [[0, 0]]  # of each open group: all but its last part, and that
+    for part in _PARTS.finditer(pattern):
+        inner = groups[-1]
+        if part["least"]:
+            inner[1] *= max(1, int(part["least"]), int(part["most"] or 0))
+        elif part["close"] and len(groups) > 1:
+            groups.pop()
+            groups[-1] = [sum(groups[-1]), sum(inner)]
+        elif part["open"]:
+            groups.append([0, 0])
+        else:
+            groups[-1] = [sum(inner), _SET_WORK + _CLASS_WORK * len(_CLASSES.findall(part[0]))]
+    return _PATTERN_WORK + sum(map(sum, groups))
 
 
 def _is_names(value: Any) -> bool:
@@ -125,9 +196,13 @@ _checks_left: ContextVar[list[int]] = ContextVar("checks_left")
 
 
 @contextmanager
-def counted(max_checks: int = MAX_CHECKS) -> Iterator[None]:
-    """Let schemas be held against values in here for so many keywords; then TooManyChecks is raised."""
-    token = _checks_left.set([max_checks])
+def counted(max_checks: int | None = MAX_CHECKS) -> Iterator[None]:
+    """Let schemas be held against values in here for so many keywords; then TooManyChecks is raised.
+
+    None: for as many as are left to the plan whose checks these are.
+    """
+    work = _work.get()
+    token = _checks_left.set(work.checks if max_checks is None and work is not None else [max_checks or MAX_CHECKS])
     try:
         yield
     finally:
@@ -140,7 +215,7 @@ def validator_of(schema: Any) -> Any:
 
 
 def value_problems(
-    value: Any, schema: Any, *, part: Any = None, max_checks: int = MAX_CHECKS
+    value: Any, schema: Any, *, part: Any = None, max_checks: int | None = MAX_CHECKS
 ) -> list[tuple[Where, str]]:
     """Return the path and the sentence for each way in which a value does not fit.
 
@@ -148,19 +223,23 @@ def value_problems(
         value: JSON value.
         schema: The whole schema; `$ref` looks here.
         part: The schema inside it that is meant, if not the whole.
-        max_checks: Keywords that may be held against parts of the value before it counts as not fitting.
+        max_checks: Keywords that may be held against parts of the value before it counts as not fitting; None: what is
+            left to the plan whose checks these are (`one_plan`).
     """
     validator = validator_of(schema)
     errors = validator.iter_errors(value) if part is None else validator.descend(value, part)
     try:
         with counted(max_checks):
-            return [(tuple(error.absolute_path), f"{_where(error.absolute_path)}{plain(error)}") for error in errors]
+            found = islice(errors, MAX_FOUND)
+            return [(tuple(error.absolute_path), f"{_where(error.absolute_path)}{plain(error)}") for error in found]
     except Unresolvable as error:
         return [((), f"the schema refers to {error.ref!r}, which it does not hold")]
     except RecursionError:
         return [((), "the schema refers to itself without end")]
     except TooManyChecks:
-        return [((), f"the schema asks for over {max_checks:,} checks")]
+        return [((), f"the schema asks for over {max_checks or MAX_PLAN_CHECKS:,} checks")]
+    except (OverflowError, ValueError) as error:
+        return [((), f"it cannot be held against its schema: {error}")]
 
 
 def plain(error: ValidationError) -> str:
@@ -180,12 +259,39 @@ Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
 def _counted(keyword: Keyword) -> Keyword:
     def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError] | None:
         left = _checks_left.get()
-        left[0] -= 1
+        left[0] -= 1 + (_length(value) + _length(instance)) // 8
         if left[0] < 0:
             raise TooManyChecks
         return keyword(validator, value, instance, schema)
 
     return check
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, dict | list) else 0
+
+
+def _unique(validator: Any, wanted: bool, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if wanted and isinstance(instance, list) and len({_key(entry) for entry in instance}) < len(instance):
+        yield ValidationError(f"{instance!r} has non-unique elements")
+
+
+def _enum(validator: Any, choices: list[Any], instance: Any, schema: Any) -> Iterator[ValidationError]:
+    wanted = _key(instance)
+    if not any(_key(choice) == wanted for choice in choices if choice == instance):
+        yield ValidationError(f"{instance!r} is not one of {choices!r}")
+
+
+_TRUTH = object()
+
+
+def _key(value: Any) -> Any:
+    """Return what is equal for JSON values that are, and can be looked up; to Python, True is 1 as well."""
+    if isinstance(value, dict):
+        return frozenset((name, _key(entry)) for name, entry in value.items())
+    if isinstance(value, list):
+        return tuple(_key(entry) for entry in value)
+    return (_TRUTH, value) if isinstance(value, bool) else value
 
 
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
@@ -210,7 +316,12 @@ def _backtracking(pattern: str) -> Callable[[str], bool]:
     return lambda text: compiled.search(text) is not None
 
 
-_KEYWORDS: dict[str, Keyword] = {**Draft202012Validator.VALIDATORS, "pattern": _pattern}
+_KEYWORDS: dict[str, Keyword] = {
+    **Draft202012Validator.VALIDATORS,
+    "pattern": _pattern,
+    "uniqueItems": _unique,
+    "enum": _enum,
+}
 _Counting: Any = extend(  # type: ignore[no-untyped-call]  # jsonschema does not say
     Draft202012Validator, {name: _counted(keyword) for name, keyword in _KEYWORDS.items()}
 )

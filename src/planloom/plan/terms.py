@@ -19,7 +19,9 @@ from planloom.errors import EvaluationError, MissingValueError, suggestion
 ROOTS = ("inputs", "steps", "item", "index", "run")
 STEP_FIELDS = ("output", "status", "error", "errors", "attempts")
 MAX_TEXT = 16_000_000
-"""Characters one text may grow to."""
+"""Characters one text may grow to; and all texts together that the functions of one expression make on the way."""
+MAX_DIGITS = 4_300
+"""Places to round to, either way; Python itself reads no longer number."""
 
 Part = str | int
 
@@ -60,6 +62,34 @@ def truthy(value: Any) -> bool:
 
 class Term(Protocol):
     def evaluate(self, scope: Scope) -> Any: ...
+
+
+class _Metered:
+    """A scope that also counts what functions make: `json(json(json(…)))` doubles its text with every call."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.root = scope.root
+        self.step = scope.step
+        self._made = 0
+
+    def made(self, value: Any) -> None:
+        """Count a value that a function made; a list counts as much as it takes."""
+        self._made += 8 * len(value) if isinstance(value, list) else len(value) * (1 if value.isascii() else 4)
+        if self._made > MAX_TEXT:
+            message = f"functions make over {MAX_TEXT} characters in all"
+            raise EvaluationError(
+                message, remedy="nest fewer of json, text, join and split, or refer to smaller values"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """A term with functions in it that make something of what others made."""
+
+    inner: Term
+
+    def evaluate(self, scope: Scope) -> Any:
+        return self.inner.evaluate(scope if isinstance(scope, _Metered) else _Metered(scope))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +212,15 @@ class FunctionCall:
             return value if self.name == "default" else True
         values = [argument.evaluate(scope) for argument in self.arguments]
         try:
-            return FUNCTIONS[self.name][0](*values)
+            value = FUNCTIONS[self.name][0](*values)
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
             given = ", ".join(_kind(value) for value in values)
             raise EvaluationError(
                 f"{self.name}({given}) cannot be worked out: {error}", remedy=f"see {FUNCTIONS[self.name][2]}"
             ) from None
+        if self.name in MAKING and type(scope) is _Metered:
+            scope.made(value)
+        return value
 
 
 def _kind(value: Any) -> str:
@@ -248,10 +281,17 @@ def finite(value: float) -> float:
 
 
 def _join(values: list[Any], separator: str = "") -> str:
-    joined = separator.join(as_text(value) for value in values)
-    if len(joined) > MAX_TEXT:
+    parts = [as_text(value) for value in values]
+    if sum(map(len, parts)) + len(separator) * (len(parts) - 1) > MAX_TEXT:
         raise ValueError(f"text over {MAX_TEXT} characters")
-    return joined
+    return separator.join(parts)
+
+
+def _round(value: Any, digits: int | None = None) -> int | float:
+    number = _number(value)
+    if digits is not None and abs(digits) > MAX_DIGITS:
+        raise ValueError(f"over {MAX_DIGITS} digits")
+    return round(number, digits)
 
 
 def _sized(value: Any) -> int:
@@ -273,7 +313,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, int], str]] = {
     "number": (_number, (1, 1), "number(text)"),
     "text": (as_text, (1, 1), "text(value)"),
     "json": (lambda value: json.dumps(value, ensure_ascii=False), (1, 1), "json(value): as JSON, text in quotes"),
-    "round": (lambda value, digits=None: round(_number(value), digits), (1, 2), "round(number, digits)"),
+    "round": (_round, (1, 2), "round(number, digits)"),
     "abs": (lambda value: abs(_number(value)), (1, 1), "abs(number)"),
     "min": (lambda values: min(map(_number, values)), (1, 1), "min(list of numbers)"),
     "max": (lambda values: max(map(_number, values)), (1, 1), "max(list of numbers)"),
@@ -288,3 +328,5 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, int], str]] = {
     "split": (lambda text, separator: str.split(text, separator), (2, 2), "split(text, separator)"),
 }
 """Name → (what it does, fewest and most arguments, how it is written)."""
+MAKING = frozenset({"json", "text", "join", "lower", "upper", "trim", "split"})
+"""Functions whose value can be larger than what the expression and its references hold, if they are nested."""

@@ -2,7 +2,8 @@
 
 Rule 1: the parser's events only, never its constructors: a tag can name no class, and nothing recurses.
 Rule 2: scalars by the core schema of YAML 1.2: `on`, `no` and `2026-12-01` are text, `010` is ten.
-Rule 3: an alias counts as everything it stands for, so a small text cannot become a large plan.
+Rule 3: an alias counts as everything it stands for, and all of them together may stand for no more than `MAX_ALIASED`
+values, so a small text cannot become a large plan.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from planloom.plan.document import MAX_DEPTH, MAX_NODES, MAX_NUMBER, Path, Place
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser where PyYAML was built with it
 _TAG = "tag:yaml.org,2002:"
+MAX_ALIASED = 20_000
+"""Values that all aliases of a text may stand for."""
 _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -83,6 +86,7 @@ class _Builder:
         self.open: list[_Open] = []
         self.anchors: dict[str, _Anchored | None] = {}
         self.nodes = 0
+        self.aliased = 0
         self.documents = 0
         self.root: Any = None
 
@@ -177,6 +181,9 @@ class _Builder:
         if anchored is None:
             refuse(f"*{event.anchor} stands inside itself", "write the value out", _place(event))
         self.count(anchored.nodes, event)
+        self.aliased += anchored.nodes
+        if self.aliased > MAX_ALIASED:
+            refuse(f"aliases stand for over {MAX_ALIASED:,} values", "give large values as inputs", _place(event))
         if len(self.open) + anchored.height > MAX_DEPTH:
             refuse(f"values are nested over {MAX_DEPTH} deep", "write something flatter", _place(event))
         if self.wants_key():
