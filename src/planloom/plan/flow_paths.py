@@ -11,9 +11,9 @@ Rule 4: what a model, an agent or a program may call is not what it will call. S
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from planloom.errors import FlowRefusedError
 from planloom.plan.document import Path
@@ -29,46 +29,14 @@ from planloom.plan.flow import (
     is_sink,
     labels_after,
 )
+from planloom.plan.flow_graph import DeclaredTool, FlowCatalogue, FlowGraph, FlowNode, InnerTools
 from planloom.plan.frozen import frozen
-from planloom.plan.graph import GraphStep, PlanGraph, compile_plan
 from planloom.plan.model import Plan, Step
-from planloom.plan.policy import JUDGED, Effects, JoinRule, OnError
-from planloom.plan.refs import compile_template
+from planloom.plan.policy import JUDGED, Effects
 from planloom.plan.rules import STRICTNESS
-from planloom.plan.terms import Ref
 
 _TELLS_A_MODEL = frozenset({"model", "agent", "task"})
 """Kinds of step that tell a model, or an agent, what they are given."""
-
-_AFTER_A_FAILURE = frozenset({JoinRule.ALL_DONE, JoinRule.ALWAYS, JoinRule.ONE_SUCCESS})
-"""Joins with which a step may be done after one that it refers to has failed."""
-
-
-class DeclaredTool(FlowFacts, Protocol):
-    """What a tool declares, as far as it matters here; `core.events.ToolFacts` is one."""
-
-    @property
-    def effects(self) -> Effects | None: ...
-
-
-class FlowCatalogue(Protocol):
-    """The tools there are; `tools.registry.ToolRegistry` is one."""
-
-    def resolve(self, name: str) -> str | None:
-        """Return the canonical name behind a name or alias, or None."""
-        ...
-
-    def expanded(self, allow: Iterable[str] | None) -> frozenset[str]:
-        """Return the canonical names that an allowlist covers; None: of every tool that may be used."""
-        ...
-
-    def facts(self, name: str) -> DeclaredTool:
-        """Return what a tool declares, by canonical name."""
-        ...
-
-
-InnerTools = Callable[[Step], Mapping[str, DeclaredTool] | None]
-"""The tools that an agent's step may call, by name; None: those that the step names."""
 
 
 @frozen
@@ -120,7 +88,7 @@ def flows(
         plan: One that `check_plan` finds nothing wrong with; tools that are not in the catalogue are passed over.
         inner: The tools that an agent has by itself.
     """
-    found = _Walk.of(plan, catalogue, inner).paths(policy)
+    found = _Search(FlowGraph.of(plan, catalogue, inner).nodes).paths(policy)
     weight: dict[str, int] = {"refused": 0, "needs_approval": 1, "allowed": 2}
     return sorted(found, key=lambda one: (weight[one.verdict], not one.certain))
 
@@ -145,171 +113,15 @@ def _by_way_of(through: tuple[str, ...]) -> str:
     return f", goes on through {', '.join(through)}" if through else ""
 
 
-@dataclass(slots=True)
-class _Node:
-    """A step, or a part of a sub-plan's step: one of its inputs, or whether it is done at all.
-
-    Attributes:
-        step: None for a part: nothing is decided there.
-        tool: What a tool step calls.
-        inner: What a model, an agent or a program may call.
-    """
-
-    key: str
-    at: Path
-    step: Step | None = None
-    tool: DeclaredTool | None = None
-    inner: Mapping[str, DeclaredTool] = field(default_factory=dict)
-    below: list[int] = field(default_factory=list)
-
-    def passes(self, label: str) -> bool:
-        """Return whether what comes out carries a label that came in."""
-        step = self.step
-        if step is not None and step.approve is not None:
-            return False  # what comes out is what a person filled in
-        if step is not None and step.for_each is not None and step.on_item_error == "collect":
-            return True  # errors of its items are part of what it gives
-        return self.tool is None or label in labels_after(frozenset((label,)), self.tool)
-
-    @property
-    def says_more_if_failed(self) -> bool:
-        """Return whether its error may carry what its output does not: what was cleaned, what is inside."""
-        if self.tool is not None:
-            return bool(self.tool.cleans)
-        return self.step is not None and isinstance(self.step.plan, Plan)
-
-
 def _own(facts: FlowFacts) -> frozenset[str]:
     return labels_after(NO_LABELS, facts)
 
 
-@dataclass(slots=True)
-class _Walk:
-    catalogue: FlowCatalogue
-    usable: frozenset[str]
-    inner_tools: InnerTools
-    nodes: list[_Node] = field(default_factory=list)
-    failed: dict[int, int] = field(default_factory=dict)
-    """Of steps whose error may say more than their output: the node of everything but their output."""
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Looks for the paths through a graph."""
 
-    @classmethod
-    def of(cls, plan: Plan, catalogue: FlowCatalogue, inner: InnerTools) -> _Walk:
-        walk = cls(catalogue, catalogue.expanded(None), inner)
-        walk.scope(compile_plan(plan), "", (), {}, None)
-        return walk
-
-    # --- the graph of what is read by what ------------------------------------------------------
-
-    def scope(
-        self, graph: PlanGraph, prefix: str, path: Path, inputs: Mapping[str, int], control: int | None
-    ) -> list[int]:
-        """Add a plan's steps; return the node of each.
-
-        Args:
-            inputs: Nodes of the plan's inputs that may carry anything.
-            control: Node of what decides whether any of it is done.
-        """
-        places = [self.node(entry, prefix, (*path, "steps", entry.place)) for entry in graph.steps]
-        self.failed.update((place, self.part_of(place)) for place in places if self.nodes[place].says_more_if_failed)
-        for entry, node in zip(graph.steps, places, strict=True):
-            of_failed = entry.join in _AFTER_A_FAILURE
-            decided = self.read(graph, places, inputs, _deciding(entry), of_failed=of_failed)
-            if control is not None:
-                decided.add(control)
-            if entry.sub is None:
-                comes_in = decided | self.read(graph, places, inputs, entry.args.refs, of_failed=of_failed)
-                self.link(comes_in, node)
-                self.link({node, *comes_in}, self.failed.get(node))
-                continue
-            self.sub_plan(graph, entry, entry.sub, places, inputs, decided)
-        return places
-
-    def sub_plan(
-        self,
-        graph: PlanGraph,
-        entry: GraphStep,
-        sub: PlanGraph,
-        places: list[int],
-        inputs: Mapping[str, int],
-        decided: set[int],
-    ) -> None:
-        out = places[entry.place]
-        control = self.part_of(out)
-        self.link(decided, control)
-        given: dict[str, int] = {}
-        items = () if entry.for_each is None else entry.for_each.refs
-        for name, value in entry.step.args.items():
-            refs = compile_template(value).refs
-            if refs:
-                given[name] = self.part_of(out)
-                item = items if any(ref.root in ("item", "index") for ref in refs) else ()
-                of_failed = entry.join in _AFTER_A_FAILURE
-                self.link(self.read(graph, places, inputs, (*refs, *item), of_failed=of_failed), given[name])
-        below = self.scope(sub, f"{self.nodes[out].key}/", (*self.nodes[out].at, "plan"), given, control)
-        if sub.outputs is not None:
-            ends = self.read(sub, below, given, sub.outputs.refs)
-        else:
-            ends = {below[inner.place] for inner in sub.steps if not inner.downstream}
-        self.link({control, *ends}, out)
-        self.link({out, control, *given.values(), *below}, self.failed[out])
-
-    def node(self, entry: GraphStep, prefix: str, at: Path) -> int:
-        step = entry.step
-        tool = self.facts(step.tool) if step.tool is not None else None
-        self.nodes.append(_Node(prefix + step.id, at, step, tool, self.inside(step)))
-        return len(self.nodes) - 1
-
-    def part_of(self, place: int) -> int:
-        """Add a node that is a part of a step's: one of its inputs, its error, whether it is done."""
-        self.nodes.append(_Node(self.nodes[place].key, self.nodes[place].at))
-        return len(self.nodes) - 1
-
-    def facts(self, name: str) -> DeclaredTool | None:
-        canonical = self.catalogue.resolve(name)
-        return self.catalogue.facts(canonical) if canonical is not None and canonical in self.usable else None
-
-    def inside(self, step: Step) -> dict[str, DeclaredTool]:
-        if step.agent_name is not None:
-            brought = self.inner_tools(step)
-            if brought is not None:
-                return dict(brought)
-        named: Sequence[str] = (*(step.tools or ()), *(step.code.tools if step.code is not None else ()))
-        if step.agent is not None:
-            named = (*named, *(step.agent.tools or ()))
-        return {name: facts for name in named if (facts := self.facts(name)) is not None}
-
-    def read(
-        self,
-        graph: PlanGraph,
-        places: Sequence[int],
-        inputs: Mapping[str, int],
-        refs: Iterable[Ref],
-        *,
-        of_failed: bool = False,
-    ) -> set[int]:
-        """Return the nodes that references of one plan lead to.
-
-        Args:
-            of_failed: Whether whoever refers is done although a step that it refers to has failed.
-        """
-        found: set[int] = set()
-        for ref in refs:
-            if ref.root == "steps":
-                above = graph.steps[graph.index[str(ref.path[0])]]
-                place = places[above.place]
-                is_whole = ref.path[1] == "output" and above.step.on_error is OnError.FAIL and not of_failed
-                found.add(place if is_whole else self.failed.get(place, place))
-            elif ref.root == "inputs":
-                name = str(ref.path[0]) if ref.path else None
-                found.update(node for given, node in inputs.items() if name is None or given == name)
-        return found
-
-    def link(self, above: Iterable[int], below: int | None) -> None:
-        if below is not None:
-            for place in above:
-                self.nodes[place].below.append(below)
-
-    # --- the paths through it -------------------------------------------------------------------
+    nodes: Sequence[FlowNode]
 
     def paths(self, policy: FlowPolicy) -> Iterator[FlowPath]:
         brought = [frozenset[str]().union(*map(_own, node.inner.values())) for node in self.nodes]
@@ -375,15 +187,8 @@ class _Walk:
         return way[::-1]
 
 
-def _deciding(entry: GraphStep) -> Iterator[Ref]:
-    """Yield what decides whether, how often and under which key a step is done."""
-    for compiled in (entry.when, entry.for_each, entry.key, *entry.conditions.values()):
-        if compiled is not None:
-            yield from compiled.refs
-
-
 def _ways_out(
-    node: _Node, step: Step, label: str, policy: FlowPolicy, *, comes_in: bool, begins: bool, at_once: bool
+    node: FlowNode, step: Step, label: str, policy: FlowPolicy, *, comes_in: bool, begins: bool, at_once: bool
 ) -> Iterator[tuple[str, Verdict, bool]]:
     """Yield what is decided about a label in one step: of what, the verdict, and whether it is certain to be asked.
 
@@ -398,8 +203,12 @@ def _ways_out(
         if is_sink(node.tool, effects):
             yield step.tool, decide(labels, node.tool, effects, policy), True
     goes_out = (comes_in and node.passes(label)) or (begins and at_once)
-    if step.verify is not None and step.verify.strategy in JUDGED and goes_out and label == SECRET:
-        yield step.verify.model or step.model or "its judge", decide_model(labels, policy), True
+    if step.verify is not None and step.verify.strategy in JUDGED and label == SECRET:
+        judge, verdict = step.verify.model or step.model or "its judge", decide_model(labels, policy)
+        if goes_out:
+            yield judge, verdict, True
+        elif begins:
+            yield judge, _inside(verdict), False
     if comes_in and step.kind in _TELLS_A_MODEL and label == SECRET:
         yield step.doer, decide_model(labels, policy), True
     if begins and not at_once and step.kind in _TELLS_A_MODEL and label == SECRET:
@@ -422,7 +231,7 @@ def _strictest(step: Step, facts: DeclaredTool | None) -> Effects:
     return declared if step.effects is None else max(declared, step.effects, key=STRICTNESS.__getitem__)
 
 
-def _bringer(source: _Node, label: str, *, certain: bool) -> str:
+def _bringer(source: FlowNode, label: str, *, certain: bool) -> str:
     if certain:
         return source.step.tool or "" if source.step is not None else ""
     return next(name for name, facts in source.inner.items() if label in _own(facts))
