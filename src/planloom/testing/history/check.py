@@ -70,5 +70,6 @@ def judged(
             findings.accuse("record", entry.seq, getattr(entry.event, "step", ""), f"its plan is none: {error.message}")
     if tool_calls is not None:
         check_calls(tool_calls, picture, findings)
-    ends.end()
+    if not findings.violations:  # else what is left undone may be no more than what follows from it
+        ends.end()
     return findings

@@ -48,6 +48,8 @@ from planloom.plan.terms import truthy
 from planloom.ports import Recorded
 from planloom.testing.history.picture import InnerCall, Instance, Lane, Part, Picture, UndecidableError, View
 
+BEGIN_TURNS = (*FACT_TYPES, ResultRefused, AnswerRefused)
+"""Events that no decision leads to."""
 ENOUGH_ITEMS = 5
 """Items of a map that have to have ended before `max_failure_rate` is looked at."""
 
@@ -64,7 +66,7 @@ def draw(picture: Picture, entry: Recorded) -> None:
     picture.seq = entry.seq
     if not isinstance(event, ResultRefused):  # its time is that of an answer which may be late
         picture.last_at = event.at
-    if isinstance(event, (*FACT_TYPES, ResultRefused, AnswerRefused)):
+    if isinstance(event, BEGIN_TURNS):
         picture.turn_seq, picture.turn_events = entry.seq, 0
     picture.turn_events += 1
     part = picture.parts.get(getattr(event, "step", ""))
@@ -195,6 +197,7 @@ def _wait_started(picture: Picture, part: Part, event: WaitStarted) -> None:
 
 def _approval_requested(picture: Picture, part: Part, event: ApprovalRequested) -> None:
     part.begun = part.begun or event.attempt == 0
+    part.question = event
     part.waits, part.until = "approval", event.expires_at
 
 
@@ -206,6 +209,7 @@ def _approval_answered(picture: Picture, part: Part, event: ApprovalAnswered) ->
     part.waits, part.until = "", None
     if event.approved and part.step.approve is None:
         part.woken = True
+        part.permitted = part.attempts + 1
     elif event.approved:
         form = part.step.approve is not None and part.step.approve.form is not None
         part.granted = (event.output if form else {"approved_by": event.by},)
@@ -394,7 +398,7 @@ def _halt(picture: Picture, part: Part) -> None:
         _stop_parts(picture, part, keep=part.instance.cleans_up and not part.halted_parts)
     elif part.begun:
         _end(picture, part, StepStatus.CANCELLED, by_itself=True)
-    elif part.parent is not None or part.met == len(part.entry.upstream):
+    elif part.parent is not None or part.met == len(part.entry.upstream) or part.question is not None:
         _not_started(picture, part)
         _tell(picture, part)
 

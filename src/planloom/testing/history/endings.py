@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from planloom.core.events import RunFinished
+from planloom.core.events import CancelRequested, RunFinished, RunStopping, TimerFired
 from planloom.core.result import RunStatus
+from planloom.testing.history.drawing import BEGIN_TURNS
 from planloom.testing.history.starts import rule_met
 
 if TYPE_CHECKING:
@@ -17,17 +18,39 @@ A_TURN = 1_000
 """Events after which an engine may stop deciding and go on later."""
 
 
+def _must_stop(event: Any) -> RunStatus | None:
+    """Return as what the run has to be stopped because of this."""
+    if isinstance(event, CancelRequested):
+        return RunStatus.CANCELLED
+    return RunStatus.LIMIT_EXCEEDED if isinstance(event, TimerFired) and event.step == "" else None
+
+
 class Endings:
     """Judges how a run ends, or rests."""
 
     def __init__(self, picture: Picture, findings: Findings) -> None:
         self.picture = picture
         self.findings = findings
+        self.owed: RunStatus | None = None
+        """As what the run has to be stopped in this turn."""
 
     def look(self, entry: Recorded) -> bool:
-        if isinstance(entry.event, RunFinished):
-            self._finished(entry, entry.event)
+        event = entry.event
+        if isinstance(event, BEGIN_TURNS):
+            self._owed(entry.seq)
+            self.owed = _must_stop(event)
+        elif isinstance(event, RunStopping):
+            if event.status is RunStatus.CANCELLED and self.owed is not RunStatus.CANCELLED:
+                self._accuse(entry.seq, "the run is cancelled, and nobody asked for that")
+            self.owed = None
+        elif isinstance(event, RunFinished):
+            self._finished(entry, event)
         return True
+
+    def _owed(self, seq: int) -> None:
+        if self.owed is not None:
+            self._accuse(seq, f"the run was to stop as {self.owed}, and it goes on")
+        self.owed = None
 
     def _accuse(self, seq: int, what: str, step: str = "") -> None:
         self.findings.accuse("I7", seq, step, what)
@@ -42,9 +65,8 @@ class Endings:
                 how = "under way" if part.open is not None else "not done"
                 self._accuse(entry.seq, f"the run ended while it was {how}", part.key)
                 return
-        for (key, role), lane in picture.lanes.items():
-            if not lane.answered:
-                self._accuse(entry.seq, f"the run ended while its {role} attempt was under way", key)
+        for key, role in picture.lanes:
+            self._accuse(entry.seq, f"the run ended and nobody knows what came of its {role} attempt", key)
         wanted = self._status()
         if event.status is not wanted and not (wanted is RunStatus.SUCCESS and event.status is RunStatus.FAILED):
             self._accuse(entry.seq, f"the run ended as {event.status}, and its steps make it {wanted}")
@@ -75,6 +97,7 @@ class Endings:
     def end(self) -> None:
         """Judge how the record leaves the run."""
         picture = self.picture
+        self._owed(picture.seq)
         if picture.finished is not None or picture.started is None or picture.turn_events >= A_TURN:
             return
         self.findings.count("I7", "runs that have not ended")
@@ -105,7 +128,9 @@ class Endings:
     def _could_start(self, part: Part) -> bool:
         """Return whether nothing at all keeps a step that never began from starting."""
         started, step = self.picture.started, part.step
-        if part.begun or part.status is not None or part.parent is not None or part.unsure or started is None:
+        if part.begun or part.status is not None or part.parent is not None or started is None:
+            return False
+        if part.unsure or part.waits:
             return False
         unbound = step.mode == "parallel" and step.concurrency is None
         free = started.limits is None and started.parallel and unbound and not part.instance.stopping

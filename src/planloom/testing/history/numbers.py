@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.events import (
-    FACT_TYPES,
+    AnswerRefused,
     ApprovalAnswered,
     AttemptFailed,
     AttemptSucceeded,
@@ -27,6 +27,7 @@ from planloom.core.events import (
     StepResolved,
     TimerFired,
 )
+from planloom.testing.history.drawing import BEGIN_TURNS
 
 if TYPE_CHECKING:
     from planloom.ports import Recorded
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 _NOTES = (OutputStreamed, AttemptWaiting, CallStarted, CallEnded, CircuitChanged)
 _OF_ATTEMPTS = (AttemptSucceeded, AttemptFailed, *_NOTES)
-_ANSWERS = (TimerFired, ApprovalAnswered, StepResolved)
+_ANSWERS = (TimerFired, ApprovalAnswered, AnswerRefused, StepResolved)
 _AWAITED = {ApprovalAnswered: "approval", StepResolved: "unknown"}
 SLACK_S = 1e-6
 
@@ -60,8 +61,9 @@ class Numbers:
         key: str = getattr(event, "step", "")
         part = picture.parts.get(key)
         if part is None and key:
-            if not self._is_item(key):
-                self._accuse("order", seq, event, "nothing on record made this step")
+            if self._is_item(key):
+                return True
+            self._accuse("order", seq, event, "nothing on record made this step")
             return False
         self._cause(entry, part)
         self._order(entry, part)
@@ -78,7 +80,7 @@ class Numbers:
     def _cause(self, entry: Recorded, part: Part | None) -> None:
         event, cause = entry.event, entry.cause
         wanted = self.picture.turn_seq
-        if isinstance(event, (*FACT_TYPES, ResultRefused)):
+        if isinstance(event, BEGIN_TURNS):
             wanted = 0
             if isinstance(event, _OF_ATTEMPTS) and part is not None:
                 if part.open is None:
@@ -116,8 +118,11 @@ class Numbers:
 
     def _follows(self, entry: Recorded, part: Part) -> None:
         event, seq = entry.event, entry.seq
-        if isinstance(event, RetryScheduled | ReplanRequested) and event.attempt != part.attempts + 1:
-            self._accuse("order", seq, event, f"is for attempt {event.attempt} after attempt {part.attempts}")
+        if isinstance(event, RetryScheduled | ReplanRequested):
+            if event.attempt != part.attempts + 1:
+                self._accuse("order", seq, event, f"is for attempt {event.attempt} after attempt {part.attempts}")
+            elif part.open is not None or part.replan:
+                self._accuse("order", seq, event, "came of no attempt that failed")
         elif isinstance(event, StepReplanned) and (part.replan != "asked" or part.attempts not in part.outcomes):
             self._accuse("order", seq, event, "puts a plan in its place that nobody was asked for")
         elif isinstance(event, OutcomeUnknown) and (part.open is not None or event.attempt != part.attempts):

@@ -14,7 +14,7 @@ from planloom.errors import MissingValueError
 from planloom.plan.policy import Effects, JoinRule, OnError
 
 if TYPE_CHECKING:
-    from planloom.core.events import CallEnded, RunStarted, StepDispatched, StepSpeculated
+    from planloom.core.events import ApprovalRequested, CallEnded, RunStarted, StepDispatched, StepSpeculated
     from planloom.plan.graph import GraphStep, PlanGraph
     from planloom.plan.model import Step
 
@@ -99,6 +99,10 @@ class Part:
     granted: tuple[Any] | None = None
     cleared: bool = False
     """A person, or its tool, said that another attempt does nothing twice."""
+    question: ApprovalRequested | None = None
+    """What a person was asked last."""
+    permitted: int = 0
+    """Number of the attempt that a person let start."""
     clearances: int = 0
     """How often that was said."""
     called: set[str] = field(default_factory=set)

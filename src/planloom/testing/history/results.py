@@ -58,6 +58,8 @@ class Results:
         elif isinstance(event, StepExpanded):
             return self._width(entry, part, event)
         elif isinstance(event, StepFailed | StepSkipped) and part.status is None:
+            if part.open is not None:
+                self._accuse("I2", entry, "it ended before its attempt said what it came to")
             self._whole(entry, part)
         return True
 

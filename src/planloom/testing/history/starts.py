@@ -7,7 +7,9 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.events import (
+    ApprovalAnswered,
     ApprovalRequested,
+    CallEnded,
     CallStarted,
     ReplanRequested,
     ResultRefused,
@@ -57,8 +59,9 @@ class Starts:
             self.findings.accuse("I5", entry.seq, getattr(event, "step", ""), f"{_name(event)} after the run's end")
             return False
         if isinstance(event, RunStopping):
-            if picture.stops and picture.stops[-1].status is RunStatus.CANCELLED:
-                self.findings.accuse("I5", entry.seq, "", "the run was cancelled and is stopped again")
+            before = picture.stops[-1].status if picture.stops else None
+            if before is RunStatus.CANCELLED or (before is not None and event.status is RunStatus.FAILED):
+                self.findings.accuse("I5", entry.seq, "", f"the run stops as {before} and is stopped as {event.status}")
             return True
         part = picture.parts.get(getattr(event, "step", ""))
         if part is None:
@@ -73,8 +76,12 @@ class Starts:
 
     def _of_step(self, entry: Recorded, part: Part) -> None:
         event = entry.event
-        if isinstance(event, BEGINS) and not asks_for_attempt(event):
+        if isinstance(event, ApprovalRequested) and event.attempt:
+            self._question(entry, part, event)
+        elif isinstance(event, BEGINS):
             self._begin(entry, part)
+        elif isinstance(event, ApprovalAnswered):
+            self._answer(entry, part, event)
         elif isinstance(event, StepSucceeded) and event.reused:
             self._reused(entry, part)
         elif isinstance(event, StepSkipped):
@@ -83,6 +90,8 @@ class Starts:
             self._upstream_ended(entry, part, "failed")
         elif isinstance(event, CallStarted):
             self._call(entry, part, event)
+        elif isinstance(event, CallEnded):
+            self._call_ended(entry, part, event)
         elif isinstance(event, StepSpeculated):
             self._ahead(entry, part, event)
         elif isinstance(event, SpeculationSettled):
@@ -115,10 +124,14 @@ class Starts:
             return
         if part.open is not None:
             self._accuse("I4", entry, f"attempt {part.open[0].attempt} is still under way")
-        if part.waits in ("approval", "unknown"):
+        if part.waits == "unknown":
             self._accuse("I3", entry, "it starts while a person is asked what came of it")
         if isinstance(event, StepDispatched):
             self._once(entry, part)
+            self._permitted(entry, part, event)
+            lane = self.picture.lanes.get((part.key, "ahead"))
+            if lane is not None and not lane.settled:
+                self._accuse("I4", entry, "it starts while an attempt ahead of its time is not settled")
         if not part.begun:
             if part.parent is None:
                 self._joined(entry, part)
@@ -134,6 +147,33 @@ class Starts:
         if effects is Effects.ONCE and part.attempts and not part.cleared:
             self._accuse("I3", entry, f"attempt {part.attempts + 1} of what may be done only once, and nobody said so")
 
+    # --- I4: a person's word ---
+
+    def _question(self, entry: Recorded, part: Part, event: ApprovalRequested) -> None:
+        """Judge whether a person is asked about what the attempt would be given, and when its time is there."""
+        self.findings.count("I4", "attempts that need a person's word")
+        if event.attempt != part.attempts + 1 or part.open is not None:
+            self._accuse("order", entry, f"a person is asked about attempt {event.attempt}")
+        if not part.begun and part.parent is None:
+            self._joined(entry, part)
+        try:
+            args = part.entry.args.resolve(part.view)
+        except (UndecidableError, *CANNOT_RESOLVE):
+            return
+        if event.args is not None and event.args != args:
+            self._accuse("I4", entry, "a person is asked about arguments that are not those on record for it")
+
+    def _answer(self, entry: Recorded, part: Part, event: ApprovalAnswered) -> None:
+        asked = part.question
+        if asked is not None and asked.binding != event.binding:
+            self._accuse("I4", entry, "an answer counts that was given to another question")
+
+    def _permitted(self, entry: Recorded, part: Part, event: StepDispatched) -> None:
+        if part.question is not None and part.replan != "asked" and part.permitted != event.attempt:
+            self._accuse("I4", entry, f"attempt {event.attempt} starts without the word of a person that it needs")
+
+    # --- I3: calls inside attempts ---
+
     def _call(self, entry: Recorded, part: Part, event: CallStarted) -> None:
         if event.effects is not Effects.ONCE:
             return
@@ -144,6 +184,14 @@ class Starts:
         told = call.ended.error_types if call.ended is not None and call.ended.error is not None else ()
         if call.open or "NotDoneError" not in told:
             self._accuse("I3", entry, f"call {event.key!r}, which may be made only once, is begun again")
+
+    def _call_ended(self, entry: Recorded, part: Part, event: CallEnded) -> None:
+        started = self.picture.started
+        if event.kind != "tool" or event.error is not None or started is None or event.name not in started.tools:
+            return
+        call = part.calls.get(event.key)
+        if self.picture.effects_of(event.name) is not Effects.NONE and (call is None or not call.open):
+            self._accuse("I3", entry, f"call {event.key!r} had an effect, and no start of it is on record")
 
     def _joined(self, entry: Recorded, part: Part) -> None:
         """Judge whether a step's join rule and condition let it begin."""
@@ -306,11 +354,6 @@ def rule_met(part: Part) -> bool:
         case JoinRule.NONE_FAILED_MIN_ONE_SUCCESS:
             return part.ok + part.skipped == total and (part.ok > 0 or total == 0)
     return part.met == total
-
-
-def asks_for_attempt(event: Any) -> bool:
-    """Return whether a person is asked for an attempt, which then may start: nothing has begun."""
-    return isinstance(event, ApprovalRequested) and event.attempt > 0
 
 
 def _name(event: Any) -> str:
