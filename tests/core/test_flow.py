@@ -490,11 +490,14 @@ def test_the_writer_of_a_plan_is_told_no_secret() -> None:
 # --- running ahead -------------------------------------------------------------------------------
 
 
+DRAFT = {"draft": "d", "policy": "compare"}
+
+
 class Ahead:
     """A run whose step `think` is drafted; attempts ahead of their time are under `key!role`."""
 
     def __init__(self, *steps: dict[str, Any], policy: FlowPolicy | None = None, prompt: str = "x") -> None:
-        think = {"id": "think", "model": "m", "prompt": prompt, "speculate": {"draft": "d", "policy": "compare"}}
+        think = {"id": "think", "model": "m", "prompt": prompt, "speculate": DRAFT}
         tools = LABELLED | {"log": ToolFacts("l", Effects.NONE, sink=True)}
         self.machine = RunMachine("run")
         self.requests: dict[str, RunStep] = {}
@@ -555,6 +558,18 @@ def test_an_attempt_that_ran_ahead_knowing_less_is_not_taken() -> None:
     run.ok("b", 1)
     assert run.machine.ended
     assert diverges("run", run.record) is None
+
+
+def test_what_runs_ahead_is_over_when_more_is_known_of_where_its_guesses_come_from() -> None:
+    other = {"id": "other", "model": "m", "prompt": "y", "speculate": DRAFT}
+    run = Ahead(other, given("b", "think", "other"))
+    run.ok("think!draft", 1)
+    run.ok("other!draft", 2)
+    assert run.requests["b!ahead"].labels == NOTHING
+
+    run.ok("other", 2, labels=("inbox",))
+
+    assert run.settled() == ["other draft spent", "b ahead rolled_back"]
 
 
 def test_a_yes_for_one_model_is_none_for_the_one_that_drafts() -> None:
