@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from planloom import Effects, Engine, RunStatus, Tool, ToolContext
+from planloom import Effects, RunStatus, Tool, ToolContext
 from planloom.core.events import CallStarted, StepDispatched
 from planloom.core.result import RunResult
 from planloom.ports import Journal
@@ -324,13 +324,6 @@ async def answered(run: Run, result: RunResult, world: World) -> None:
             await run.resolve(step.id, "retry", by="a person")
         else:
             await run.resolve(step.id, "output", by="a person", output=outcome)
-
-
-async def undisturbed(shape: str, journal: Journal, clock: ManualClock, world: World) -> RunResult:
-    async with Engine(journal, tools=world.tools(), clock=clock) as engine:
-        result = await driven(engine.start(plan_of(shape), run_id="r"), clock, world)
-    assert result is not None
-    return result
 
 
 def bounded(work: Coroutine[Any, Any, T], *, seconds: float = 300.0) -> T:

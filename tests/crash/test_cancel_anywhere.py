@@ -22,9 +22,8 @@ from planloom.runtime.run import Run
 from planloom.testing.clock import ManualClock
 from planloom.testing.crash import CrashingJournal, Spoil
 from tests.crash.inner_shapes import INSIDE, InnerWorld, plan_inside
+from tests.crash.looking import whole
 from tests.crash.shapes import SHAPES, World, bounded, driven, plan_of
-from tests.crash.test_power_cuts import whole
-from tests.crash.test_power_cuts_inside import whole as whole_inside
 
 SOME = ("agent", "map of agents", "agent in a sub-plan", "agents of another kind", "agents within limits")
 """Shapes with calls inside their steps."""
@@ -102,7 +101,7 @@ async def cancelled(shape: str, at: int, cut: int | None) -> None:
 
 
 async def everywhere(shape: str, cuts: tuple[int | None, ...]) -> int:
-    writes = (await whole_inside(plan_inside(shape), 1)).writes if shape in INSIDE else (await whole(shape, 1))[1]
+    writes = (await whole(any_plan(shape), 1, world_of(shape))).writes
     for at in range(1, writes):
         for cut in cuts:
             await cancelled(shape, at, cut)

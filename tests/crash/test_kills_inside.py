@@ -24,10 +24,10 @@ from planloom.core.result import RunResult
 from planloom.errors import RunNotFoundError
 from planloom.observe.looks import every_step
 from planloom.ports import Recorded
+from planloom.testing.sweep.findings import come_to
 from tests.crash.inner_shapes import answered_on_record
 from tests.crash.killed_inside import world_of
-from tests.crash.test_power_cuts import look, told
-from tests.crash.test_power_cuts_inside import books, look_inside
+from tests.crash.looking import books, look, look_inside
 
 KILLS = max(4, int(os.environ.get("PLANLOOM_KILLS", "20")) // 3)
 SEED = int(os.environ.get("PLANLOOM_SEED", "1"))
@@ -102,7 +102,7 @@ def test_whatever_the_moment_of_the_kill_no_call_inside_a_step_is_made_again(tmp
                 look(where, before, world_of(folder), called, now)
                 look_inside(where, before, world_of(folder), called, now)
         result = result_in(folder)
-        assert told(result) == told(expected), where
+        assert come_to(result) == come_to(expected), where
         books(where, world_of(folder), now, result)
         unknown += sum(isinstance(entry.event, OutcomeUnknown) for entry in now)
     sys.stdout.write(f"{killed} kills in {number} runs left {unknown} outcomes unknown\n")

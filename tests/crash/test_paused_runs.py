@@ -18,11 +18,12 @@ from planloom.ports import Recorded
 from planloom.runtime.run import Run
 from planloom.testing.clock import ManualClock
 from planloom.testing.crash import Spoil
+from planloom.testing.sweep.findings import come_to
 from tests.crash.inner_shapes import InnerWorld, plan_inside
+from tests.crash.looking import Whole, books, look, look_inside, whole
+from tests.crash.shape import DOWN_S
 from tests.crash.shapes import bounded, driven
 from tests.crash.test_cancel_anywhere import CancelsAt
-from tests.crash.test_power_cuts import DOWN_S, look, told
-from tests.crash.test_power_cuts_inside import Whole, books, look_inside, whole
 
 FEW = ("agent", "map of agents", "agents of another kind")
 
@@ -79,7 +80,7 @@ async def paused(run: Whole, at: int, cut: tuple[int, Spoil] | None) -> int:
     record = await disk.read("r")
     look(where, before, world, called, record)
     look_inside(where, before, world, called, record)
-    assert told(result) == run.expected, where
+    assert come_to(result) == run.expected, where
     books(where, world, record, result)
     return look_at_pauses(where, record)
 
@@ -88,7 +89,7 @@ async def paused(run: Whole, at: int, cut: tuple[int, Spoil] | None) -> int:
 @pytest.mark.parametrize("shape", FEW)
 def test_a_run_that_is_paused_at_any_write_comes_to_the_same(shape: str) -> None:
     async def main() -> tuple[int, int]:
-        run = await whole(plan_inside(shape), 1)
+        run = await whole(plan_inside(shape), 1, InnerWorld())
         return sum([await paused(run, at, None) for at in range(1, run.writes)]), run.writes
 
     pauses, writes = bounded(main())
@@ -100,7 +101,7 @@ def test_a_run_that_is_paused_at_any_write_comes_to_the_same(shape: str) -> None
 @pytest.mark.parametrize("shape", FEW)
 def test_a_paused_run_survives_a_power_cut_at_any_write_after_it(shape: str) -> None:
     async def main() -> int:
-        run, pauses = await whole(plan_inside(shape), 1), 0
+        run, pauses = await whole(plan_inside(shape), 1, InnerWorld()), 0
         for at in range(1, run.writes):
             for more in (1, 2, 4):
                 for how in (Spoil.BEFORE, Spoil.AFTER):

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
-from planloom.testing.crash import Spoil
+from planloom.testing.sweep.findings import findings_of, unknown_outcomes
+from planloom.testing.sweep.loop import run_patiently
+from planloom.testing.sweep.point import text_of
+from planloom.testing.sweep.story import told
 from tests.crash.inner_shapes import agent
-from tests.crash.shapes import bounded
-from tests.crash.test_power_cuts_inside import lived, whole
+from tests.crash.inner_sweep import inner_staging, keeps_inner_laws
+from tests.crash.test_random_plans import random_cuts
 
 SEED = int(os.environ.get("PLANLOOM_SEED", "1"))
 AGENTS = int(os.environ.get("PLANLOOM_KILLS", "20"))
@@ -45,29 +48,26 @@ def random_agents(chance: random.Random) -> dict[str, Any]:
     return {"planloom": 1, "name": "random", "fail_fast": False, "steps": steps}
 
 
-async def one(seed: int) -> tuple[int, int]:
+def one(seed: int) -> tuple[int, int]:
     """Cut one plan of random agents a few times; return how often, and how many outcomes nobody knew."""
     chance = random.Random(seed)
-    plan, lag = random_agents(chance), chance.choice((0, 1, 7))
-    run = await whole(plan, lag)
+    staging = inner_staging(random_agents(chance), chance.choice((0, 1, 7)))
+    whole = run_patiently(told(staging))
     points = unknown = 0
     for _ in range(4):
-        cuts = [
-            (chance.randint(1, max(1, run.writes // (1 + n))), chance.choice((Spoil.BEFORE, Spoil.AFTER)))
-            for n in range(chance.randint(1, 3))
-        ]
-        unknown += await lived(f"seed {seed}, lag {lag}, cuts {cuts}, {plan}", run, cuts)
-        points += len(cuts)
+        cuts = random_cuts(chance, whole)
+        story = run_patiently(told(staging, cuts, undisturbed=whole.result))
+        found = [*findings_of(story, whole), *keeps_inner_laws(story, whole)]
+        assert found == [], f"seed {seed}, {text_of(cuts)}: {found}"
+        points += len(story.lives) - 1
+        unknown += unknown_outcomes(story)
     return points, unknown
 
 
 @pytest.mark.crash
 def test_random_agents_survive_random_power_cuts() -> None:
-    async def main() -> tuple[int, int]:
-        found = [await one(SEED * 100_000 + number) for number in range(AGENTS)]
-        return sum(points for points, _ in found), sum(unknown for _, unknown in found)
-
-    points, unknown = bounded(main())
+    found = [one(SEED * 100_000 + number) for number in range(AGENTS)]
+    points, unknown = sum(points for points, _ in found), sum(unknown for _, unknown in found)
 
     sys.stdout.write(f"{AGENTS} plans of random agents, {points} power cuts, {unknown} outcomes unknown\n")
     assert points >= AGENTS * 4
@@ -76,6 +76,6 @@ def test_random_agents_survive_random_power_cuts() -> None:
 
 @pytest.mark.parametrize("seed", [100_001, 100_002])
 def test_agents_of_a_few_seeds_survive_them_in_every_test_run(seed: int) -> None:
-    points, _ = bounded(one(seed))
+    points, _ = one(seed)
 
     assert points >= 4

@@ -17,12 +17,19 @@ import pytest
 from planloom import Engine, MemoryJournal
 from planloom.core.result import ENDED, RunResult
 from planloom.observe.looks import every_step
+from planloom.plan.load import load_plan
 from planloom.testing.clock import ManualClock
-from planloom.testing.crash import CrashingJournal, Spoil
+from planloom.testing.crash import Spoil
+from planloom.testing.sweep.findings import findings_of
+from planloom.testing.sweep.loop import run_patiently
+from planloom.testing.sweep.point import Point, PointMoment, text_of
+from planloom.testing.sweep.story import CrashWorld, Staging, Story, told
+from tests.crash.answers import TOOLS
+from tests.crash.looking import look
+from tests.crash.shape import DOWN_S
 from tests.crash.shapes import World, bounded, driven
 from tests.crash.test_cancel_anywhere import CancelsAt, cancel
 from tests.crash.test_cancel_anywhere import look as look_at_the_stop
-from tests.crash.test_power_cuts import DOWN_S, look, told
 
 SEED = int(os.environ.get("PLANLOOM_SEED", "1"))
 PLANS = int(os.environ.get("PLANLOOM_KILLS", "20")) * 4
@@ -71,57 +78,33 @@ def one_step(chance: random.Random, name: str, depth: int) -> dict[str, Any]:
     return step
 
 
-async def undisturbed(plan: dict[str, Any], lag: int) -> tuple[dict[str, Any], int]:
-    clock, world = ManualClock(), World()
-    journal = CrashingJournal(MemoryJournal(), lag=lag)
-    async with Engine(journal, tools=world.tools(), clock=clock) as engine:
-        result = await driven(engine.start(plan, run_id="r"), clock, world)
-    assert result is not None
-    return told(result), journal.writes
-
-
-async def cut(
-    where: str, plan: dict[str, Any], expected: dict[str, Any], cuts: list[tuple[int, Spoil]], lag: int
-) -> int:
-    """Cut the power as often as the list says, and return how often it was cut."""
-    clock, world, disk = ManualClock(), World(), MemoryJournal()
-    world.disk = disk
-    times = 0
-    while True:
-        at, how = cuts.pop(0) if cuts else (None, Spoil.AFTER)
-        journal = CrashingJournal(disk, at=at, how=how, lag=lag)
-        known = bool(await disk.runs())
-        before, called = (await disk.read("r") if known else []), len(world.log)
-        async with Engine(journal, tools=world.tools(), clock=clock) as engine:
-            starting = engine.resume("r") if known else engine.start(plan, run_id="r")
-            result = await driven(starting, clock, world, until=journal.stopped)
-        if result is not None:
-            break
-        times += 1
-        clock.advance(DOWN_S)
-    assert told(result) == expected, f"{where}: {plan}"
-    look(where, before, world, called, await disk.read("r"))
-    return times
+def random_cuts(chance: random.Random, whole: Story) -> tuple[Point, ...]:
+    """Return up to three points to stop at, in one life after the other."""
+    reached = whole.lives[0].reached
+    kinds = sorted(reached)
+    found = []
+    for n in range(chance.randint(1, 3)):
+        kind = chance.choice(kinds)
+        moment: PointMoment = "before" if chance.random() < 0.5 else "after"
+        found.append(Point(kind, chance.randint(1, max(1, reached[kind] // (1 + n))), moment))
+    return tuple(found)
 
 
 @pytest.mark.crash
 def test_random_plans_survive_random_power_cuts() -> None:
-    async def main() -> int:
-        times = 0
-        for number in range(PLANS):
-            seed = SEED * 100_000 + number
-            chance = random.Random(seed)
-            plan, lag = random_plan(chance), chance.choice((0, 1, 5))
-            expected, writes = await undisturbed(plan, lag)
-            for _ in range(6):
-                cuts = [
-                    (chance.randint(1, max(1, writes // (1 + n))), chance.choice((Spoil.BEFORE, Spoil.AFTER)))
-                    for n in range(chance.randint(1, 3))
-                ]
-                times += await cut(f"seed {seed}, lag {lag}, cuts {cuts}", plan, expected, cuts, lag)
-        return times
-
-    times = bounded(main())
+    times = 0
+    for number in range(PLANS):
+        seed = SEED * 100_000 + number
+        chance = random.Random(seed)
+        plan, lag = load_plan(random_plan(chance)), chance.choice((0, 1, 5))
+        staging = Staging(plan=plan, world=lambda: CrashWorld(tools=TOOLS), lag=lag, down_s=DOWN_S)
+        whole = run_patiently(told(staging))
+        for _ in range(6):
+            cuts = random_cuts(chance, whole)
+            story = run_patiently(told(staging, cuts, undisturbed=whole.result))
+            found = findings_of(story, whole)
+            assert found == [], f"seed {seed}, lag {lag}, {text_of(cuts)}: {found}"
+            times += len(story.lives) - 1
 
     sys.stdout.write(f"{PLANS} random plans, {times} power cuts\n")
     assert times > PLANS

@@ -44,8 +44,6 @@ _CONTEXT = "planloom_sweep_context"
 class Gate(Protocol):
     """What a process asks before it does anything: whether it comes so far."""
 
-    def now(self) -> float: ...
-
     async def about_to(self, kind: PointKind) -> int:
         """Return the number of what is to be done, unless the process comes no further."""
         ...
@@ -79,7 +77,6 @@ class MadeCall:
     effects: Effects
     args: Any
     life: int
-    at: float
     sees_attempt: bool
     is_all: bool
     has_start: bool
@@ -190,7 +187,6 @@ class CallBook:
             request.effects if request is not None and is_all else tool.effects or Effects.ONCE,
             _json({name: value for name, value in kwargs.items() if name != tool.context_parameter}),
             self.life,
-            self.gate.now(),
             tool.context_parameter is not None,
             is_all,
             has_start,

@@ -108,7 +108,8 @@ def _on_record(story: Story) -> Iterator[Finding]:
         if life.after[: len(life.before)] != life.before:
             yield Finding("lost", "what was on record before a restart is not on record after it")
     record = story.record
-    calls = [LoggedCall(made.step, made.attempt, made.key, made.tool) for made in story.made]
+    # Of an agent's own tools the record does not say what they do; `_done` and `_again` look at their calls.
+    calls = [LoggedCall(made.step, made.attempt, made.key, made.tool) for made in story.made if made.is_all]
     for violation in check_history(record, tool_calls=calls, before=story.lives[-1].before, run_id=RUN_ID):
         yield Finding("law", str(violation))
     divergence = diverges(RUN_ID, record)

@@ -50,9 +50,6 @@ class Power:
     def off(self) -> bool:
         return self.journal.dead
 
-    def now(self) -> float:
-        return self._clock.now()
-
     def comes_to(self, kind: PointKind) -> tuple[int, bool]:
         """Count the use of a port; return its number, and whether that is as far as the process comes."""
         if self.off:

@@ -89,7 +89,7 @@ class Life:
 
     Attributes:
         before, after: The record.
-        began_at: When, by the clock.
+        began_at: When, by the loop's time.
         called: How many calls had been made before it.
         reached: How often each port was used.
         was_cut: Whether its power was cut.
@@ -162,7 +162,7 @@ class _Teller:
         await self._prepared()
         lives: list[Life] = []
         for point in cuts:
-            life = Life(await self._on_disk(), self._clock.now(), len(self._book.made))
+            life = Life(await self._on_disk(), asyncio.get_running_loop().time(), len(self._book.made))
             lives.append(life)
             result = await self._lived(life, point)
             if result is not None:
