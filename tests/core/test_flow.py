@@ -262,12 +262,13 @@ def test_a_list_is_clean_once_each_item_was_cleaned() -> None:
         {"id": "subs", "plan": cleaning, "for_each": "${{ steps.fetch.output }}", "with": item},
         {"id": "fixed", "plan": {"steps": [], "outputs": "x"}, "when": "steps.fetch.output != 1"},
         {"id": "said", "plan": {"steps": [tool("q")], "outputs": "x"}, "when": "steps.fetch.output != 1"},
+        {"id": "empty", "plan": {"steps": []}, "when": "steps.fetch.output != 1"},
     )
 
     ended(drive)
 
     assert (labels(drive, "m[0]"), labels(drive, "m"), labels(drive, "subs")) == (NOTHING, NOTHING, NOTHING)
-    assert (labels(drive, "fixed"), labels(drive, "said")) == (WEB, WEB)
+    assert (labels(drive, "fixed"), labels(drive, "said"), labels(drive, "empty")) == (WEB, WEB, WEB)
 
 
 INNER = {
