@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from enum import StrEnum
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from planloom import SqliteJournal
@@ -18,7 +21,7 @@ from planloom.journal.schema import reading_connection
 from tests.journals.files import Story, stories, write
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from planloom.ports import Recorded
 
@@ -35,6 +38,14 @@ class Outcome(StrEnum):
     """Events are missing at the end, and nothing says so."""
     DIFFERENT = "different"
     """The one thing that must never be."""
+
+
+@contextmanager
+def quick_folder() -> Iterator[Path]:
+    """Make a folder in memory, where there is one: thousands of files are opened, and none need outlive the power."""
+    shared = Path("/dev/shm")
+    with TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as folder:
+        yield Path(folder)
 
 
 @cache

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,16 @@ import pytest
 from planloom import SqliteJournal
 from planloom.errors import JournalError
 from planloom.ports import Recorded
-from tests.journal.damage import RUNS, Outcome, compared, read_file, written
+from tests.journal.damage import RUNS, Outcome, compared, quick_folder, read_file, written
 
 KILLS = int(os.environ.get("PLANLOOM_KILLS", "20"))
 SEED = 59
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with quick_folder() as found:
+        yield found
 
 
 def flipped(raw: bytes, dice: random.Random) -> bytes:
@@ -55,10 +62,8 @@ def told(what: str, found: Counter[Outcome], capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.slow
-def test_a59_a_bit_of_the_file_is_noticed_or_does_not_matter(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = flip_file(tmp_path, 250)
+def test_a59_a_bit_of_the_file_is_noticed_or_does_not_matter(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = flip_file(folder, 250)
 
     told("bits of the file, by runs read", found, capsys)
     assert found.keys() == {Outcome.REFUSED, Outcome.SAME}
@@ -67,28 +72,33 @@ def test_a59_a_bit_of_the_file_is_noticed_or_does_not_matter(
 @pytest.mark.crash
 @pytest.mark.slow
 def test_a59_many_bits_of_the_file_are_noticed_or_do_not_matter(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = flip_file(tmp_path, 100 * KILLS)
+    found = flip_file(folder, 100 * KILLS)
 
     told("bits of the file, by runs read", found, capsys)
     assert found.keys() == {Outcome.REFUSED, Outcome.SAME}
 
 
-async def taken(path: Path, run_id: str) -> list[Recorded]:
-    """Open the journal as an engine does, and take the run."""
-    journal = SqliteJournal(path)
+async def taken(path: Path, run_id: str) -> list[Recorded] | JournalError:
+    """Open the journal as an engine does, and take the run; return its events, or why there are none."""
+    try:
+        journal = SqliteJournal(path)
+    except JournalError as error:
+        return error
     try:
         recorded, writer = await journal.take(run_id, lambda seq, error: None)
         await writer.close()
+    except JournalError as error:
+        return error
     finally:
         await journal.close()
     return recorded
 
 
 @pytest.mark.slow
-def test_a59_whoever_opens_a_damaged_file_and_takes_a_run_gets_it_whole_or_a_typed_error(tmp_path: Path) -> None:
-    path, copy = tmp_path / "runs.db", tmp_path / "copy.db"
+def test_a59_whoever_opens_a_damaged_file_and_takes_a_run_gets_it_whole_or_a_typed_error(folder: Path) -> None:
+    path, copy = folder / "runs.db", folder / "copy.db"
     written(path)
     raw, dice = path.read_bytes(), random.Random(SEED + 1)
     wanted = read_file(path, "cut")
@@ -100,22 +110,18 @@ def test_a59_whoever_opens_a_damaged_file_and_takes_a_run_gets_it_whole_or_a_typ
         head = flipped(raw[:512], dice) + raw[512:]
         for damaged in (flipped(raw, dice), head):
             place(copy, damaged)
-            try:
-                found[compared(asyncio.run(taken(copy, "cut")), wanted)] += 1
-            except JournalError as error:
-                assert error.remedy
-                found[Outcome.REFUSED] += 1
+            found[compared(asyncio.run(taken(copy, "cut")), wanted)] += 1
 
     assert found.keys() == {Outcome.REFUSED, Outcome.SAME}
 
 
 @pytest.mark.slow
 def test_a59_a_bit_of_the_log_ends_the_record_there_and_is_never_read_as_something_else(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     released = Path(__file__).parents[1] / "journals/v0.1/format-2-killed.sqlite3"
     raw, log = released.read_bytes(), released.with_name(released.name + "-wal").read_bytes()
-    copy, dice = tmp_path / "copy.db", random.Random(SEED + 2)
+    copy, dice = folder / "copy.db", random.Random(SEED + 2)
     place(copy, raw, log)
     wanted = read_file(copy, "killed")
     assert isinstance(wanted, list)
@@ -128,3 +134,20 @@ def test_a59_a_bit_of_the_log_ends_the_record_there_and_is_never_read_as_somethi
     told("bits of the log", found, capsys)
     assert Outcome.DIFFERENT not in found
     assert found[Outcome.SHORTER] > 0  # a log ends where its check sums do: SQLite takes the rest for not written yet
+
+
+@pytest.mark.slow
+def test_a59_a_file_cut_short_is_refused_or_whole(folder: Path) -> None:
+    path, copy = folder / "runs.db", folder / "copy.db"
+    written(path)
+    raw = path.read_bytes()
+    wanted = read_file(path, "ended")
+    assert isinstance(wanted, list)
+    pages = range(0, len(raw), 4096)
+
+    found = Counter[Outcome]()
+    for length in sorted({max(0, border + by) for border in (*pages, len(raw)) for by in (-1, 0, 100)}):
+        place(copy, raw[:length])
+        found[compared(asyncio.run(taken(copy, "ended")), wanted)] += 1
+
+    assert found.keys() == {Outcome.REFUSED, Outcome.SAME}
