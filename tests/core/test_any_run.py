@@ -569,5 +569,5 @@ class AnyLongRun(AnyRun):
 
 TestAnyRun = walked(AnyRun, examples=250, steps=30)
 TestAnyRunInSmallTurns = walked(AnyRunInSmallTurns, examples=200, steps=30)
-TestAnyLabelledRun = walked(AnyLabelledRun, examples=150, steps=30)
+TestAnyLabelledRun = walked(AnyLabelledRun, examples=80, steps=30)
 TestAnyLongRun = walked(AnyLongRun, examples=200, steps=80)
