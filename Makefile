@@ -6,11 +6,14 @@ STAMP := $(VENV)/.installed
 CODE := src tests examples benchmarks scripts fuzz
 # How many times `make crash` kills a process. More kills, more moments tried.
 KILLS ?= 100
+# Crash tests without processes of their own: they bear company.
+SWEPT := $(patsubst %,tests/crash/test_%.py,power_cuts power_cuts_inside random_plans random_agents cancel_anywhere \
+	paused_runs)
 # pytest-xdist worker processes.
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt test slow crash fuzz mutation check docs bench demo clean
+.PHONY: help setup fmt test slow crash sim fuzz mutation check docs bench demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,8 +37,9 @@ test: $(STAMP)  ## every offline test but the kill loops; under five minutes
 slow: $(STAMP)  ## only the tests that take over a quarter of a second
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'slow and not crash and not live and not timing'
 
-crash: $(STAMP)  ## kill real processes at random moments, KILLS times, and look at what is left
-	PLANLOOM_KILLS=$(KILLS) $(BIN)/python -m pytest -m crash
+crash: $(STAMP)  ## kill real processes KILLS times; then stop plans of every shape wherever they can be stopped
+	PLANLOOM_KILLS=$(KILLS) $(BIN)/python -m pytest -m crash $(addprefix --ignore=,$(SWEPT))
+	PLANLOOM_KILLS=$(KILLS) $(BIN)/python -m pytest -m crash -n $(JOBS) --dist worksteal $(SWEPT)
 
 mutation: $(STAMP)  ## change each line of the heart a little and see whether a test notices; SAMPLE=500 tries so many
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group mutation
@@ -47,6 +51,12 @@ FUZZ_SEED ?= 1
 fuzz: $(STAMP)  ## give FUZZ hostile inputs to everything that reads text from outside
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
 	$(BIN)/python -m fuzz --inputs $(FUZZ) --seed $(FUZZ_SEED)
+
+# How many lives `make sim` lives, from which seed on.
+SEEDS ?= 2000
+FROM ?= 0
+sim: $(STAMP)  ## live SEEDS random lives of random plans, twice; SEED=7 for one, SABOTAGE=1 for the bugs put in on purpose
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(FROM) $(if $(SEED),--seed $(SEED)) $(if $(SABOTAGE),--sabotage)
 
 check: $(STAMP)  ## lint, format, types, layers, freshness of the generated pages
 	$(BIN)/ruff check $(CODE)
