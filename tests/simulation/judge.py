@@ -19,6 +19,7 @@ from planloom.core.events import (
     PauseRequested,
     ReplanRequested,
     RunFinished,
+    RunStarted,
     StepDispatched,
     StepResolved,
 )
@@ -31,7 +32,7 @@ from planloom.runtime.replay import diverges, replayed
 from planloom.testing import LoggedCall, check_history
 from tests.simulation.life import Life
 from tests.simulation.promises import broken_promises
-from tests.simulation.world import EFFECTS, told_by_model, value
+from tests.simulation.world import COST_USD, EFFECTS, told_by_model, value
 
 EARLY = (JoinRule.ONE_SUCCESS,)
 """Joins that let a step begin before all that it needs has ended."""
@@ -75,6 +76,10 @@ def _effects(life: Life) -> Iterator[str]:
     for key, times in paid.items():
         if times > 1:
             yield f"once: {key} happened {times} times"
+    first = records[0].event
+    limit = first.limits.max_total_cost_usd if isinstance(first, RunStarted) and first.limits is not None else None
+    if limit is not None and paid.total() * COST_USD > limit:
+        yield f"spent: {paid.total()} payments of ${COST_USD} were made, and ${limit} may be spent"
     for done in world.unrecorded:
         yield f"output commit: {done.step}, attempt {done.attempt}, had an effect before its start was on record"
     began = {(e.step, e.attempt) for r in records if isinstance(e := r.event, StepDispatched)}

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 FAULTS_S = 90.0
 """Virtual seconds after which all faults stop, at the latest."""
-REST_S = 3_000.0
+REST_S = 1_500.0
 """Virtual seconds that a run has to end then."""
 MOST_LIVES = 6
 MAX_TURNS = 400_000

@@ -20,10 +20,10 @@ def random_plan(draw: Random, *, depth: int = 0) -> dict[str, Any]:
     steps: list[dict[str, Any]] = []
     for place in range(draw.randint(2, MOST_STEPS) if depth == 0 else draw.randint(1, 3)):
         steps.append(_step(draw, f"s{place}", steps, depth))
-    plan: dict[str, Any] = {"planloom": 1, "name": f"level-{depth}", "steps": steps, "fail_fast": draw.random() < 0.3}
+    plan: dict[str, Any] = {"planloom": 1, "name": f"level-{depth}", "steps": steps, "fail_fast": draw.random() < 0.25}
     if any(step.get("concurrency") for step in steps):
         plan["concurrency"] = {"narrow": draw.randint(1, 2)}
-    if depth == 0 and draw.random() < 0.4:
+    if depth == 0 and draw.random() < 0.35:
         plan["limits"] = _limits(draw)
     if draw.random() < 0.3:
         plan["outputs"] = {"last": f"${{{{ default(steps.{steps[-1]['id']}.output, 'nothing') }}}}"}
@@ -34,9 +34,9 @@ def _limits(draw: Random) -> dict[str, Any]:
     """Return limits of which some bind now and then. One that is not named would have its own default."""
     return {
         "timeout_seconds": draw.choice((None, None, 20, 60, 200)),
-        "max_tool_calls": draw.choice((None, 3, 8, 15, 30)),
+        "max_tool_calls": draw.choice((None, 4, 10, 20, 40)),
         "max_concurrent": draw.choice((None, 1, 2, 3)),
-        "max_total_cost_usd": draw.choice((None, None, 2.0, 4.0, 8.0)),
+        "max_total_cost_usd": draw.choice((None, None, 2.0, 4.0, 6.0, 10.0)),
         "max_memory_mb": None,
         "max_cpu_percent": None,
     }
@@ -73,7 +73,7 @@ def _need(draw: Random, name: str) -> Any:
 def _given(draw: Random, step: dict[str, Any], needs: list[dict[str, Any]]) -> None:
     """Have a step told what those it needs came to."""
     told = {one["id"]: f"${{{{ default(steps.{one['id']}.output, 'nothing') }}}}" for one in needs}
-    if needs and draw.random() < 0.3:
+    if needs and draw.random() < 0.2:
         told[needs[0]["id"]] = f"${{{{ steps.{needs[0]['id']}.output }}}}"
     if "for_each" in step:
         told["this"] = "${{ item }}"
@@ -132,7 +132,7 @@ def _tool(draw: Random) -> dict[str, Any]:
         step["cache"] = {"ttl_seconds": draw.choice((1, 20, None))}
     elif pure and draw.random() < 0.15:
         step["effects"] = draw.choice(("idempotent", "once"))
-    if step["tool"] != "pay" and step.get("effects") != "once" and draw.random() < 0.15:
+    if step["tool"] != "pay" and step.get("effects") != "once" and draw.random() < 0.25:
         step["replan"] = {"model": "planner", "max_steps": 3}
     return step
 

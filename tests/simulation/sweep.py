@@ -141,6 +141,11 @@ def _heard(first: int, count: int, jobs: int) -> Iterator[dict[str, Any]]:
         for process in processes:
             process.kill()
             process.wait()
+        for reader in readers:  # they come to the end of what was said
+            reader.join()
+        for process in processes:
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 def _process(first: int, count: int, side: int, share: int, shares: int) -> subprocess.Popen[str]:

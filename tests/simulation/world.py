@@ -36,7 +36,7 @@ COST_USD = 0.5
 """What the tool `pay` declares to cost."""
 NOT_AS_ASKED = "somebody looked: it happened"
 """What a person says that an agent came to which was interrupted in the middle of a call that had happened."""
-PRICE = ModelPrice(1_000.0, 3_000.0, source="made up")
+PRICE = ModelPrice(100.0, 300.0, source="made up")
 EFFECTS = {"pure": Effects.NONE, "put": Effects.IDEMPOTENT, "pay": Effects.ONCE}
 
 
@@ -165,7 +165,7 @@ class World:
 
 def _fate(roll: float) -> str:
     """Return what goes wrong with a call: mostly nothing."""
-    for share, fate in ((0.07, "before"), (0.04, "not done"), (0.03, "refused"), (0.05, "after"), (0.07, "slow")):
+    for share, fate in ((0.06, "before"), (0.03, "not done"), (0.02, "refused"), (0.04, "after"), (0.07, "slow")):
         roll -= share
         if roll < 0:
             return fate
