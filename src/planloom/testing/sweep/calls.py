@@ -184,7 +184,7 @@ class CallBook:
             context.step,
             context.attempt,
             context.idempotency_key,
-            request.effects if request is not None and is_all else tool.effects or Effects.ONCE,
+            _effects(tool, request if is_all else None),
             _json({name: value for name, value in kwargs.items() if name != tool.context_parameter}),
             self.life,
             tool.context_parameter is not None,
@@ -252,6 +252,12 @@ class CallBook:
 
     def of_step(self, step: str) -> list[MadeCall]:
         return [made for made in self.made if made.step == step]
+
+
+def _effects(tool: Tool, request: RunStep | None) -> Effects:
+    """Return what step and tool declare; what the engine makes of it is what is looked at."""
+    own = None if request is None else request.step.effects
+    return own or tool.effects or Effects.ONCE
 
 
 def _answer(ended: asyncio.Future[None]) -> None:
