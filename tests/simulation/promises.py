@@ -36,7 +36,7 @@ def broken_promises(records: Sequence[Recorded]) -> Iterator[str]:
     steps = dict(_steps(events[0].plan, ""))
     for event in events:
         if isinstance(event, StepReplanned):
-            steps |= dict(_steps(event.plan, f"{event.step}/"))
+            steps |= dict(_steps(event.plan, f"{_bare(event.step)}/"))
     yield from _in_order(events)
     yield from _tried(events, steps)
     yield from _in_time(events)
