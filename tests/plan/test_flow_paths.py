@@ -80,12 +80,13 @@ def test_a_secret_in_a_prompt_is_refused_and_a_problem_of_the_plan() -> None:
 
 def test_a_tool_that_cleans_ends_the_way_but_not_what_its_error_says() -> None:
     clean = tool("count", "clean", "page")
-    way = [("web", "page>count>mail", "send", "needs_approval", "")]
+    way = [("web", "page>count>mail", "send", "needs_approval", "if")]
 
     assert told(plan(tool("page", "get"), clean, tool("mail", "send", "count"))) == []
     assert told(plan(tool("page", "get"), clean, tool("mail", "send", "steps.count.error"))) == way
     assert told(plan(tool("page", "get"), clean | {"on_error": "continue"}, tool("mail", "send", "count"))) == way
     assert told(plan(tool("page", "get"), clean, tool("mail", "send", "count", join="all_done"))) == way
+    assert told(plan(tool("page", "get"), clean | {"for_each": "[1]"}, tool("mail", "send", "count"))) == way
 
 
 def test_a_person_s_answer_carries_nothing() -> None:
@@ -139,6 +140,15 @@ def test_whether_a_sub_plan_was_done_shows_in_what_it_gives() -> None:
     sub = {"id": "sub", "plan": plan(tool("a", "same"), outputs="x"), "when": "steps.page.output"}
 
     assert told(plan(tool("page", "get"), sub, tool("mail", "send", "sub")))[0][1] == "page>sub>mail"
+
+
+def test_a_list_of_which_each_item_is_cleaned_is_clean() -> None:
+    clean = plan(tool("count", "clean", "inputs.page"), inputs={"page": {}})
+    sub = {"id": "sub", "plan": clean, "for_each": "steps.page.output", "with": {"page": "${{ item }}"}}
+
+    ways = told(plan(tool("page", "get"), sub, tool("mail", "send", "sub")))
+
+    assert ways == [("web", "page>sub>mail", "send", "needs_approval", "if")]  # where the list is empty, or one failed
 
 
 def test_what_a_sub_plan_was_given_may_be_in_its_error() -> None:
@@ -235,25 +245,23 @@ class Naive:
         """Return the labels of a plan's outputs, and of everything in it."""
         known = dict(inputs)
         for step in document["steps"]:
-            key, name = prefix + step["id"], f"steps.{step['id']}"
+            key = prefix + step["id"]
             decided = control.union(*self.refs({"w": step.get("when"), "f": step.get("for_each")}, known))
             comes_in = decided.union(*self.refs({k: v for k, v in step.items() if k != "plan"}, known))
             if "plan" in step:
                 given = {f"inputs.{k}": frozenset().union(*self.refs(v, known)) for k, v in step["with"].items()}
                 out, all_of_it = self.plan(step["plan"], f"{key}/", given, decided, only_certain, ways)
-                known[f"{name}.output"] = out | decided
-                known[f"{name}.error"] = all_of_it.union(decided, *given.values())
+                self.gives(step, known, out, all_of_it.union(decided, *given.values()), only_certain)
                 continue
             brought = frozenset(label for tool in self.inner(step) for label in own(tool))
             out = comes_in | (frozenset() if only_certain else brought)
-            known[f"{name}.error"] = out
-            if "approve" in step:
-                out = known[f"{name}.error"] = frozenset()
-            elif "tool" in step:
-                facts = TOOLS[step["tool"]]
-                out = out - set(facts.cleans) | own(step["tool"])
-                known[f"{name}.error"] |= own(step["tool"])
-            known[f"{name}.output"] = out
+            if "tool" in step:
+                whole = out | own(step["tool"])
+                out = out - set(TOOLS[step["tool"]].cleans) | own(step["tool"])
+                self.gives(step, known, out, whole, only_certain)
+            else:
+                out = frozenset() if "approve" in step else out
+                self.gives(step, known, out, out, only_certain)
             self.sinks(step, key, comes_in, frozenset() if only_certain else brought, ways)
         ends = [known[f"steps.{step['id']}.output"] for step in document["steps"] if not self.is_needed(step, document)]
         if "outputs" in document:
@@ -261,7 +269,13 @@ class Naive:
         all_of_it = frozenset().union(
             *(known[f"steps.{s['id']}.{f}"] for s in document["steps"] for f in ("output", "error"))
         )
-        return control.union(*ends), all_of_it
+        return frozenset().union(*ends), all_of_it
+
+    def gives(self, step: Any, known: dict[str, frozenset[str]], out: Any, if_failed: Any, only_certain: bool) -> None:
+        """Take note of what a step says: if all goes well, and in an error, or as an empty list."""
+        whole = out if only_certain else out | if_failed
+        known[f"steps.{step['id']}.error"] = whole
+        known[f"steps.{step['id']}.output"] = whole if "for_each" in step else out
 
     def sinks(self, step: Any, key: str, comes_in: frozenset[str], brought: frozenset[str], ways: set[Any]) -> None:
         for label in comes_in | brought:

@@ -1,7 +1,8 @@
 """What in a plan is given to what: its steps, those of its sub-plans, their inputs and errors, as one graph.
 
 Rule 1: an edge is a reference, or the condition under which a plan inside is done: what may carry a value over.
-Rule 2: a step whose error may say more than its output has a second node, for everything but its output.
+Rule 2: a step that may say more than what it gives when all goes well (in an error, or by a list that is empty) has a
+    second node for that. What leads through it is possible, and not certain.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class FlowNode:
         step: None for a part: nothing is decided there.
         tool: What a tool step calls.
         inner: What a model, an agent or a program may call.
+        is_certain: False: for what a step only says if it fails, or if it is done for nothing.
         below: Nodes that are given something of it.
     """
 
@@ -65,6 +67,7 @@ class FlowNode:
     step: Step | None = None
     tool: DeclaredTool | None = None
     inner: Mapping[str, DeclaredTool] = field(default_factory=dict)
+    is_certain: bool = True
     below: list[int] = field(default_factory=list)
 
     def passes(self, label: str) -> bool:
@@ -72,13 +75,11 @@ class FlowNode:
         step = self.step
         if step is not None and step.approve is not None:
             return False  # what comes out is what a person filled in
-        if step is not None and step.for_each is not None and step.on_item_error == "collect":
-            return True  # errors of its items are part of what it gives
         return self.tool is None or label in labels_after(frozenset((label,)), self.tool)
 
     @property
-    def says_more_if_failed(self) -> bool:
-        """Return whether its error may carry what its output does not: what was cleaned, what is inside."""
+    def may_say_more(self) -> bool:
+        """Return whether it may say, by failing, what its output does not: what was cleaned, what is inside."""
         if self.tool is not None:
             return bool(self.tool.cleans)
         return self.step is not None and isinstance(self.step.plan, Plan)
@@ -93,7 +94,7 @@ class FlowGraph:
     inner_tools: InnerTools
     nodes: list[FlowNode] = field(default_factory=list)
     failed: dict[int, int] = field(default_factory=dict)
-    """Of steps whose error may say more than their output: the node of everything but their output."""
+    """The second nodes of rule 2."""
 
     @classmethod
     def of(cls, plan: Plan, catalogue: FlowCatalogue, inner: InnerTools) -> FlowGraph:
@@ -111,7 +112,9 @@ class FlowGraph:
             control: Node of what decides whether any of it is done.
         """
         places = [self.node(entry, prefix, (*path, "steps", entry.place)) for entry in graph.steps]
-        self.failed.update((place, self.part_of(place)) for place in places if self.nodes[place].says_more_if_failed)
+        for place in places:
+            if self.nodes[place].may_say_more:
+                self.failed[place] = self.part_of(place, is_certain=False)
         for entry, node in zip(graph.steps, places, strict=True):
             of_failed = entry.join in _AFTER_A_FAILURE
             decided = self.read(graph, places, inputs, _deciding(entry), of_failed=of_failed)
@@ -149,9 +152,11 @@ class FlowGraph:
         below = self.scope(sub, f"{self.nodes[out].key}/", (*self.nodes[out].at, "plan"), given, control)
         if sub.outputs is not None:
             ends = self.read(sub, below, given, sub.outputs.refs)
+            is_done = ends.isdisjoint(below)  # where a step leads to them, that carries what decided about it
         else:
             ends = {below[inner.place] for inner in sub.steps if not inner.downstream}
-        self.link({control, *ends}, out)
+            is_done = not ends
+        self.link({*ends, control} if is_done else ends, out)
         self.link({out, control, *given.values(), *below}, self.failed[out])
 
     def node(self, entry: GraphStep, prefix: str, at: Path) -> int:
@@ -160,9 +165,9 @@ class FlowGraph:
         self.nodes.append(FlowNode(prefix + step.id, at, step, tool, self.inside(step)))
         return len(self.nodes) - 1
 
-    def part_of(self, place: int) -> int:
+    def part_of(self, place: int, *, is_certain: bool = True) -> int:
         """Add a node that is a part of a step's: one of its inputs, its error, whether it is done."""
-        self.nodes.append(FlowNode(self.nodes[place].key, self.nodes[place].at))
+        self.nodes.append(FlowNode(self.nodes[place].key, self.nodes[place].at, is_certain=is_certain))
         return len(self.nodes) - 1
 
     def facts(self, name: str) -> DeclaredTool | None:
@@ -198,8 +203,10 @@ class FlowGraph:
             if ref.root == "steps":
                 above = graph.steps[graph.index[str(ref.path[0])]]
                 place = places[above.place]
-                is_whole = ref.path[1] == "output" and above.step.on_error is OnError.FAIL and not of_failed
-                found.add(place if is_whole else self.failed.get(place, place))
+                found.add(place)
+                goes_well = above.step.on_error is OnError.FAIL and above.for_each is None and not of_failed
+                if place in self.failed and not (goes_well and ref.path[1] == "output"):
+                    found.add(self.failed[place])
             elif ref.root == "inputs":
                 name = str(ref.path[0]) if ref.path else None
                 found.update(node for given, node in inputs.items() if name is None or given == name)

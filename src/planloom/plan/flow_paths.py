@@ -4,8 +4,9 @@ Rule 1: what is found here is at least what can happen: a run may decide better 
     tool), never worse. Nothing is known here of a replacement plan, nor of what an agent does that is plain code.
 Rule 2: one path for each label and way out: a shortest one. Others may lead there too; they end in the same verdict.
 Rule 3: it costs what looking at each reference once costs, for each label that occurs: a thousand steps are no matter.
-Rule 4: what a model, an agent or a program may call is not what it will call. Such a path is listed and is not
-    `certain`; nobody can be asked in the middle of an attempt, so a call that would be asked about is refused there.
+Rule 4: what a model, an agent or a program may call is not what it will call, and what a step says if it fails is not
+    what it will say. Such a path is listed and not `certain`. Nobody can be asked in the middle of an attempt: there, a
+    call that would be asked about is refused.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class FlowPath:
         through: Keys of the steps in between, in order.
         sink: Key of the step where it is decided about.
         tool: What is decided about there: a tool, or the model, agent or judge that would be told.
-        certain: False where it depends on what a model, an agent or a program decides to call.
+        certain: False where it depends on a failure, or on what a model, an agent or a program decides to call.
         at: Where the sink stands in the plan.
     """
 
@@ -128,14 +129,16 @@ class _Search:
         own = [NO_LABELS if node.tool is None else _own(node.tool) for node in self.nodes]
         for label in sorted(NO_LABELS.union(*brought, *own)):
             told: set[tuple[int, str]] = set()
-            for certain, labels in ((True, own), (False, brought)):
-                starts = {place for place, carried in enumerate(labels) if label in carried}
+            for certain in (True, False):
+                starts = {place for place, carried in enumerate(own) if label in carried}
+                if not certain:
+                    starts |= {place for place, carried in enumerate(brought) if label in carried}
                 yield from self.of_label(label, starts, policy, certain=certain, told=told)
 
     def of_label(
         self, label: str, starts: set[int], policy: FlowPolicy, *, certain: bool, told: set[tuple[int, str]]
     ) -> Iterator[FlowPath]:
-        above = self.reached(label, starts)
+        above = self.reached(label, starts, certain=certain)
         for place in sorted(above.keys() | starts):
             node = self.nodes[place]
             if node.step is None:
@@ -153,7 +156,7 @@ class _Search:
                 yield FlowPath(
                     label,
                     source.key,
-                    _bringer(source, label, certain=certain),
+                    _bringer(source, label),
                     tuple(key for key in through if key != source.key),
                     node.key,
                     tool,
@@ -163,15 +166,19 @@ class _Search:
                     node.at,
                 )
 
-    def reached(self, label: str, starts: Iterable[int]) -> dict[int, int]:
-        """Return what the label comes into, each with the node it comes from on a shortest way."""
+    def reached(self, label: str, starts: Iterable[int], *, certain: bool) -> dict[int, int]:
+        """Return what the label comes into, each with the node it comes from on a shortest way.
+
+        Args:
+            certain: Whether only ways count that need no failure.
+        """
         above: dict[int, int] = {}
         waiting = deque(sorted(starts))
         begun = set(waiting)
         while waiting:
             place = waiting.popleft()
             for below in self.nodes[place].below:
-                if below not in above:
+                if below not in above and (self.nodes[below].is_certain or not certain):
                     above[below] = place
                     if below not in begun and self.nodes[below].passes(label):
                         waiting.append(below)
@@ -231,7 +238,8 @@ def _strictest(step: Step, facts: DeclaredTool | None) -> Effects:
     return declared if step.effects is None else max(declared, step.effects, key=STRICTNESS.__getitem__)
 
 
-def _bringer(source: FlowNode, label: str, *, certain: bool) -> str:
-    if certain:
-        return source.step.tool or "" if source.step is not None else ""
+def _bringer(source: FlowNode, label: str) -> str:
+    """Return the tool that brings a label: the step's own, else the first that the step may call."""
+    if source.step is not None and source.tool is not None and label in _own(source.tool):
+        return source.step.doer
     return next(name for name, facts in source.inner.items() if label in _own(facts))
