@@ -81,7 +81,7 @@ def _steps(draw: st.DrawFn, place: int, depth: int, *, replans: bool, refers: bo
 def _refer(draw: st.DrawFn, step: dict[str, Any], place: int) -> None:
     """Give a step values of those above it, whatever became of them."""
     values = [f"steps.{NAMES[above]}.{field}" for above in range(place) for field in ("output", "error", "status")]
-    pick = st.sampled_from([*values, "inputs.x"])
+    pick = st.sampled_from([*values, "inputs.x", "inputs.x"])
     if ("tool" in step or "plan" in step) and draw(st.booleans()):
         step["with"] = {name: f"${{{{ default({draw(pick)}, 0) }}}}" for name in draw(st.sampled_from(["x", "xy"]))}
     if draw(st.integers(0, 4)) == 0:

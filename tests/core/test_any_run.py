@@ -458,7 +458,8 @@ class AnyLabelledRun(AnyRun):
         key = self.pick(self.drive.under_way, which)
         request = self.drive.under_way[key]
         place = (key, request.attempt, request.epoch, f"call {len(self.drive.journal)}", "tool")
-        self.drive.hand(CallEnded(*place, "tool", 1, self.drive.now, self.drive.now, labels=labels[:1]))
+        if which % 2:
+            self.drive.hand(CallEnded(*place, "tool", 1, self.drive.now, self.drive.now, labels=("page",)))
         if request.role == "replan":
             self.drive.ok(key, IN_PLACE[which % 4], labels=labels)
         elif good:
