@@ -267,6 +267,17 @@ def test_the_end_of_an_ended_run_cannot_be_cut_off(path: Path, name: str) -> Non
     assert "its last event does not" in found.message
 
 
+@pytest.mark.parametrize("status", ["running", "failed"])
+def test_an_ended_run_cannot_be_listed_as_anything_else_and_read(path: Path, status: str) -> None:
+    written(path, runs=("ended",))
+    sql(path, f"UPDATE runs SET status = '{status}'")
+
+    found = read_file(path, "ended")
+
+    assert isinstance(found, JournalDamagedError)
+    assert f"its row says '{status}'" in found.message
+
+
 def test_the_end_of_a_run_that_has_not_ended_shows_in_its_last_link_alone(path: Path) -> None:
     written(path, runs=("cut",))
     whole = in_journal(path, lambda journal: journal.chain_of("cut"))

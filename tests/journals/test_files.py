@@ -16,6 +16,7 @@ from planloom.errors import JournalDamagedError, JournalKeyError
 from planloom.journal.schema import newest_format
 from planloom.runtime.replay import diverges, replayed
 from planloom.testing.clock import ManualClock
+from planloom.testing.history.check import check_history
 from tests.crash.shapes import World, driven
 from tests.journals.files import KEY
 
@@ -73,6 +74,7 @@ def test_the_runs_of_a_file_replay_to_the_decisions_in_them(file: Path, tmp_path
             for row in rows:
                 record = await journal.read(row.run_id)
                 assert diverges(row.run_id, record) is None
+                assert check_history(record, run_id=row.run_id) == []
                 assert replayed(row.run_id, record).ended == (row.status != "running")
                 assert len(record) == row.last_seq
 
@@ -99,6 +101,7 @@ def test_the_runs_of_a_file_go_on_to_their_ends(file: Path, tmp_path: Path) -> N
                 record, after = await journal.read(run_id), await journal.chain_of(run_id)
                 old = chain.events if file.name.startswith("format-1") else 0
                 assert diverges(run_id, record) is None
+                assert check_history(record, run_id=run_id) == []
                 assert (chain.chained, after.events - after.chained) == (chain.events - old, old)
                 assert after.keyed == ("keyed" in file.name)
             if "answered" in before:
