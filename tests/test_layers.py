@@ -26,6 +26,8 @@ CATCHING = {
     "transport/hearing.py": "a listener's bug is its own, and must not keep others from hearing",
     "transport/slots.py": "a slot is lent and given back whatever a watcher makes of it",
     "verify/closed.py": "whatever a validator or a judge raises is a reason against the answer, and no pass",
+    "testing/sweep/calls.py": "carried out of a tool's thread, and raised where it is waited for",
+    "testing/sweep/everywhere.py": "whatever breaks an engine after a crash is what a sweep looks for",
     "cli/main.py": "the last stop: a person gets a sentence, with --debug the traceback",
 }
 # Read nowhere but where time, chance and waiting belong.

@@ -19,7 +19,7 @@ from planloom.errors import PlanError, PlanloomError
 from planloom.journal.memory import MemoryJournal
 from planloom.plan.load import load_plan
 from planloom.plan.model import Plan
-from planloom.testing.sweep.findings import Finding, findings_of, unknown_outcomes
+from planloom.testing.sweep.findings import CrashFinding, findings_of, unknown_outcomes
 from planloom.testing.sweep.loop import run_patiently
 from planloom.testing.sweep.point import MEANING, Cuts, Point, read_cuts, text_of
 from planloom.testing.sweep.report import CrashFailure, CrashReport
@@ -169,12 +169,12 @@ class Sweep:
         except PlanError:
             raise
         except PlanloomError as error:
-            report.failures.append(self._failure((), Finding("stuck", str(error))))
+            report.failures.append(self._failure((), CrashFinding("stuck", str(error))))
             return None
         found = findings_of(again, whole)
         unlike = [finding.what for finding in found if finding.kind == "outcome"]
         found = [finding for finding in found if finding.kind != "outcome"]
-        found += [Finding("tool", f"left alone it comes to one thing, then to another: {what}") for what in unlike]
+        found += [CrashFinding("tool", f"left alone it comes to one thing, then to another: {what}") for what in unlike]
         report.failures += [self._failure((), finding) for finding in found]
         return None if any(finding.kind == "tool" for finding in found) else whole
 
@@ -195,18 +195,18 @@ class Sweep:
             story = run_patiently(told(self.staging, cuts, undisturbed=whole.result))
         except Exception as error:  # noqa: BLE001 - whatever breaks an engine after a crash is what is looked for
             report.points[cuts] = 0
-            report.failures.append(self._failure(cuts, Finding("stuck", f"{type(error).__name__}: {error}")))
+            report.failures.append(self._failure(cuts, CrashFinding("stuck", f"{type(error).__name__}: {error}")))
             return cuts[-1].number <= whole.lives[0].reached[cuts[-1].kind]  # of those there are, all are tried
         if len(story.lives) <= len(cuts):
             return False
         report.points[cuts] = unknown_outcomes(story)
         findings = findings_of(story, whole)
         if not any(finding.kind == "tool" for finding in findings):
-            findings += [Finding("own", what) for law in self.laws for what in law(story, whole)]
+            findings += [CrashFinding("own", what) for law in self.laws for what in law(story, whole)]
         report.failures += [self._failure(cuts, finding) for finding in findings]
         return True
 
-    def _failure(self, cuts: Cuts, finding: Finding) -> CrashFailure:
+    def _failure(self, cuts: Cuts, finding: CrashFinding) -> CrashFailure:
         staging = self.staging
         usual = Staging(plan=staging.plan, world=staging.world)
         words = ["plan", "tools"]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from planloom.testing.sweep.calls import MadeCall
     from planloom.testing.sweep.story import Life, Story
 
-FindingKind = Literal["tool", "lost", "doubled", "early", "law", "outcome", "stuck", "own"]
-KINDS: dict[FindingKind, str] = {
+CrashKind = Literal["tool", "lost", "doubled", "early", "law", "outcome", "stuck", "own"]
+KINDS: dict[CrashKind, str] = {
     "tool": "a tool is not what it declares to be, or not repeatable",
     "lost": "what was on record, or had to be done, is not there",
     "doubled": "what was on record, or may be done once, was done again",
@@ -37,10 +37,10 @@ KINDS: dict[FindingKind, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CrashFinding:
     """One thing that must not be, in a sentence."""
 
-    kind: FindingKind
+    kind: CrashKind
     what: str
 
 
@@ -59,7 +59,7 @@ def unknown_outcomes(story: Story) -> int:
     return sum(isinstance(entry.event, OutcomeUnknown) for entry in story.record)
 
 
-def findings_of(story: Story, whole: Story) -> list[Finding]:
+def findings_of(story: Story, whole: Story) -> list[CrashFinding]:
     """Return what is wrong with a story.
 
     Args:
@@ -76,7 +76,7 @@ def findings_of(story: Story, whole: Story) -> list[Finding]:
 # --- tools ------------------------------------------------------------------------------------
 
 
-def _contradictions(story: Story, whole: Story) -> Iterator[Finding]:
+def _contradictions(story: Story, whole: Story) -> Iterator[CrashFinding]:
     """Find tools that give two answers to one question."""
     answers: dict[Any, MadeCall] = {}
     for made in (*whole.made, *(made for made in story.made if story is not whole)):
@@ -97,35 +97,35 @@ def _contradictions(story: Story, whole: Story) -> Iterator[Finding]:
             if made.effects is Effects.IDEMPOTENT
             else "is not repeatable: with the key"
         )
-        yield Finding("tool", f"tool {made.tool!r} {why} {made.key!r} and {made.args!r} it {when}")
+        yield CrashFinding("tool", f"tool {made.tool!r} {why} {made.key!r} and {made.args!r} it {when}")
 
 
 # --- the record -------------------------------------------------------------------------------
 
 
-def _on_record(story: Story) -> Iterator[Finding]:
+def _on_record(story: Story) -> Iterator[CrashFinding]:
     for life in story.lives:
         if life.after[: len(life.before)] != life.before:
-            yield Finding("lost", "what was on record before a restart is not on record after it")
+            yield CrashFinding("lost", "what was on record before a restart is not on record after it")
     record = story.record
     # Of an agent's own tools the record does not say what they do; `_done` and `_again` look at their calls.
     calls = [LoggedCall(made.step, made.attempt, made.key, made.tool) for made in story.made if made.is_all]
     for violation in check_history(record, tool_calls=calls, before=story.lives[-1].before, run_id=RUN_ID):
-        yield Finding("law", str(violation))
+        yield CrashFinding("law", str(violation))
     divergence = diverges(RUN_ID, record)
     if divergence is not None:
-        yield Finding("law", f"decided again, the record comes to something else: {divergence}")
+        yield CrashFinding("law", f"decided again, the record comes to something else: {divergence}")
 
 
-def _again(story: Story, life: Life) -> Iterator[Finding]:
+def _again(story: Story, life: Life) -> Iterator[CrashFinding]:
     """Find what was called in a life although what it came to was on record before."""
     ended, completed, calls = _known(life.before)
     for made in story.made[life.called :]:
         where = f"tool {made.tool!r} of step {made.step!r}, attempt {made.attempt}"
         if (made.step, made.attempt) in ended or made.step in completed:
-            yield Finding("doubled", f"{where}, was called again although the attempt is on record")
+            yield CrashFinding("doubled", f"{where}, was called again although the attempt is on record")
         elif made.has_start and made.key in calls:
-            yield Finding("doubled", f"{where}, was called again although the call {made.key!r} is on record")
+            yield CrashFinding("doubled", f"{where}, was called again although the call {made.key!r} is on record")
 
 
 def _known(record: list[Recorded]) -> tuple[set[tuple[str, int]], set[str], set[str]]:
@@ -147,16 +147,16 @@ def _known(record: list[Recorded]) -> tuple[set[tuple[str, int]], set[str], set[
 # --- what was done ----------------------------------------------------------------------------
 
 
-def _done(story: Story, whole: Story) -> Iterator[Finding]:
+def _done(story: Story, whole: Story) -> Iterator[CrashFinding]:
     """Find effects that happened too often, too early, or not at all."""
     usual = Counter(made.key for made in whole.made if made.effects is Effects.ONCE and not made.not_done)
     often = Counter(made.key for made in story.made if made.effects is Effects.ONCE and not made.not_done)
     for key, times in often.items():
         if times > max(1, usual[key]):
-            yield Finding("doubled", f"what may be done once was done {times} times, with the key {key!r}")
+            yield CrashFinding("doubled", f"what may be done once was done {times} times, with the key {key!r}")
     for made in story.made:
         if made.recorded is False:
-            yield Finding(
+            yield CrashFinding(
                 "early",
                 f"tool {made.tool!r} of step {made.step!r} was called before its start was on record",
             )
@@ -166,18 +166,18 @@ def _done(story: Story, whole: Story) -> Iterator[Finding]:
         if made.step in said and not made.is_all:
             continue  # somebody answered for all that the step does
         if made.effects is not Effects.NONE and (made.tool, made.key) not in done:
-            yield Finding("lost", f"tool {made.tool!r} was never called with the key {made.key!r}")
+            yield CrashFinding("lost", f"tool {made.tool!r} was never called with the key {made.key!r}")
     for life in story.lives[1:]:
         if not life.before and any(made.effects is not Effects.NONE for made in story.made[: life.called]):
-            yield Finding("early", "a tool with effects was called for a run that is not on record")
+            yield CrashFinding("early", "a tool with effects was called for a run that is not on record")
 
 
-def _differences(story: Story, whole: Story) -> Iterator[Finding]:
+def _differences(story: Story, whole: Story) -> Iterator[CrashFinding]:
     if story is whole:
         return
     expected, found = come_to(whole.result), come_to(story.result)
     for what in dict.fromkeys((*expected, *found)):
         if expected.get(what) != found.get(what):
-            yield Finding("outcome", f"{what} came to {found.get(what)!r}, undisturbed to {expected.get(what)!r}")
+            yield CrashFinding("outcome", f"{what} came to {found.get(what)!r}, undisturbed to {expected.get(what)!r}")
     if story.seen != whole.seen:
-        yield Finding("outcome", f"what is seen at the end is {story.seen!r}, undisturbed {whole.seen!r}")
+        yield CrashFinding("outcome", f"what is seen at the end is {story.seen!r}, undisturbed {whole.seen!r}")

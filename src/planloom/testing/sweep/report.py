@@ -10,7 +10,7 @@ from planloom.testing.sweep.findings import KINDS
 from planloom.testing.sweep.point import MEANING, text_of
 
 if TYPE_CHECKING:
-    from planloom.testing.sweep.findings import FindingKind
+    from planloom.testing.sweep.findings import CrashKind
     from planloom.testing.sweep.point import Cuts, PointKind, PointMoment
 
 SHOWN = 20
@@ -28,7 +28,7 @@ class CrashFailure:
     """
 
     cuts: Cuts
-    kind: FindingKind
+    kind: CrashKind
     what: str
     repeat: str
 
@@ -66,7 +66,7 @@ class CrashReport:
     def unknown(self) -> int:
         return sum(self.points.values())
 
-    def _count(self, kind: FindingKind) -> int:
+    def _count(self, kind: CrashKind) -> int:
         return sum(failure.kind == kind for failure in self.failures)
 
     def check(self) -> None:
