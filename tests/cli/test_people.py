@@ -125,3 +125,59 @@ def test_answers_as_json_say_what_comes_next(folder: Folder) -> None:
         "driven": False,
         "next": "planloom resume r1",
     }
+
+
+PAYING = """
+from planloom import tool
+
+@tool(name="t.pay", effects="once", needs_approval=True)
+def pay(sum: int, to: str) -> str:
+    \"\"\"Pay.\"\"\"
+    return f"{sum} paid"
+"""
+
+
+def paying(folder: Folder) -> Ended:
+    folder.write("tools.py", PAYING)
+    step = {"id": "pay", "tool": "t.pay", "with": {"sum": 5, "to": "\x1b[2Jann"}}
+    return folder.call("run", folder.plan("p.json", step), "--run-id", "r1")
+
+
+def test_what_a_call_would_be_given_is_shown_whole_with_the_command_that_allows_just_that(folder: Folder) -> None:
+    assert paying(folder).code == 4
+
+    shown = folder.call("show", "r1")
+    binding = folder.call("show", "r1", "--json").value["steps"][0]["approval"]["binding"]
+
+    assert 'pay, attempt 1, would give t.pay: {"sum": 5, "to": "\\u001b[2Jann"}' in shown.out
+    assert f"to go on: planloom approve r1 pay --binding {binding[:16]}\n" in shown.out
+
+
+def test_who_says_yes_is_told_to_what(folder: Folder) -> None:
+    paying(folder)
+
+    answered = folder.call("approve", "r1", "pay", "--by", "ann")
+
+    assert answered.code == 0
+    assert answered.out.startswith('pay, attempt 1, would give t.pay: {"sum": 5')
+    assert folder.call("resume", "r1", "--json").value["result"] == "5 paid"
+
+
+def test_a_yes_to_something_else_is_not_recorded(folder: Folder) -> None:
+    paying(folder)
+
+    ended = folder.call("approve", "r1", "pay", "--binding", "0" * 16)
+
+    assert ended.code == 7
+    assert "nothing that this step of this run asked" in ended.err
+    assert folder.call("resume", "r1").code == 4
+
+
+def test_a_yes_to_exactly_what_was_shown_is_recorded(folder: Folder) -> None:
+    paying(folder)
+    binding = folder.call("show", "r1", "--json").value["steps"][0]["approval"]["binding"]
+
+    answered = folder.call("approve", "r1", "pay", "--binding", binding, "--json")
+
+    assert answered.value["approval"]["binding"] == binding
+    assert folder.call("resume", "r1").code == 0

@@ -20,7 +20,7 @@ class StepStatus(StrEnum):
     PENDING = "pending"
     """Waits for upstream steps."""
     READY = "ready"
-    """May start; waits for a free slot, or for the wait before a retry to end."""
+    """May start; waits for a free slot, for the wait before a retry to end, or for a person to allow the attempt."""
     RUNNING = "running"
     COMPLETED = "completed"
     FAILED = "failed"
