@@ -154,7 +154,7 @@ class FlowGraph:
             ends = self.read(sub, below, given, sub.outputs.refs)
             is_done = ends.isdisjoint(below)  # where a step leads to them, that carries what decided about it
         else:
-            ends = {below[inner.place] for inner in sub.steps if not inner.downstream}
+            ends = {node for inner in sub.steps if not inner.downstream for node in self.said(inner, below)}
             is_done = not ends
         self.link({*ends, control} if is_done else ends, out)
         self.link({out, control, *given.values(), *below}, self.failed[out])
@@ -202,15 +202,20 @@ class FlowGraph:
         for ref in refs:
             if ref.root == "steps":
                 above = graph.steps[graph.index[str(ref.path[0])]]
-                place = places[above.place]
-                found.add(place)
-                goes_well = above.step.on_error is OnError.FAIL and above.for_each is None and not of_failed
-                if place in self.failed and not (goes_well and ref.path[1] == "output"):
-                    found.add(self.failed[place])
+                found.update(self.said(above, places, of_failed=of_failed or ref.path[1] != "output"))
             elif ref.root == "inputs":
                 name = str(ref.path[0]) if ref.path else None
                 found.update(node for given, node in inputs.items() if name is None or given == name)
         return found
+
+    def said(self, entry: GraphStep, places: Sequence[int], *, of_failed: bool = False) -> Iterator[int]:
+        """Yield the nodes of what a step says to whoever refers to it."""
+        place = places[entry.place]
+        yield place
+        if place in self.failed and (
+            of_failed or entry.step.on_error is not OnError.FAIL or entry.for_each is not None
+        ):
+            yield self.failed[place]
 
     def link(self, above: Iterable[int], below: int | None) -> None:
         if below is not None:
