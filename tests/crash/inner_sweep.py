@@ -23,7 +23,7 @@ from planloom.tools.registry import ToolRegistry
 from tests.crash.answers import add_one
 from tests.crash.inner_shapes import PRICE, PUT_USD, InnerWorld, answered_on_record
 from tests.crash.looking import books, look_at_questions
-from tests.crash.shape import DOWN_S
+from tests.crash.shape import DOWN_S, disk_of
 from tests.crash.shapes import Done
 
 
@@ -103,7 +103,7 @@ def inner_world() -> InnerCrashWorld:
 
 
 def inner_staging(plan: dict[str, Any], lag: int) -> Staging:
-    return Staging(plan=load_plan(plan), world=inner_world, lag=lag, down_s=DOWN_S)
+    return Staging(plan=load_plan(plan), world=inner_world, lag=lag, down_s=DOWN_S, journal=disk_of(lag))
 
 
 def keeps_inner_laws(story: Story, whole: Story) -> Iterator[str]:

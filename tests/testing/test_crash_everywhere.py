@@ -258,6 +258,7 @@ def test_a_tool_that_does_twice_what_it_declares_idempotent_is_found_out_by_what
 
     assert kinds(report) == {"outcome"}
     assert "what is seen at the end is [1, 1], undisturbed [1]" in str(report)
+    assert "called again with the same key: 'order', which declares 'idempotent'" in str(report)
 
 
 def test_a_tool_declared_idempotent_that_answers_otherwise_the_second_time_is_found_out() -> None:

@@ -180,4 +180,13 @@ def _differences(story: Story, whole: Story) -> Iterator[CrashFinding]:
         if expected.get(what) != found.get(what):
             yield CrashFinding("outcome", f"{what} came to {found.get(what)!r}, undisturbed to {expected.get(what)!r}")
     if story.seen != whole.seen:
-        yield CrashFinding("outcome", f"what is seen at the end is {story.seen!r}, undisturbed {whole.seen!r}")
+        what = f"what is seen at the end is {story.seen!r}, undisturbed {whole.seen!r}"
+        yield CrashFinding("outcome", what + _suspects(story))
+
+
+def _suspects(story: Story) -> str:
+    """Return which tools were called again, as they declare to bear."""
+    calls = Counter((made.tool, made.effects, made.key) for made in story.made)
+    again = dict.fromkeys((tool, effects) for (tool, effects, _), times in calls.items() if times > 1)
+    names = [f"{tool!r}, which declares {effects.value!r}" for tool, effects in again]
+    return f"; called again with the same key: {', '.join(names)}" if names else ""
