@@ -83,7 +83,7 @@ def _timer_fired(machine: Turns, fact: TimerFired) -> None:
         fail(machine, node, StepStatus.TIMED_OUT, FailureKind.TIMEOUT, "nobody approved it in time")
         return
     if node.status is not StepStatus.RUNNING or node.inner is not None:
-        return  # a wait before a retry, or a sub-plan's time: fold.py queued the step, or stops the sub-plan
+        return  # a wait before a retry, or a sub-plan's time: waits.py queued the step, or stops the sub-plan
     if node.step.approve is not None:
         fail(machine, node, StepStatus.TIMED_OUT, FailureKind.TIMEOUT, "nobody answered in time")
     else:
@@ -95,7 +95,7 @@ def _approval_answered(machine: Turns, node: Node, fact: ApprovalAnswered) -> No
         fail(machine, node, StepStatus.FAILED, FailureKind.REFUSED, f"denied by {fact.by}")
         return
     if node.step.approve is None:
-        return  # fold.py queued the step
+        return  # waits.py queued the step
     output = fact.output if node.step.approve.form is not None else {"approved_by": fact.by}
     machine.record(StepSucceeded(node.key, output, machine.now))
 

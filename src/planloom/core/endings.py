@@ -11,12 +11,13 @@ from planloom.core.events import (
     StepSkipped,
     StepSucceeded,
 )
-from planloom.core.fold import TIME_OVER, failure_of
+from planloom.core.fold import failure_of
 from planloom.core.outputs import CANNOT_RESOLVE, outputs_of
 from planloom.core.replanning import misfit, told_of
 from planloom.core.result import RunStatus, SkipReason, StepStatus
 from planloom.core.state import Node, Replan, ScopeState
 from planloom.core.turns import Turns
+from planloom.core.waits import TIME_OVER
 from planloom.plan.policy import FailureKind, OnError
 
 

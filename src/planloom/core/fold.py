@@ -1,7 +1,7 @@
 """Each event's consequences for the state of its run: `apply(state, event)`.
 
-Rule 1: state changes only here (and in `ended.py`, for those who waited), and only because of an event; the same events
-give the same state, live or replayed.
+Rule 1: state changes only here, in `attempts.py` and `waits.py` (and in `ended.py`, for those who waited), and only
+because of an event; the same events give the same state, live or replayed.
 Rule 2: nothing here decides: what follows without choice from an event (counters, queues) is derived, the rest is an
 event.
 """
@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from planloom.core import ahead
-from planloom.core.approvals import remember, waits_until
-from planloom.core.budget import FREE, NO_CLAIM, ONE_CALL, Budget, Claim
+from planloom.core import ahead, attempts, waits
+from planloom.core.approvals import waits_until
+from planloom.core.budget import NO_CLAIM, Budget
 from planloom.core.claims import Claims
 from planloom.core.ended import ended, skip, stop_container, stop_scope, wait_over
 from planloom.core.events import (
@@ -54,15 +54,12 @@ from planloom.core.events import (
     WentOn,
 )
 from planloom.core.flow import Flow
-from planloom.core.inner import InnerCalls, lost_use
-from planloom.core.result import FOR_A_PERSON, RunStatus, StepStatus, Usage
+from planloom.core.inner import lost_use
+from planloom.core.result import RunStatus, StepStatus
 from planloom.core.run_state import RunState
 from planloom.core.state import Node, Replan, ScopeState
-from planloom.core.turns import is_stopping
 from planloom.plan.graph import compile_plan
-from planloom.plan.policy import Effects, FailureKind, OnError
-
-TIME_OVER = "its time was over"
+from planloom.plan.policy import Effects, OnError
 
 
 def apply(state: RunState, event: Event) -> None:
@@ -109,11 +106,11 @@ def _run_resumed(state: RunState, event: RunResumed) -> None:
     state.segment_at = event.at
     ahead.lose_all(state)
     for node in list(state.running.values()):
-        _slot_back(state, node, *lost_use(state.calls_known(node), node.grant, node.claim))
+        attempts.slot_back(state, node, *lost_use(state.calls_known(node), node.grant, node.claim))
         node.waiting = node.due_at = None
         if state.effects(node) is not Effects.ONCE:
             node.move(StepStatus.READY)
-            _ready_again(state, node, node.claim or NO_CLAIM)
+            waits.ready_again(state, node, node.claim or NO_CLAIM)
         else:
             node.waiting = "lost"
 
@@ -157,70 +154,6 @@ def _open(state: RunState, scope: ScopeState, turn: tuple[int, ...]) -> None:
             state.joined.append(node)
 
 
-def _step_dispatched(state: RunState, event: StepDispatched) -> None:
-    node = state.nodes[event.step]
-    node.move(StepStatus.RUNNING)
-    node.queued = False
-    node.attempt = event.attempt
-    node.epoch = event.epoch
-    node.seq = state.seq
-    if node.claim is None:
-        node.claim = state.claims.of(node)
-    if node.started_at is None:
-        node.started_at = event.at
-    step = node.entry.step
-    if step.timeout_seconds is not None and node.deadline_at is None:
-        node.deadline_at = event.at + step.timeout_seconds
-    node.grant = state.budget.take(node.claim)
-    state.running[event.step] = node
-    if state.flow is not None:
-        state.flow.begin(node)
-
-
-def _attempt_succeeded(state: RunState, event: AttemptSucceeded) -> None:
-    node = _attempt_ended(state, event)
-    if state.flow is not None:
-        state.flow.succeeded(node, event.labels)
-    if node.replan is Replan.ASKED:
-        node.metadata = {"replan": event.metadata}
-        return  # what follows from the plan is decided: `StepReplanned` or `StepFailed`
-    node.output = event.output
-    if event.metadata is not None:
-        node.metadata = event.metadata
-    node.calls = None
-    node.ended_at = event.at
-    node.move(StepStatus.COMPLETED)
-    ended(state, node)
-
-
-def _attempt_failed(state: RunState, event: AttemptFailed) -> None:
-    node = _attempt_ended(state, event)
-    if node.replan is Replan.ASKED:
-        return  # what the step itself failed with stays
-    if event.kind is FailureKind.LOST:
-        node.lost += 1
-    else:
-        node.failures += 1
-    node.error = event.error
-    node.error_kind = event.kind
-    if state.flow is not None:
-        state.flow.failed(node, event.labels)
-
-
-def _attempt_ended(state: RunState, event: AttemptSucceeded | AttemptFailed) -> Node:
-    node = state.nodes[event.step]
-    if isinstance(event, AttemptFailed) and event.kind is FailureKind.LOST:
-        _slot_back(state, node, *lost_use(state.calls_known(node), node.grant, node.claim))
-    else:
-        _slot_back(state, node, event.cost_usd, event.usage, event.tool_calls)
-    if node.waiting is not None:
-        node.waiting = node.due_at = None
-    busy_s = event.at - event.started_at
-    node.busy_s += busy_s
-    state.busy_s += busy_s
-    return node
-
-
 def _step_speculated(state: RunState, event: StepSpeculated) -> None:
     ahead.begin(state, event)
 
@@ -237,26 +170,6 @@ def _output_streamed(state: RunState, event: OutputStreamed) -> None:
     pass  # for whoever follows the run; the whole comes with the attempt's end
 
 
-def _attempt_waiting(state: RunState, event: AttemptWaiting) -> None:
-    node = state.nodes[event.step]
-    node.waiting, node.due_at = event.reason, event.until
-
-
-def _call_started(state: RunState, event: CallStarted) -> None:
-    _calls_of(state, event.step).begin(event)
-
-
-def _call_ended(state: RunState, event: CallEnded) -> None:
-    _calls_of(state, event.step).end(event)
-
-
-def _calls_of(state: RunState, key: str) -> InnerCalls:
-    node = state.nodes[key]
-    if node.calls is None:
-        node.calls = InnerCalls()
-    return node.calls
-
-
 def _circuit_changed(state: RunState, event: CircuitChanged) -> None:
     pass  # for people: why calls were refused; whose breaker it is, decides by itself
 
@@ -265,121 +178,12 @@ def _pause_requested(state: RunState, event: PauseRequested) -> None:
     state.paused = True
 
 
-def _slot_back(state: RunState, node: Node, cost_usd: float | None, usage: Usage | None, tool_calls: int) -> None:
-    del state.running[node.key]
-    if node.calls is not None:
-        node.calls.forget_use()
-    claim = node.claim or NO_CLAIM
-    state.budget.settle(claim, cost_usd=cost_usd, usage=usage, grant=node.grant, tool_calls=tool_calls)
-    if claim is ONE_CALL and cost_usd is None and usage is None:
-        return
-    if cost_usd is not None or claim.estimate_usd:
-        node.cost_usd = (node.cost_usd or 0.0) + (cost_usd if cost_usd is not None else claim.estimate_usd)
-    if usage is not None:
-        node.usage = usage if node.usage is None else node.usage + usage
-
-
-def _retry_scheduled(state: RunState, event: RetryScheduled) -> None:
-    node = state.nodes[event.step]
-    node.move(StepStatus.READY)
-    _wait(state, node, "retry", event.due_at)
-
-
-def _wait_started(state: RunState, event: WaitStarted) -> None:
-    _begin(state, event.step, event.at)
-    _wait(state, state.nodes[event.step], "timer", event.until)
-
-
-def _approval_requested(state: RunState, event: ApprovalRequested) -> None:
-    node = state.nodes[event.step]
-    remember(node, event)
-    if not event.attempt:
-        _begin(state, event.step, event.at)
-    else:
-        node.queued = False
-        if node.claim is None:
-            node.claim = state.claims.of(node)  # in a replay, nobody has queued it yet
-        if node.status is StepStatus.PENDING:
-            node.move(StepStatus.READY)
-    _wait(state, node, "approval", waits_until(event, node.deadline_at))
-
-
-def _outcome_unknown(state: RunState, event: OutcomeUnknown) -> None:
-    _wait(state, state.nodes[event.step], "unknown", None)
-
-
-def _wait(state: RunState, node: Node, what: str, due_at: float | None) -> None:
-    node.waiting = what
-    node.due_at = due_at
-    node.seq = state.seq
-    if due_at is not None:
-        state.timers[node.key] = due_at
-    if what in FOR_A_PERSON:
-        state.blocked[node.key] = node
-
-
-def _timer_fired(state: RunState, event: TimerFired) -> None:
-    if event.step == "":
-        state.timers.pop("", None)
-        return
-    node = state.nodes[event.step]
-    retry = node.waiting == "retry"
-    wait_over(state, node)
-    if node.inner is not None:
-        if not node.stopping:
-            node.because = TIME_OVER
-        stop_container(state, node, keep_always=True)
-    elif retry:
-        _ready_again(state, node, node.claim or NO_CLAIM)
-
-
-def _approval_answered(state: RunState, event: ApprovalAnswered) -> None:
-    node = state.nodes[event.step]
-    wait_over(state, node)
-    if event.approved and node.status is StepStatus.READY and node.asked is not None:
-        node.asked.by = event.by
-        _ready_again(state, node, node.claim or NO_CLAIM)
-
-
-def _answer_refused(state: RunState, event: AnswerRefused) -> None:
-    state.refused += 1
-
-
-def _step_resolved(state: RunState, event: StepResolved) -> None:
-    node = state.nodes[event.step]
-    wait_over(state, node)
-    if event.how == "retry":
-        if node.calls is not None:
-            node.calls.open.clear()
-        node.move(StepStatus.READY)
-        _ready_again(state, node, node.claim or NO_CLAIM)
-
-
-def _ready_again(state: RunState, node: Node, claim: Claim) -> None:
-    node.ready_at = state.last_at
-    # One that is to stop is not tried again, only ended: that must not wait for room.
-    state.ready.push(node, FREE if is_stopping(node) else claim)
-
-
 def _result_refused(state: RunState, event: ResultRefused) -> None:
     state.refused += 1
 
 
-def _begin(state: RunState, key: str, at: float) -> Node:
-    node = state.nodes[key]
-    node.move(StepStatus.RUNNING)
-    node.queued = False
-    node.seq = state.seq
-    node.started_at = at
-    if node.claim is None:
-        node.claim = state.claims.of(node)
-    if node.claim.names:
-        state.budget.hold(node.claim)
-    return node
-
-
 def _step_expanded(state: RunState, event: StepExpanded) -> None:
-    node = _begin(state, event.step, event.at)
+    node = waits.begin(state, event.step, event.at)
     node.left = len(event.items)
     node.children = []
     for index, item in enumerate(event.items):
@@ -393,7 +197,7 @@ def _step_expanded(state: RunState, event: StepExpanded) -> None:
 
 
 def _sub_plan_started(state: RunState, event: SubPlanStarted) -> None:
-    node = _begin(state, event.step, event.at)
+    node = waits.begin(state, event.step, event.at)
     graph = node.entry.sub
     assert graph is not None, f"{node.key} has no sub-plan"
     node.inner = ScopeState(
@@ -413,7 +217,7 @@ def _replan_requested(state: RunState, event: ReplanRequested) -> None:
     node.move(StepStatus.READY)
     node.seq = state.seq
     node.replan = Replan.ASKED
-    _ready_again(state, node, state.claims.of_replanning(node))
+    waits.ready_again(state, node, state.claims.of_replanning(node))
 
 
 def _step_replanned(state: RunState, event: StepReplanned) -> None:
@@ -489,28 +293,28 @@ APPLY: dict[type[Any], Callable[[RunState, Any], None]] = {
     CancelRequested: _cancel_requested,
     RunStopping: _run_stopping,
     RunFinished: _run_finished,
-    StepDispatched: _step_dispatched,
-    AttemptSucceeded: _attempt_succeeded,
-    AttemptFailed: _attempt_failed,
+    StepDispatched: attempts.step_dispatched,
+    AttemptSucceeded: attempts.attempt_succeeded,
+    AttemptFailed: attempts.attempt_failed,
     OutputStreamed: _output_streamed,
-    AttemptWaiting: _attempt_waiting,
-    CallStarted: _call_started,
-    CallEnded: _call_ended,
+    AttemptWaiting: attempts.attempt_waiting,
+    CallStarted: attempts.call_started,
+    CallEnded: attempts.call_ended,
     CircuitChanged: _circuit_changed,
     PauseRequested: _pause_requested,
     StepSpeculated: _step_speculated,
     SpeculationAnswered: _speculation_answered,
     SpeculationSettled: _speculation_settled,
-    RetryScheduled: _retry_scheduled,
-    WaitStarted: _wait_started,
+    RetryScheduled: waits.retry_scheduled,
+    WaitStarted: waits.wait_started,
     WentOn: _went_on,
-    ApprovalRequested: _approval_requested,
-    ApprovalAnswered: _approval_answered,
-    AnswerRefused: _answer_refused,
-    OutcomeUnknown: _outcome_unknown,
-    StepResolved: _step_resolved,
+    ApprovalRequested: waits.approval_requested,
+    ApprovalAnswered: waits.approval_answered,
+    AnswerRefused: waits.answer_refused,
+    OutcomeUnknown: waits.outcome_unknown,
+    StepResolved: waits.step_resolved,
     ResultRefused: _result_refused,
-    TimerFired: _timer_fired,
+    TimerFired: waits.timer_fired,
     StepExpanded: _step_expanded,
     SubPlanStarted: _sub_plan_started,
     ReplanRequested: _replan_requested,
