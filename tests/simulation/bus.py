@@ -3,7 +3,9 @@
 Rule 1: an attempt is with one worker at a time, or was given up; who has it may still be at it when its engine is gone.
 Rule 2: what a worker says comes late, out of order, twice, or after it was taken for lost: the heart must refuse what
 it has no use for. That it comes once is not promised here.
-Rule 3: a worker that dies is missed after a while, and answered for as `transport/lanes.py` does: lost, or stopped.
+Rule 3: what was asked for by an engine whose epoch never came on record is said to nobody: attempt and epoch are a
+fence only between engines that are on record. Real transports have a token for each attempt besides.
+Rule 4: a worker that dies is missed after a while, and answered for as `transport/lanes.py` does: lost, or stopped.
 """
 
 from __future__ import annotations
@@ -303,7 +305,10 @@ class BusLane:
         if self._transport.host.alive:
             errand.deliver(self._in_our_time(fact))
             return
-        heir = self._bus.endpoint.get(errand.request.run_id)
+        request, disk = errand.request, self._bus.world.disk
+        if disk.run(request.run_id).engines.get(request.epoch) is not self._transport.host:
+            return  # that it took the run up was never on record: another engine has, or will have, the same epoch
+        heir = self._bus.endpoint.get(request.run_id)
         if heir is not None and heir is not self and heir._deliver is not None and heir._transport.host.alive:
             self._bus.late += 1
             heir._deliver(heir._in_our_time(fact))

@@ -21,6 +21,7 @@ from planloom.core.events import (
     CallStarted,
     OutcomeUnknown,
     RunFinished,
+    RunResumed,
     RunStarted,
     RunStopping,
     StepDispatched,
@@ -65,6 +66,7 @@ class _Run:
     Attributes:
         asked: By step, what a person is asked.
         begun: Step and attempt, or step, attempt and call, of all that is on record as begun.
+        engines: Who wrote that an epoch began.
     """
 
     rows: list[tuple[int, Encoded]] = field(default_factory=list)
@@ -73,15 +75,20 @@ class _Run:
     owner: SimulatedWriter | None = None
     asked: dict[str, Asked] = field(default_factory=dict)
     begun: set[tuple[str, int, str]] = field(default_factory=set)
+    engines: dict[int, Host] = field(default_factory=dict)
     stopping: bool = False
     finished: RunFinished | None = None
 
-    def add(self, cause: int, encoded: Encoded) -> None:
+    def add(self, cause: int, encoded: Encoded, host: Host) -> None:
         seq = len(self.rows) + 1
         event = _decoded(encoded)
         self.rows.append((cause, encoded))
         self.records.append(Recorded(seq, cause, event))
         match event:
+            case RunStarted():
+                self.engines[1] = host
+            case RunResumed():
+                self.engines[event.epoch] = host
             case StepDispatched():
                 self.begun.add((event.step, event.attempt, ""))
             case CallStarted():
@@ -181,7 +188,7 @@ class SimulatedJournal:
 
     def __init__(self, disk: Disk, host: Host, draw: Random) -> None:
         self._disk = disk
-        self._host = host
+        self.host = host
         self._draw = draw
         self._slow = draw.choice((0.0, 0.0, 0.002, 0.02, 0.5))
         """Seconds that a write takes, about."""
@@ -215,34 +222,34 @@ class SimulatedJournal:
 
     def wake(self) -> None:
         """Have what is queued written, some time later."""
-        if not self._committing and self._host.alive:
+        if not self._committing and self.host.alive:
             self._committing = True
             asyncio.get_running_loop().call_later(self._seconds(), self._write)
 
     def _seconds(self) -> float:
         roll = self._draw.random()
-        if roll < 0.3 or self._host.world.calm:
+        if roll < 0.3 or self.host.world.calm:
             return 0.0
         return self._slow * roll * (40 if roll > 0.97 else 1)
 
     def _write(self) -> None:
-        if not self._host.alive:
+        if not self.host.alive:
             return
         if self._disk.is_stuck:
             asyncio.get_running_loop().call_later(0.25, self._write)
             return
         self.on_write("before")
-        if not self._host.alive:
+        if not self.host.alive:
             return
         self._disk.writes += 1
         for writer in self._writers:
             writer.commit(broken=self._disk.is_broken)
         self.on_write("after")
-        if self._host.alive:
+        if self.host.alive:
             asyncio.get_running_loop().call_later(self._seconds(), self._acknowledge)
 
     def _acknowledge(self) -> None:
-        if not self._host.alive:
+        if not self.host.alive:
             return
         self._committing = False
         for writer in self._writers:
@@ -264,12 +271,12 @@ class SimulatedJournal:
 
     async def _work(self) -> None:
         """Take the time that a look at the disk takes."""
-        await self._host.power()
-        if not self._host.world.calm and self._draw.random() < 0.15:
-            await self._host.spend(self._draw.random())
+        await self.host.power()
+        if not self.host.world.calm and self._draw.random() < 0.15:
+            await self.host.spend(self._draw.random())
         else:
             await asyncio.sleep(0)
-            await self._host.power()
+            await self.host.power()
         if self._closed:
             raise JournalError("this journal is closed", remedy="open another one")
         if self._disk.is_broken:
@@ -366,7 +373,7 @@ class SimulatedWriter:
             self._error = self._taken()
         else:
             for cause, encoded in self.queue:
-                self.run.add(cause, encoded)
+                self.run.add(cause, encoded, self.journal.host)
             self._written = self._seq
         self.queue.clear()
 
@@ -399,7 +406,7 @@ class SimulatedWriter:
         if self._closed:
             return
         self._closed = True
-        if self.journal._host.alive and self._error is None:
+        if self.journal.host.alive and self._error is None:
             await self.flush()
         if self.run.owner is self:
             self.run.owner = None
