@@ -18,6 +18,7 @@ from planloom.journal.chain import Chains
 from planloom.journal.faults import SQLITE_ERRORS, journal_error
 from planloom.journal.record import read_page
 from planloom.journal.schema import reading_connection
+from planloom.journal.tails import Tails
 from tests.journals.files import Story, stories, write
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def written(path: Path, *, key: bytes | None = None, runs: tuple[str, ...] = RUN
 def read(connection: sqlite3.Connection, run_id: str, *, key: bytes | None = None) -> list[Recorded] | JournalError:
     """Return the events of a run, or why there are none; any other error is a bug."""
     try:
-        page = read_page(connection, run_id, Chains(key), thorough=True)
+        page = read_page(connection, run_id, Chains(key), tails=Tails())
     except SQLITE_ERRORS as error:
         return journal_error(error, "the journal")
     except JournalError as error:

@@ -19,6 +19,7 @@ from planloom.core.result import RunStatus
 from planloom.errors import JournalDamagedError, JournalKeyError
 from planloom.journal.chain import Chains
 from planloom.journal.schema import reading_connection
+from planloom.journal.tails import Tails
 from planloom.plan.model import Plan
 from planloom.testing.clock import ManualClock
 from tests.crash.shapes import World, driven
@@ -332,6 +333,23 @@ def test_a_damaged_run_is_not_resumed_and_the_others_are(path: Path, caplog: pyt
     assert asyncio.run(main()) == ["cut-in-a-map"]
     assert "run cut is not recovered: run 'cut' is damaged at event 3" in caplog.text
     assert all(done.step.startswith(("each", "end")) for done in world.log)
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_whichever_run_is_taken_first_the_hidden_end_of_each_is_found(order: tuple[str, str]) -> None:
+    tails, seen = Tails(), {}
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript("CREATE TABLE runs (run_id, status); CREATE TABLE events (run_id, seq);")
+        connection.executemany("INSERT INTO runs VALUES (?, 'running')", [("a",), ("b",), ("c",)])
+        rows = [("a", 1), ("b", 1), ("a", 2), ("c", 1), ("b", 2), ("a", 3), ("b", 3)]
+        connection.executemany("INSERT INTO events VALUES (?, ?)", rows)
+
+        for run_id in order:
+            seen[run_id] = [tails.is_last(connection, run_id, seq) for seq in (3, 2, 1)]
+
+        assert seen == {"a": [True, False, False], "b": [True, False, False]}
+        assert tails.is_last(connection, "c", 1)
+        assert not tails.is_last(connection, "c", 7)
 
 
 # --- keys -------------------------------------------------------------------------------------

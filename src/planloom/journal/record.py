@@ -29,15 +29,12 @@ if TYPE_CHECKING:
 
     from planloom.core.events import Event, Fact
     from planloom.journal.chain import Chains, RunLinks
+    from planloom.journal.tails import Tails
 
 _ENDED = frozenset(status.value for status in RUN_ENDED)
 _ENDING = "run_finished"
 _EVENTS = (
     "SELECT seq, cause, kind, version, at, body, link FROM events WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?"
-)
-_BEYOND = (
-    "SELECT seq FROM events NOT INDEXED WHERE run_id = ?"
-    " AND rowid > (SELECT rowid FROM events WHERE run_id = ? AND seq = ?) AND seq > ? LIMIT 1"
 )
 
 
@@ -87,14 +84,13 @@ def read_page(
     after: int = 0,
     limit: int | None = None,
     checked: Checked | None = None,
-    thorough: bool = False,
+    tails: Tails | None = None,
 ) -> Page | None:
     """Return events with seq > `after`, in order; None when there is no such run.
 
     Args:
-        thorough: Look for events of this run beyond the last, which a damaged index would hide. The end of a run that
-            has not ended shows in nothing else. Takes a walk over what all runs have recorded since.
-        checked: What the last page of this run, which ended with event `after`, came to; None: this is the first.
+        tails: Where to look for events beyond the last, which a damaged index would hide: the end of a run that has
+            not ended shows in nothing else. None: they are not looked for.
 
     Raises:
         JournalDamagedError: One is missing, or is not what was written.
@@ -111,8 +107,8 @@ def read_page(
         checked = checked or _on_record(connection, run_id, after) or Checked(0, links.first)
         wanted = -1 if limit is None else after - checked.seq + limit
         rows = _fetched(connection, _EVENTS, (run_id, checked.seq, wanted), run_id, checked.seq)
-        if thorough and rows:
-            _look_beyond(connection, run_id, rows[-1][0])
+        if tails is not None and rows:
+            _look_beyond(connection, run_id, rows[-1][0], tails)
     reached_end = limit is None or len(rows) < wanted
     checked = _check_links(run_id, rows, links, checked, from_begin=row.first_link is not None)
     blob_text = blobs_of(connection)
@@ -194,11 +190,16 @@ def _fetched(
     return rows
 
 
-def _look_beyond(connection: sqlite3.Connection, run_id: str, last: int) -> None:
-    """Refuse a run that has later events than the index knows of."""
-    found = _fetched(connection, _BEYOND, (run_id, run_id, last, last), run_id, last)
-    if found:
-        raise damaged_run(run_id, last + 1, "the index does not know of it")
+def _look_beyond(connection: sqlite3.Connection, run_id: str, last: int, tails: Tails) -> None:
+    """Refuse a run that has later events than its index knows of."""
+    try:
+        is_whole = tails.is_last(connection, run_id, last)
+    except SQLITE_ERRORS as error:
+        if not is_damage(error):
+            raise
+        is_whole = False
+    if not is_whole:
+        raise damaged_run(run_id, last + 1, "the index does not know of it, or hides others")
 
 
 def _row_of(connection: sqlite3.Connection, run_id: str) -> _Row | None:

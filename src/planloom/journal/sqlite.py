@@ -32,6 +32,7 @@ from planloom.journal.reader import (
 from planloom.journal.record import Checked, Page, posted_facts, read_page
 from planloom.journal.rows import insert_posted
 from planloom.journal.schema import prepare, writing_connection
+from planloom.journal.tails import Tails
 from planloom.journal.writer import Committer, SqliteRunWriter
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class SqliteJournal:
     def __init__(self, path: str | os.PathLike[str], *, key: bytes | None = None) -> None:
         self.path = Path(os.path.realpath(path))
         self._chains = Chains(key)
+        self._tails = Tails()
         prepare(self.path)
         self._reads = ReadPool(self.path)
         self._followers = Followers(self.path)
@@ -102,7 +104,7 @@ class SqliteJournal:
                     remedy="wait for it, or end that process: the run is then free at once",
                     run_id=run_id,
                 )
-            page = await self._page(run_id, thorough=True)
+            page = await self._page(run_id, tails=self._tails)
             return page.events, self._pen(run_id, committer, on_durable, page.checked, undo)
 
     async def read(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
@@ -118,7 +120,7 @@ class SqliteJournal:
 
     async def chain_of(self, run_id: str) -> RunChain:
         """Return what the links of a run say, after checking all of it; raises as `read`."""
-        checked = (await self._page(run_id, thorough=True)).checked
+        checked = (await self._page(run_id, tails=Tails())).checked
         return RunChain(checked.seq, checked.chained, self._chains.is_keyed, checked.link)
 
     async def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
@@ -249,8 +251,8 @@ class SqliteJournal:
         undo.pop_all()  # from here the writer gives the run up
         return writer
 
-    async def _page(self, run_id: str, *, after: int = 0, limit: int | None = None, thorough: bool = False) -> Page:
-        reading = partial(read_page, run_id=run_id, chains=self._chains, after=after, limit=limit, thorough=thorough)
+    async def _page(self, run_id: str, *, after: int = 0, limit: int | None = None, tails: Tails | None = None) -> Page:
+        reading = partial(read_page, run_id=run_id, chains=self._chains, after=after, limit=limit, tails=tails)
         page = await self._reads.read(reading)
         if page is None:
             raise not_found(run_id, self.path)
