@@ -131,4 +131,8 @@ TOOLS: tuple[Tool, ...] = (
     _tool("rated", add_one, "none", rate_per_second=0.5),
     _tool("fragile", flaky, "none", breaker={"failures": 2, "open_seconds": 30}),
     _tool("dear", add_one, "idempotent", cost_per_call=0.25),
+    _tool("page", add_one, "none", source="web"),
+    _tool("wire", add_one, "once", needs_approval=True),
+    _tool("wire_later", not_yet, "once", needs_approval=True),
+    _tool("clean", add_one, "none", cleans=("web",)),
 )

@@ -9,7 +9,7 @@ from tests.crash.inner_shapes import INSIDE, is_program, plan_inside
 from tests.crash.inner_sweep import inner_staging, keeps_inner_laws
 from tests.crash.map_shapes import MAPS
 from tests.crash.model_shapes import MODELS
-from tests.crash.people_shapes import PEOPLE
+from tests.crash.people_shapes import LABELLED, PEOPLE
 from tests.crash.shape import Shape
 from tests.crash.shapes import SHAPES, plan_of
 
@@ -25,7 +25,7 @@ def _plain(name: str) -> Shape:
     return Shape(steps=steps, fields={key: value for key, value in fields.items() if key not in ("planloom", "name")})
 
 
-OUTSIDE: dict[str, Shape] = {name: _plain(name) for name in SHAPES} | FLOW | MAPS | PEOPLE | MODELS
+OUTSIDE: dict[str, Shape] = {name: _plain(name) for name in SHAPES} | FLOW | MAPS | PEOPLE | LABELLED | MODELS
 EVERY: tuple[str, ...] = (*OUTSIDE, *INSIDE)
 
 

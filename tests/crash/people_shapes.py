@@ -70,6 +70,33 @@ AGAIN: dict[str, Any] = {
     ],
 }
 
+LABELLED: dict[str, Shape] = {
+    "attempts that need a person's word": Shape(
+        steps=[
+            do("a", "pay", 1),
+            do("b", "wire", out("a")),
+            do("c", "wire_later", out("b"), retry=TRIED),
+            do("each", "wire", "${{ item }}", "c", for_each=[1, 2], max_parallel=1),
+            do("end", "pay", "${{ len(steps.each.output) }}"),
+        ]
+    ),
+    "a person's word that is not given": Shape(
+        fields={"fail_fast": False},
+        steps=[do("a", "pay", 1), do("b", "wire", out("a")), do("c", "pay", out("b")), do("d", "put", 1, "a")],
+        staging={"answers": {"b": False}},
+    ),
+    "labelled values on their way out": Shape(
+        steps=[
+            do("read", "page", 1),
+            do("safe", "clean", out("read")),
+            do("send", "put", out("read")),
+            do("each", "pay", "${{ item }}", for_each=["${{ steps.read.output }}", 7]),
+            do("end", "pay", out("safe"), "send", "each"),
+        ]
+    ),
+}
+"""What may leave only with a person's word."""
+
 PEOPLE: dict[str, Shape] = {
     "an approval with a form": Shape(
         steps=[do("a", "pay", 1), ask("ok", "a", form=FORM), do("b", "pay", "${{ steps.ok.output.n }}")],

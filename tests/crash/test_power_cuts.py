@@ -55,7 +55,7 @@ def test_there_are_shapes_of_every_feature() -> None:
         "for_each", "max_parallel", "collect", "max_failure_rate", "join", "'when'", "on_error", "fail_fast", "approve",
         "form", "expires_seconds", "'wait'", "until", "timeout_seconds", "attempt_timeout", "retry", "not_yet",
         "idempotency_key", "max_concurrent", "max_total_cost_usd", "concurrency", "sequential", "priority", "cache",
-        "verify", "stream", "tools", "speculate", "replan", "'plan'", "parallel", "says", "begin", "big",
+        "verify", "stream", "tools", "speculate", "replan", "'plan'", "parallel", "says", "begin", "big", "wire",
     )  # fmt: skip
 
     missing = [feature for feature in features if feature not in plans]
