@@ -9,7 +9,15 @@ import pytest
 from planloom.journal.chain import Chains
 from planloom.journal.memory import MemoryJournal
 from planloom.journal.sqlite import SqliteJournal
-from planloom.testing.conformance.journal import CHECKS, LASTING_CHECKS, RIVAL_CHECKS, Check, JournalPlace, run_check
+from planloom.testing.conformance.journal import (
+    CHECKS,
+    DAMAGE_CHECKS,
+    LASTING_CHECKS,
+    RIVAL_CHECKS,
+    Check,
+    JournalPlace,
+    run_check,
+)
 
 
 def named(check: Check) -> str:
@@ -21,7 +29,7 @@ def test_memory_journal(check: Check) -> None:
     run_check(check, JournalPlace(MemoryJournal))
 
 
-@pytest.mark.parametrize("check", [*CHECKS, *LASTING_CHECKS, *RIVAL_CHECKS], ids=named)
+@pytest.mark.parametrize("check", [*CHECKS, *LASTING_CHECKS, *RIVAL_CHECKS, *DAMAGE_CHECKS], ids=named)
 def test_sqlite_journal(check: Check, tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
 
@@ -34,4 +42,10 @@ def test_sqlite_journal(check: Check, tmp_path: Path) -> None:
             link = Chains().links(run_id).after(link, *row)
             connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (run_id, *row, link))
 
-    run_check(check, JournalPlace(lambda: SqliteJournal(path), intrude))
+    def spoil(run_id: str) -> None:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(
+                "UPDATE events SET body = replace(body, '1', '7') WHERE run_id = ? AND seq = 2", (run_id,)
+            )
+
+    run_check(check, JournalPlace(lambda: SqliteJournal(path), intrude, spoil))

@@ -39,7 +39,7 @@ _EVENTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedUpTo:
     """How far a run was read and checked.
 
     Attributes:
@@ -60,7 +60,7 @@ class Page:
     """Events of a run that follow each other, and where the next page begins."""
 
     events: list[Recorded]
-    checked: Checked
+    checked: CheckedUpTo
     ended: bool
     """What the row of the run says."""
 
@@ -83,7 +83,7 @@ def read_page(
     *,
     after: int = 0,
     limit: int | None = None,
-    checked: Checked | None = None,
+    checked: CheckedUpTo | None = None,
     tails: Tails | None = None,
 ) -> Page | None:
     """Return events with seq > `after`, in order; None when there is no such run.
@@ -104,7 +104,7 @@ def read_page(
         if row is None:
             return None
         _check_form(connection, run_id, row, links, chains)
-        checked = checked or _on_record(connection, run_id, after) or Checked(0, links.first)
+        checked = checked or _on_record(connection, run_id, after) or CheckedUpTo(0, links.first)
         wanted = -1 if limit is None else after - checked.seq + limit
         rows = _fetched(connection, _EVENTS, (run_id, checked.seq, wanted), run_id, checked.seq)
         if tails is not None and rows:
@@ -232,7 +232,7 @@ def _check_form(connection: sqlite3.Connection, run_id: str, row: _Row, links: R
     raise JournalKeyError(f"run {run_id!r} {what}", remedy=remedy, run_id=run_id)
 
 
-def _on_record(connection: sqlite3.Connection, run_id: str, seq: int) -> Checked | None:
+def _on_record(connection: sqlite3.Connection, run_id: str, seq: int) -> CheckedUpTo | None:
     """Return the link on record of this event, or None: then the run is to be checked from its first event."""
     found = seq and _fetched(
         connection, "SELECT link, kind FROM events WHERE run_id = ? AND seq = ?", (run_id, seq), run_id, seq - 1
@@ -240,12 +240,12 @@ def _on_record(connection: sqlite3.Connection, run_id: str, seq: int) -> Checked
     if not found or type(found[0][0]) is not bytes:
         return None
     link, kind = found[0]
-    return Checked(seq, link, seq, kind == _ENDING)
+    return CheckedUpTo(seq, link, seq, kind == _ENDING)
 
 
 def _check_links(
-    run_id: str, rows: list[tuple[Any, ...]], links: RunLinks, checked: Checked, *, from_begin: bool
-) -> Checked:
+    run_id: str, rows: list[tuple[Any, ...]], links: RunLinks, checked: CheckedUpTo, *, from_begin: bool
+) -> CheckedUpTo:
     """Return how far the run is checked after these rows."""
     expected, link, chained = checked.seq, checked.link, checked.chained
     must_be_chained = from_begin or chained > 0
@@ -263,7 +263,7 @@ def _check_links(
                 raise damaged_run(run_id, seq, "it, or one before it, is not what was written")
         except NOT_A_ROW:
             raise damaged_run(run_id, seq, "its row holds what no journal writes") from None  # it may quote the row
-    return Checked(expected, link, chained, kind == _ENDING if rows else checked.finished)
+    return CheckedUpTo(expected, link, chained, kind == _ENDING if rows else checked.finished)
 
 
 def _fits(link: Any, made: Callable[..., bytes], *values: Any) -> bool:
@@ -273,7 +273,7 @@ def _fits(link: Any, made: Callable[..., bytes], *values: Any) -> bool:
         return False
 
 
-def _check_row(run_id: str, row: _Row, events: list[Recorded], checked: Checked, *, reached_end: bool) -> None:
+def _check_row(run_id: str, row: _Row, events: list[Recorded], checked: CheckedUpTo, *, reached_end: bool) -> None:
     """Refuse a run whose row does not follow from its events."""
     first = events[0].event if events and events[0].seq == 1 else None
     if first is not None and not (

@@ -29,7 +29,7 @@ from planloom.journal.reader import (
     runs_with_posted_facts,
     status_of,
 )
-from planloom.journal.record import Checked, Page, posted_facts, read_page
+from planloom.journal.record import CheckedUpTo, Page, posted_facts, read_page
 from planloom.journal.rows import insert_posted
 from planloom.journal.schema import prepare, writing_connection
 from planloom.journal.tails import Tails
@@ -131,7 +131,7 @@ class SqliteJournal:
             JournalFormatError: As `read`.
             JournalError: The journal was closed meanwhile.
         """
-        checked: Checked | None = None
+        checked: CheckedUpTo | None = None
         with self._followers.waiting(run_id) as waiter:
             while not self._closed:
                 starting = run_id in self._writers  # asked before reading: it may begin and be given up meanwhile
@@ -235,7 +235,7 @@ class SqliteJournal:
         self._followers.wake((run_id,))  # one who waits for a run that was never begun must not wait for ever
 
     def _pen(
-        self, run_id: str, committer: Committer, on_durable: OnDurable, last: Checked | None, undo: ExitStack
+        self, run_id: str, committer: Committer, on_durable: OnDurable, last: CheckedUpTo | None, undo: ExitStack
     ) -> SqliteRunWriter:
         links = self._chains.links(run_id)
         writer = SqliteRunWriter(

@@ -7,7 +7,8 @@ Each check is an async function that takes a `JournalPlace` and raises Assertion
         run_check(check, JournalPlace(lambda: MyJournal(tmp_path / "runs")))
 
 Rule 1: a check opens its own journals and closes them.
-Rule 2: `CHECKS` fit every journal; `LASTING_CHECKS` one that outlives its object; `RIVAL_CHECKS` need `intrude`.
+Rule 2: `CHECKS` fit every journal; `LASTING_CHECKS` one that outlives its object; `RIVAL_CHECKS` need `intrude`,
+`DAMAGE_CHECKS` need `spoil`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from planloom.core.events import ApprovalAnswered, CancelRequested
 from planloom.errors import JournalConflictError, JournalError, RunBusyError, RunNotFoundError
-from planloom.testing.conformance.journal_lasting import LASTING_CHECKS, RIVAL_CHECKS
+from planloom.testing.conformance.journal_lasting import DAMAGE_CHECKS, LASTING_CHECKS, RIVAL_CHECKS
 from planloom.testing.conformance.journal_place import (
     AT,
     LARGE,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from planloom.core.events import Event
     from planloom.ports import Recorded
 
-__all__ = ["CHECKS", "LASTING_CHECKS", "RIVAL_CHECKS", "Check", "JournalPlace", "run_check"]
+__all__ = ["CHECKS", "DAMAGE_CHECKS", "LASTING_CHECKS", "RIVAL_CHECKS", "Check", "JournalPlace", "run_check"]
 
 
 async def events_come_back_in_order_numbered_without_gaps(place: JournalPlace) -> None:

@@ -1,4 +1,4 @@
-"""What a journal must do that outlives its object, or that a second engine can write to."""
+"""What a journal must do that outlives its object, or that others than its engine can write to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from planloom.core.events import CancelRequested
-from planloom.errors import JournalConflictError, RunBusyError
+from planloom.errors import JournalConflictError, JournalFormatError, RunBusyError
 from planloom.testing.conformance.journal_place import (
     AT,
     LARGE,
@@ -147,6 +147,26 @@ def _intrude(place: JournalPlace, run_id: str) -> None:
     place.intrude(run_id)
 
 
+# --- journals that somebody else can damage ---------------------------------------------------
+
+
+async def a_changed_record_is_refused_and_the_others_go_on(place: JournalPlace) -> None:
+    if place.spoil is None:
+        raise AssertionError("this check needs `JournalPlace.spoil`")
+    async with opened(place) as journal:
+        for run_id in ("run-1", "run-2"):
+            writer = await begun(journal, run_id)
+            writer.append((succeeded(1, {"a": 1}), finished()), (1, 2))
+            await writer.close()
+    place.spoil("run-1")
+
+    async with opened(place) as journal:
+        await raises(JournalFormatError, journal.read("run-1"), "reading a changed record")
+        await raises(JournalFormatError, journal.take("run-1", Told()), "taking a run with a changed record")
+        await raises(JournalFormatError, followed(journal, "run-1"), "following a run with a changed record")
+        equal(seqs(await journal.read("run-2")), [1, 2, 3], "seqs of the other run")
+
+
 LASTING_CHECKS: tuple[Check, ...] = (
     a_record_survives_reopening,
     closing_under_load_loses_nothing,
@@ -158,3 +178,4 @@ RIVAL_CHECKS: tuple[Check, ...] = (
     a_second_engine_on_one_run_is_a_conflict,
     a_conflict_stops_that_run_alone,
 )
+DAMAGE_CHECKS: tuple[Check, ...] = (a_changed_record_is_refused_and_the_others_go_on,)

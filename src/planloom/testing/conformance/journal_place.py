@@ -35,10 +35,12 @@ class JournalPlace:
     Attributes:
         open: Returns the journal; called again, the same record where the journal outlives its object.
         intrude: Appends one event to a run as a second engine would that does not care who owns it.
+        spoil: Changes what is on record of a run, as a failing disk would.
     """
 
     open: Callable[[], Journal]
     intrude: Callable[[str], None] | None = None
+    spoil: Callable[[str], None] | None = None
 
 
 Check = Callable[[JournalPlace], Awaitable[None]]
