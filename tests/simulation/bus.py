@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from planloom.core.events import AttemptFailed, AttemptSucceeded
 from planloom.plan.policy import FailureKind
+from planloom.transport.fitting import kind_of_work
 from planloom.transport.local import LocalTransport
 from tests.simulation.world import HOST, Host, World
 
@@ -121,6 +122,8 @@ class Bus:
         self.endpoint: dict[str, BusLane] = {}
         """By run, who hears of it now: what is said to an engine that is gone, the next one hears."""
         self._hired = 0
+        self.kinds = draw.choice((("tool",), ("tool", "agent"), ("tool", "agent", "model", "replan")))
+        """What is done on workers; all else is done where the engine is."""
         self._most_s = draw.choice((0.0, 0.01, 0.3, 2.0))
         """Seconds that a message takes at most, mostly."""
         for _ in range(draw.randint(1, 3)):
@@ -240,7 +243,7 @@ class Bus:
 
 
 class BusTransport:
-    """The transport of one engine: tools are called on workers, all else is done here."""
+    """The transport of one engine: some kinds of step are done on workers, the others here."""
 
     def __init__(self, bus: Bus, host: Host, make: MakeAttempt, clock: Clock) -> None:
         self.bus = bus
@@ -252,7 +255,7 @@ class BusTransport:
         return BusLane(self, self._here.lane())
 
     def is_elsewhere(self, kind: str) -> bool:
-        return kind == "tool"
+        return False  # workers have all that the engine was given
 
     def lacks(self, step: Step) -> str:
         return ""
@@ -272,7 +275,7 @@ class BusLane:
         self._deliver: Deliver | None = None
 
     def submit(self, request: RunStep, deliver: Deliver, record: Record) -> None:
-        if not self._transport.is_elsewhere("replan" if request.role == "replan" else request.step.kind):
+        if kind_of_work(request) not in self._bus.kinds:
             self._here.submit(request, deliver, record)
             return
         if not self._transport.host.alive:
@@ -306,7 +309,7 @@ class BusLane:
             errand.deliver(self._in_our_time(fact))
             return
         request, disk = errand.request, self._bus.world.disk
-        if disk.run(request.run_id).engines.get(request.epoch) is not self._transport.host:
+        if disk.place(request.run_id).engines.get(request.epoch) is not self._transport.host:
             return  # that it took the run up was never on record: another engine has, or will have, the same epoch
         heir = self._bus.endpoint.get(request.run_id)
         if heir is not None and heir is not self and heir._deliver is not None and heir._transport.host.alive:

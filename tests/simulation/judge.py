@@ -40,10 +40,11 @@ EARLY = (JoinRule.ONE_SUCCESS,)
 
 def violations(life: Life) -> list[str]:
     """Return what is wrong with a life, each as `law: what`."""
-    if not life.disk.has("r"):
-        return [f"end: {life.stuck}"] if life.stuck else []
-    records = life.disk.run("r").records
     found = [f"end: {life.stuck}"] if life.stuck else []
+    found += [f"unheard: {told}" for told in life.unheard]
+    if not life.disk.has("r"):
+        return found
+    records = life.disk.run("r").records
     divergence = diverges("r", records)
     if divergence is not None:
         found.append(f"replay: {divergence}")

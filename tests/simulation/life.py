@@ -18,6 +18,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from planloom import Engine
+from planloom.agents.roster import AgentRegistry
 from planloom.core.result import RunResult, RunStatus
 from planloom.errors import JournalError, SimulationError
 from planloom.runtime.run import Run
@@ -52,6 +53,7 @@ class Life:
     Attributes:
         told: What the run's owner was told that it came to.
         stuck: Why the run neither ended nor waits for anybody; "" if it does.
+        unheard: What went wrong where nobody could hear of it: in a callback, or a task that nobody waits for.
         counts: How often what happened.
     """
 
@@ -63,6 +65,7 @@ class Life:
     bus: Bus | None
     told: list[RunResult] = field(default_factory=list)
     stuck: str = ""
+    unheard: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
 
@@ -91,6 +94,7 @@ async def _live(seed: int, holder: list[Life]) -> Life:
     people = People(world, disk, bus, desk, clock, dice.of("people"), says_no=draw.choice((0.0, 0.2, 0.5)))
     life = Life(seed, plan, disk, world, people, bus)
     holder.append(life)
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: life.unheard.append(_unheard(told)))
     others = [asyncio.ensure_future(people.live())]
     if draw.random() < 0.15:
         others.append(asyncio.ensure_future(people.cancel(20.0 * draw.random())))
@@ -112,6 +116,11 @@ async def _live(seed: int, holder: list[Life]) -> Life:
     return life
 
 
+def _unheard(told: dict[str, Any]) -> str:
+    error = told.get("exception")
+    return f"{told['message']}: {type(error).__name__}: {error}"
+
+
 async def _trouble(disk: Disk, draw: Random) -> None:
     """Have the disk break, or get stuck, for a while, now and then."""
     if draw.random() < 0.6:
@@ -127,8 +136,9 @@ async def _trouble(disk: Disk, draw: Random) -> None:
 
 
 def _make_there(clock: Clock) -> MakeAttempt:
-    settings = Settings()
-    return wire(TOOLS, settings, clock, catalogue_of(settings, MODELS, clock)).attempts
+    settings, roster = Settings(), AgentRegistry.of(AGENTS)
+    models = catalogue_of(settings, roster.models() | MODELS, clock)
+    return wire(TOOLS, settings, clock, models, agents=roster).attempts
 
 
 class _Engines:
