@@ -52,7 +52,7 @@ class Replan(StrEnum):
 
 
 @dataclass(slots=True)
-class Asked:
+class Question:
     """What a person was asked about a step.
 
     Attributes:
@@ -119,7 +119,7 @@ class Node:
     output: Any = None
     labels = NO_LABELS
     told = NO_LABELS
-    asked: Asked | None = None
+    asked: Question | None = None
     met = 0
     ok = 0
     failed = 0
