@@ -61,7 +61,7 @@ class Attempts:
             outcome.cached,
             context.reported_calls,
             outcome.metadata,
-            tuple(sorted(context.reported_labels)),
+            tuple(sorted(labels)) if (labels := context.reported_labels) else (),
         )
 
 
