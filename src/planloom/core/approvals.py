@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from planloom.core.state import Question, Replan
+from planloom.core.state import Consent, Replan
 
 if TYPE_CHECKING:
     from planloom.core.events import ApprovalAnswered, ApprovalRequested
@@ -102,7 +102,7 @@ def changes(before: ApprovalRequested, now: ApprovalRequested) -> Iterator[str]:
 def remember(node: Node, event: ApprovalRequested) -> None:
     """Take note of what is asked about a step."""
     before = node.asked
-    node.asked = Question(event) if before is None else Question(event, earlier=(*before.earlier, before.request))
+    node.asked = Consent(event) if before is None else Consent(event, earlier=(*before.earlier, before.request))
 
 
 def waits_until(request: ApprovalRequested, deadline_at: float | None) -> float | None:

@@ -52,7 +52,7 @@ class Replan(StrEnum):
 
 
 @dataclass(slots=True)
-class Question:
+class Consent:
     """What a person was asked about a step.
 
     Attributes:
@@ -119,7 +119,7 @@ class Node:
     output: Any = None
     labels = NO_LABELS
     told = NO_LABELS
-    asked: Question | None = None
+    asked: Consent | None = None
     met = 0
     ok = 0
     failed = 0

@@ -16,7 +16,7 @@ from planloom.plan.values import as_json
 
 if TYPE_CHECKING:
     from planloom.core.run_state import RunState
-    from planloom.core.state import Node, Question
+    from planloom.core.state import Consent, Node
 
 MIN_BINDING = 12
 """Hex digits of a binding that say enough."""
@@ -51,7 +51,7 @@ def answer_fact(
     return ApprovalAnswered(step, approved, by, at, filled, asked.request.binding)
 
 
-def _same(asked: Question, step: str, binding: str) -> None:
+def _same(asked: Consent, step: str, binding: str) -> None:
     """Refuse an answer to something else than what waits, and say what changed since."""
     shown = binding.lower()
     now = asked.request.binding or ""
