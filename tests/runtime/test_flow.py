@@ -21,6 +21,7 @@ from planloom.errors import FlowRefusedError
 from planloom.journal.blobs import INLINE_LIMIT_BYTES
 from planloom.journal.memory import MemoryJournal
 from planloom.plan.flow import FlowPolicy
+from planloom.runtime.execution_agent import ExecutionAgent
 from planloom.runtime.replay import replayed
 from planloom.runtime.settings import Settings
 from planloom.runtime.workers import on_workers
@@ -322,6 +323,20 @@ def test_a_call_that_was_not_made_is_on_record_as_refused() -> None:
     assert not [one for one in events if isinstance(one, CallStarted)]
     [done] = [one for one in events if isinstance(one, AttemptSucceeded)]
     assert done.labels == ("web",)
+
+
+def test_whoever_listens_is_told_of_a_call_that_was_not_made() -> None:
+    world = World()
+    reading, _ = reader(world)
+
+    async def main() -> list[Any]:
+        async with ExecutionAgent(tools=world.tools, agents=[reading]) as agent:
+            await (await agent.submit(plan({"id": "job", "agent": "reader", "prompt": "go"})))
+            return agent.bus.recent("planloom.tool.denied")
+
+    [denial] = asyncio.run(main())
+
+    assert (denial.data["what"], denial.data["who"]["step"]) == ("mail.send", "job")
 
 
 async def _events(journal: Any) -> list[Any]:
