@@ -149,6 +149,7 @@ BOUND: dict[str, Any] = {
     "tool": "pay",
     "tool_digest": "d" * 64,
     "args": {"sum": 5, "to": ["ann"]},
+    "idempotency_key": "run/pay",
     "labels": ("web",),
     "expires_at": 60.0,
 }
@@ -166,6 +167,7 @@ BOUND: dict[str, Any] = {
         ("args", {"sum": 5, "to": ["bob"]}),
         ("args", {"sum": 5.0, "to": ["ann"]}),
         ("args", {"sum": "5", "to": ["ann"]}),
+        ("idempotency_key", "run/pay/2"),
         ("labels", ("inbox", "web")),
         ("labels", ()),
         ("expires_at", 61.0),
@@ -254,19 +256,24 @@ def test_a_yes_to_the_first_attempt_is_none_to_the_second() -> None:
     drive.assert_replays()
 
 
-def changing(**options: Any) -> Drive:
+def changing(fields: Any = None, **options: Any) -> Drive:
     """Return a run in which what `pay` is given changes after it was asked about: one success is enough for it."""
     args = {"sum": "${{ default(steps.b.output, 0) }}"}
-    steps = (tool("a"), tool("b"), pay("pay", "a", "b", join="one_success", **{"with": args}), tool("c"))
+    steps = (
+        tool("a"),
+        tool("b"),
+        pay("pay", "a", "b", join="one_success", **({"with": args} if fields is None else fields)),
+        tool("c"),
+    )
     drive = flowing(*steps, limits=ResourceLimits(max_concurrent=3, timeout_seconds=None), **options)
     drive.ok("a")
-    assert question(drive).args == {"sum": 0}
     return drive
 
 
 def test_what_is_sent_must_be_what_was_approved() -> None:
     drive = changing()
     before = question(drive).binding
+    assert question(drive).args == {"sum": 0}
     drive.ok("b", 1_000)
 
     turn = drive.approve("pay")
@@ -279,6 +286,18 @@ def test_what_is_sent_must_be_what_was_approved() -> None:
     assert drive.under_way["pay"].args == {"sum": 1_000}
     drive.finish()
     drive.assert_replays()
+
+
+def test_the_key_that_the_tool_is_given_must_be_the_one_that_was_approved() -> None:
+    drive = changing({"idempotency_key": "${{ default(steps.b.output, 'none') }}"})
+    before = question(drive).binding
+    drive.ok("b", "another")
+
+    drive.approve("pay")
+
+    assert "pay" not in drive.under_way
+    (refused,) = answer(drive, before).events
+    assert refused.why.endswith("changed since: what it would be given, which is not shown")
 
 
 def test_labels_that_come_in_meanwhile_are_asked_about() -> None:

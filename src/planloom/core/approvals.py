@@ -32,6 +32,7 @@ def binding_of(
     tool: str,
     tool_digest: str,
     args: dict[str, Any],
+    idempotency_key: str,
     labels: tuple[str, ...],
     expires_at: float | None,
 ) -> str:
@@ -41,7 +42,8 @@ def binding_of(
         plan: Hash of the plan; of several, where a step was replanned.
         tool_digest: SHA-256 of name, version and parameter schema, as the run was told.
     """
-    return _sha256([run_id, plan, step, attempt, tool, tool_digest, args, list(labels), expires_at])
+    parts = [run_id, plan, step, attempt, tool, tool_digest, args, idempotency_key, list(labels), expires_at]
+    return _sha256(parts)
 
 
 def question_binding(
@@ -80,11 +82,15 @@ def misses(node: Node, answer: ApprovalAnswered) -> str | None:
     before = next((one for one in reversed(asked.earlier) if one.binding == answer.binding), None)
     if before is None:
         return "it answers nothing that this step of this run asked"
-    return f"it answers an earlier question; changed since: {', '.join(changes(before, now))}"
+    return f"it answers an earlier question; changed since: {changes(before, now)}"
 
 
-def changes(before: ApprovalRequested, now: ApprovalRequested) -> Iterator[str]:
-    """Yield what is different about a later question."""
+def changes(before: ApprovalRequested, now: ApprovalRequested) -> str:
+    """Return what is different about a later question, as far as it is on record with it."""
+    return ", ".join(_changes(before, now)) or "what it would be given, which is not shown"
+
+
+def _changes(before: ApprovalRequested, now: ApprovalRequested) -> Iterator[str]:
     if before.attempt != now.attempt:
         yield f"the attempt ({before.attempt} then, {now.attempt} now)"
     if before.tool != now.tool:

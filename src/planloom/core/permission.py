@@ -28,10 +28,13 @@ _GRAVE = ("refused", "needs_approval")
 _BY_GRAVITY = (Effects.NONE, Effects.IDEMPOTENT, Effects.ONCE)
 
 
-def may_start(machine: Turns, node: Node, args: dict[str, Any]) -> Labels | None:
+def may_start(machine: Turns, node: Node, args: dict[str, Any], key: str) -> Labels | None:
     """Return the labels of what an attempt would be given; None if it may not start now.
 
     Then it was refused, or a person is asked, and that is on record.
+
+    Args:
+        key: Its idempotency key, which its tool is given too.
     """
     flow = machine.state.flow
     assert flow is not None
@@ -47,9 +50,9 @@ def may_start(machine: Turns, node: Node, args: dict[str, Any]) -> Labels | None
     if asked is not None and asked.by is not None:
         expires_at = asked.request.expires_at
         in_time = expires_at is None or machine.now < expires_at
-        if in_time and asked.request.binding == _binding(machine.state, node, args, told, expires_at):
+        if in_time and asked.request.binding == _binding(machine.state, node, args, key, told, expires_at):
             return labels
-    _ask(machine, node, args, told, verdict)
+    _ask(machine, node, args, key, told, verdict)
     return None
 
 
@@ -77,7 +80,7 @@ def _why(state: RunState, node: Node, verdict: Verdict) -> str:
     return "; ".join((f"{what}: {verdict.why}", *told))
 
 
-def _ask(machine: Turns, node: Node, args: dict[str, Any], labels: tuple[str, ...], verdict: Verdict) -> None:
+def _ask(machine: Turns, node: Node, args: dict[str, Any], key: str, labels: tuple[str, ...], verdict: Verdict) -> None:
     state = machine.state
     assert state.flow is not None
     seconds = state.flow.policy.approval_seconds
@@ -90,7 +93,7 @@ def _ask(machine: Turns, node: Node, args: dict[str, Any], labels: tuple[str, ..
             None,
             expires_at,
             node.attempt + 1,
-            _binding(state, node, args, labels, expires_at),
+            _binding(state, node, args, key, labels, expires_at),
             node.step.doer,
             None if SECRET in labels else args,
             labels,
@@ -101,7 +104,7 @@ def _ask(machine: Turns, node: Node, args: dict[str, Any], labels: tuple[str, ..
 
 
 def _binding(
-    state: RunState, node: Node, args: dict[str, Any], labels: tuple[str, ...], expires_at: float | None
+    state: RunState, node: Node, args: dict[str, Any], key: str, labels: tuple[str, ...], expires_at: float | None
 ) -> str:
     return binding_of(
         run_id=state.run_id,
@@ -111,6 +114,7 @@ def _binding(
         tool=node.step.doer,
         tool_digest=_digest(state, node),
         args=args,
+        idempotency_key=key,
         labels=labels,
         expires_at=expires_at,
     )

@@ -109,7 +109,7 @@ def _dispatch(machine: Turns, node: Node) -> None:
     attempt = node.attempt + 1
     labels, policy = NO_LABELS, None
     if state.flow is not None:
-        told, policy = may_start(machine, node, args), state.flow.policy
+        told, policy = may_start(machine, node, args, key), state.flow.policy
         if told is None:
             return
         labels = told

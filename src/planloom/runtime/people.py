@@ -62,7 +62,7 @@ def _same(asked: Consent, step: str, binding: str) -> None:
     if len(shown) < MIN_BINDING:
         why = f"give {MIN_BINDING} digits of it or more"
     elif before is not None:
-        why = f"changed since: {', '.join(changes(before, asked.request))}"
+        why = f"changed since: {changes(before, asked.request)}"
     raise ConfigError(
         f"step {step!r} does not wait for an answer with binding {binding!r}: {why}",
         remedy=f"see what it asks now with planloom show, and answer with --binding {now[:BINDING_SHOWN]}",
