@@ -37,6 +37,7 @@ from planloom.plan.model import Plan
 from planloom.plan.policy import Effects, FailureKind, ResourceLimits
 from planloom.ports import Recorded
 from planloom.runtime.replay import diverges
+from planloom.testing import check_history
 
 NONE = ToolFacts("digest", effects=Effects.NONE)
 LABELLED = {
@@ -262,18 +263,26 @@ class Drive:
     def of_type(self, kind: type[Any]) -> list[Any]:
         return [event for event in self.journal if isinstance(event, kind)]
 
+    @property
+    def record(self) -> list[Recorded]:
+        """Return the journal as a journal gives it."""
+        pairs = zip(self.causes, self.journal, strict=True)
+        return [Recorded(seq, cause, event) for seq, (cause, event) in enumerate(pairs, start=1)]
+
     def assert_replays(self) -> None:
-        """Assert that the journal alone gives this state, and that today's heart would decide the same again."""
+        """Assert that the journal alone gives this state, is lawful, and that today's heart would decide it again."""
         twin = RunMachine(self.run_id)
         twin.replay(self.journal)
         different = differences(snapshot(self.machine), snapshot(twin))
         assert different == {}, different
-        record = [
-            Recorded(seq, cause, event)
-            for seq, (cause, event) in enumerate(zip(self.causes, self.journal, strict=True), start=1)
-        ]
-        divergence = diverges(self.run_id, record)
+        divergence = diverges(self.run_id, self.record)
         assert divergence is None, divergence
+        self.assert_is_lawful()
+
+    def assert_is_lawful(self) -> None:
+        """Assert that the journal breaks no law, as it stands now."""
+        accused = check_history(self.record, run_id=self.run_id)
+        assert accused == [], [str(one) for one in accused]
 
 
 def _told(status: StepStatus, reason: Any) -> str:

@@ -175,6 +175,8 @@ class AnyRun(RuleBasedStateMachine):
 
     @rule(down_s=st.sampled_from([0, 1, 50]))
     def the_engine_restarts(self, down_s: int) -> None:
+        if not self.drive.undecided:
+            self.drive.assert_is_lawful()
         self.drive.after(down_s).restart()
 
     # --- what must hold ---

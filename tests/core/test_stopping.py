@@ -38,7 +38,7 @@ def test_a11_a_failure_stops_what_is_under_way_and_starts_nothing_new() -> None:
         RunStopping(RunStatus.FAILED, 1.0, "bad"),
     )
     assert turn.commands == (StopStep("ok"),)
-    end = drive.halt("ok")
+    end = drive.after(1).halt("ok")
     assert end.commands == (EndRun(RunStatus.FAILED),)
     assert drive.statuses() == {"ok": "cancelled", "bad": "failed", "next": "skipped: not_started"}
     drive.assert_replays()

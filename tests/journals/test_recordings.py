@@ -9,6 +9,7 @@ import pytest
 from planloom.core.events import EVENT_TYPES, RunFinished
 from planloom.core.report import run_result
 from planloom.runtime.replay import diverges, replayed
+from planloom.testing import check_history
 from tests.journals.recording import read, written
 
 RECORDINGS = sorted(Path(__file__).parent.glob("v*/*.jsonl"))
@@ -29,6 +30,11 @@ def test_a_recording_replays_to_the_end_it_had(path: Path) -> None:
 @pytest.mark.parametrize("path", RECORDINGS, ids=NAMES)
 def test_the_facts_of_a_recording_lead_to_the_decisions_in_it(path: Path) -> None:
     assert diverges("r", read(path)) is None
+
+
+@pytest.mark.parametrize("path", RECORDINGS, ids=NAMES)
+def test_a_recording_breaks_no_law(path: Path) -> None:
+    assert check_history(read(path), run_id="r") == []
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=NAMES)

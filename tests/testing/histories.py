@@ -19,7 +19,6 @@ from planloom.core.events import (
     StepDispatched,
 )
 from planloom.ports import Recorded
-from tests.core.driving import Drive
 from tests.journals.recording import read
 
 RECORDINGS = Path(__file__).parent.parent / "journals" / "v0.1"
@@ -29,12 +28,6 @@ OF_ATTEMPTS = (AttemptSucceeded, AttemptFailed, OutputStreamed, CallStarted, Cal
 def recorded(name: str) -> list[Recorded]:
     """Return a recording, by the name of its file."""
     return read(RECORDINGS / f"{name}.jsonl")
-
-
-def record_of(drive: Drive) -> list[Recorded]:
-    """Return what a run driven by hand left on record."""
-    pairs = zip(drive.causes, drive.journal, strict=True)
-    return [Recorded(seq, cause, event) for seq, (cause, event) in enumerate(pairs, start=1)]
 
 
 def altered(

@@ -32,7 +32,7 @@ from planloom.plan.policy import FailureKind, JoinRule, ResourceLimits
 from planloom.ports import Recorded
 from planloom.testing import check_history
 from tests.core.driving import Drive, plan, tool
-from tests.testing.histories import altered, record_of, recorded
+from tests.testing.histories import altered, recorded
 
 AT = 1_760_000_000.0
 Records = list[Recorded]
@@ -77,7 +77,7 @@ def two(**fields: Any) -> Records:
     drive = Drive(plan(tool("a", **fields), tool("b", **fields), concurrency={"db": 1}), at=AT)
     while drive.under_way:
         drive.ok(drive.running[0], 1)
-    return record_of(drive)
+    return drive.record
 
 
 def joined(rule: JoinRule) -> Records:
@@ -85,7 +85,7 @@ def joined(rule: JoinRule) -> Records:
     drive = Drive(plan(tool("a"), tool("b"), tool("c", "a", "b", join=rule.value), fail_fast=False), at=AT)
     for key in ("a", "b", "c"):
         drive.ok(key, 1)
-    return record_of(drive)
+    return drive.record
 
 
 def too_early(rule: JoinRule) -> Records:
@@ -101,7 +101,7 @@ def of_tokens(most: int) -> Records:
     drive = Drive(plan(*steps), at=AT)
     for key in ("a", "b"):
         drive.ok(key, "text", usage=Usage(90, 10, 1))
-    return altered(record_of(drive), other={1: {"limits": ResourceLimits(**NO_LIMITS | {"max_total_tokens": most})}})
+    return altered(drive.record, other={1: {"limits": ResourceLimits(**NO_LIMITS | {"max_total_tokens": most})}})
 
 
 I1: dict[str, Callable[[], Records]] = {

@@ -26,7 +26,6 @@ from tests.core.driving import Drive, plan, tool
 from tests.core.random_plans import TOOLS, plans
 from tests.crash.shapes import World
 from tests.crash.shapes import driven as driven_by_a_person
-from tests.testing.histories import record_of
 
 EFFECTS = {name: facts.effects or Effects.ONCE for name, facts in TOOLS.items()}
 OUTPUTS: tuple[Any, ...] = (0, 1, 2, 2, 1, [1, 2], None, {"x": 1})
@@ -145,7 +144,7 @@ def of_heart(document: dict[str, Any], seed: int) -> None:
     nodes = drive.machine.state.nodes
     event(f"{drive.status}")
     compare(wanted, drive.status, drive.output, {key: (n.status, n.output, n.reason) for key, n in nodes.items()})
-    assert check_history(record_of(drive), run_id="run") == []
+    assert check_history(drive.record, run_id="run") == []
 
 
 # --- what plans mean, by hand ----------------------------------------------------------------------

@@ -133,9 +133,13 @@ class Numbers:
             self._accuse("order", seq, event, "is of an attempt that is not under way")
 
     def _timer(self, entry: Recorded, part: Part) -> None:
+        timeout_s = part.step.timeout_seconds if part.begun else None
+        over_at = None if timeout_s is None else part.begun_at + timeout_s
         due_at = part.until
-        if part.inner is not None and part.step.timeout_seconds is not None:
-            due_at = part.begun_at + part.step.timeout_seconds
+        if part.inner is not None and over_at is not None:
+            due_at = over_at
+        elif part.waits == "approval" and part.entry.is_leaf and over_at is not None:
+            due_at = over_at if due_at is None else min(due_at, over_at)
         if due_at is None:
             self._accuse("order", entry.seq, entry.event, "ends a wait that nobody began")
         elif entry.event.at < due_at - SLACK_S:
