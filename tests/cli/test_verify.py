@@ -106,3 +106,11 @@ def test_a_record_that_is_not_what_was_written_is_told_as_a_broken_law(ran: Fold
 
 def test_verify_of_a_run_that_is_not_there_is_an_error(ran: Folder) -> None:
     assert ran.call("verify", "r2").code == 6
+
+
+def test_verify_says_how_many_events_are_linked_and_what_the_last_link_is(ran: Folder) -> None:
+    told = ran.call("verify", "r1", "--json").value["links"]
+    shown = ran.call("verify", "r1")
+
+    assert (told["keyed"], len(told["last"])) == (False, 32)
+    assert shown.out.startswith(f"links  fit: {told['events']} events; last {told['last']}\n")

@@ -11,10 +11,12 @@ import errno
 import platform
 import struct
 import sys
+from contextlib import suppress
+from threading import Thread
 
 NUMBERS = {
-    "x86_64": {"pwrite64": 18, "fsync": 74, "fdatasync": 75, "ftruncate": 77},
-    "aarch64": {"pwrite64": 68, "fsync": 82, "fdatasync": 83, "ftruncate": 46},
+    "x86_64": {"pread64": 17, "pwrite64": 18, "fsync": 74, "fdatasync": 75, "ftruncate": 77},
+    "aarch64": {"pread64": 67, "pwrite64": 68, "fsync": 82, "fdatasync": 83, "ftruncate": 46},
 }
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER = 38, 22, 2
 _LOAD, _IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
@@ -28,7 +30,19 @@ class _Program(ctypes.Structure):
 
 def can_break() -> bool:
     """Return whether calls can be made to fail on this machine."""
-    return sys.platform == "linux" and platform.machine() in NUMBERS
+    if sys.platform != "linux" or platform.machine() not in NUMBERS:
+        return False
+    taken: list[bool] = []
+
+    def attempt() -> None:
+        with suppress(OSError):
+            break_calls("ftruncate")
+            taken.append(True)
+
+    thread = Thread(target=attempt)
+    thread.start()
+    thread.join()
+    return bool(taken)
 
 
 def break_calls(*names: str, error: int = errno.EIO) -> None:

@@ -7,19 +7,25 @@ stays simulated elsewhere is said there (`Spoil.BROKEN`, `PRAGMA max_page_count`
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from planloom import Engine, RunStatus, SqliteJournal, Tool
 from planloom.core.events import RunStarted, StepDispatched
-from planloom.errors import JournalWriteError
+from planloom.errors import JournalDamagedError, JournalWriteError
+from planloom.journal.reader import READING_THREADS
 from planloom.plan.model import Plan
 from tests.journal.broken_disk import break_calls, can_break
+from tests.journal.damage import written
 from tests.journal.small_disk import ITEMS
 
 SMALL_DISK = ["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--size", "4000000", "--tmpfs", "/mnt"]
@@ -107,6 +113,53 @@ def test_a_write_that_fails_ends_the_writer_and_keeps_what_was_told(tmp_path: Pa
 
     asyncio.run(write())
     asyncio.run(go_on())
+
+
+@needs_filters
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES], ids=["EIO", "EACCES"])
+def test_a_read_that_fails_is_a_typed_error_and_may_be_tried_again(tmp_path: Path, number: int) -> None:
+    async def main() -> None:
+        journal = SqliteJournal(tmp_path / "runs.db")
+        writer = await journal.create("r", lambda seq, error: None)
+        writer.append((RunStarted(ONE, {}, 1.5),), (0,))
+        await writer.close()
+        everybody = Barrier(READING_THREADS)
+
+        def break_reading(connection: sqlite3.Connection) -> None:
+            everybody.wait(timeout=20)  # so that each thread is given one
+            break_calls("pread64", error=number)
+
+        await asyncio.gather(*(journal._reads.read(break_reading) for _ in range(READING_THREADS)))
+
+        # SQLite itself takes an EIO for a damaged file, and says so
+        with pytest.raises(JournalDamagedError if number == errno.EIO else JournalWriteError) as caught:
+            await journal.read("r")
+
+        assert "check the disk" in caught.value.remedy
+        await journal.close()
+        journal = SqliteJournal(tmp_path / "runs.db")
+        assert len(await journal.read("r")) == 1
+        await journal.close()
+
+    asyncio.run(main())
+
+
+def test_a_file_that_is_cut_while_it_is_open_is_a_typed_error(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    written(path)
+
+    async def main() -> None:
+        journal = SqliteJournal(path)
+        assert len(await journal.read("ended")) == 18
+        os.truncate(path, 8192)
+
+        for reading in (journal.read("cut"), journal.take("cut", lambda seq, error: None)):
+            with pytest.raises(JournalDamagedError) as caught:
+                await reading
+            assert caught.value.remedy
+        await journal.close()
+
+    asyncio.run(main())
 
 
 @needs_filters

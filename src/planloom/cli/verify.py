@@ -22,6 +22,7 @@ from planloom.testing.history.violation import LAWS, Findings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from planloom.journal.chain import RunChain
     from planloom.ports import Recorded
     from planloom.testing.history.violation import LoggedCall
 
@@ -43,37 +44,53 @@ def verify(call: Invocation, run_id: str, tool_log: Path | None) -> None:
     """
     screen, place = call.screen(), Workplace(call)
     calls = read_tool_log(tool_log, run_id=run_id) if tool_log is not None else None
-    found, events = _judged(place, run_id, calls)
+    found, chain = _judged(place, run_id, calls)
     value: dict[str, Any] = {
         "run_id": run_id,
         "holds": not found.violations,
-        "events": events,
+        "events": chain.events if chain is not None else 0,
+        "links": _links(chain),
         "laws": [{"law": law, **_told(law, found)} for law in LAWS],
         "violations": [jsonable(one) for one in found.violations],
     }
-    screen.answer(value, "\n".join(_lines(run_id, found)))
+    screen.answer(value, "\n".join([*_lines_of_links(chain), *_lines(run_id, found)]))
     if found.violations:
         sys.exit(Exit.FAILED)
 
 
-def _judged(place: Workplace, run_id: str, calls: Sequence[LoggedCall] | None) -> tuple[Findings, int]:
-    """Return what is found, and how many events were read; a record that is not what was written breaks a law, too."""
+def _judged(place: Workplace, run_id: str, calls: Sequence[LoggedCall] | None) -> tuple[Findings, RunChain | None]:
+    """Return what is found, and what the links say; a record that is not what was written breaks a law, too."""
 
-    async def record() -> list[Recorded]:
+    async def record() -> tuple[list[Recorded], RunChain]:
         journal = place.existing_journal(run_id)
         try:
-            return await journal.read(run_id)
+            return await journal.read(run_id), await journal.chain_of(run_id)
         finally:
             await journal.close()
 
     try:
-        records = asyncio.run(record())
+        records, chain = asyncio.run(record())
     except JournalDamagedError as error:
         found = Findings()
         seq = error.facts.get("seq")
         found.accuse("record", seq if isinstance(seq, int) else 0, "", error.message)
-        return found, 0
-    return judged(records, tool_calls=calls, run_id=run_id), len(records)
+        return found, None
+    return judged(records, tool_calls=calls, run_id=run_id), chain
+
+
+def _links(chain: RunChain | None) -> dict[str, Any] | None:
+    if chain is None:
+        return None
+    return {"events": chain.chained, "keyed": chain.keyed, "last": chain.head.hex()}
+
+
+def _lines_of_links(chain: RunChain | None) -> list[str]:
+    """Return what the links say. The last one, noted elsewhere, shows later that nothing was cut off."""
+    if chain is None:
+        return []
+    before = chain.events - chain.chained
+    old = f", {before:,} older ones have none" if before else ""
+    return [f"links  {'fit the key' if chain.keyed else 'fit'}: {chain.chained:,} events{old}; last {chain.head.hex()}"]
 
 
 def _told(law: str, found: Findings) -> dict[str, Any]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-_THREADS = 4
+READING_THREADS = 4
 
 _RUNS = (
     "SELECT runs.run_id, runs.plan, runs.plan_hash, runs.status, runs.started_at, last.at, last.seq FROM runs"
@@ -39,7 +39,7 @@ class ReadPool:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="planloom-read")
+        self._threads = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="planloom-read")
         self._idle: SimpleQueue[sqlite3.Connection] = SimpleQueue()
         self._closed = False
 
