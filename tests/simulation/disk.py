@@ -10,7 +10,7 @@ acknowledgement, and nothing else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
@@ -195,7 +195,7 @@ class SimulatedJournal:
         self._writers: list[SimulatedWriter] = []
         self._committing = False
         self._closed = False
-        self.on_write = lambda place: None
+        self.on_write: Callable[[str], object] = _unseen
         """Called with "before" and "after" around each commit; may cut the power."""
 
     # --- writing ---
@@ -318,6 +318,10 @@ class SimulatedJournal:
 
     async def close(self) -> None:
         self._closed = True
+
+
+def _unseen(place: str) -> None:
+    """Nobody watches this disk."""
 
 
 def _row(run_id: str, run: _Run) -> RunRow:

@@ -100,7 +100,7 @@ async def _live(seed: int, holder: list[Life]) -> Life:
         others.append(asyncio.ensure_future(people.cancel(20.0 * draw.random())))
     if draw.random() < 0.15:
         others.append(asyncio.ensure_future(people.pause(20.0 * draw.random())))
-    others.append(asyncio.ensure_future(_trouble(disk, dice.of("trouble"))))
+    others.append(asyncio.ensure_future(_trouble(world, dice.of("trouble"))))
     try:
         async with asyncio.timeout(FAULTS_S + REST_S):
             await _Engines(life, draw).last()
@@ -121,18 +121,17 @@ def _unheard(told: dict[str, Any]) -> str:
     return f"{told['message']}: {type(error).__name__}: {error}"
 
 
-async def _trouble(disk: Disk, draw: Random) -> None:
+async def _trouble(world: World, draw: Random) -> None:
     """Have the disk break, or get stuck, for a while, now and then."""
     if draw.random() < 0.6:
         return
-    while True:
+    disk = world.disk
+    while not world.calm:
         await asyncio.sleep(15.0 * draw.random())
-        what = draw.choice(("is_broken", "is_stuck"))
-        setattr(disk, what, True)
-        try:
-            await asyncio.sleep(3.0 * draw.random())
-        finally:
-            setattr(disk, what, False)
+        disk.is_broken = draw.random() < 0.5
+        disk.is_stuck = not disk.is_broken
+        await asyncio.sleep(3.0 * draw.random())
+        disk.is_broken = disk.is_stuck = False
 
 
 def _make_there(clock: Clock) -> MakeAttempt:

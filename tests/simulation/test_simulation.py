@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.bugs import BUGS
 from tests.simulation.dice import Dice
 from tests.simulation.life import live
-from tests.simulation.sabotage import BUGS, caught
+from tests.simulation.sabotage import caught
 from tests.simulation.sweep import look_twice, sweep
 from tests.simulation.trace import SHORT, short
 
