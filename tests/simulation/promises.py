@@ -142,7 +142,8 @@ def _usd(events: Sequence[Any], steps: dict[str, Step]) -> float | None:
     for event in events:
         if isinstance(event, StepDispatched):
             if event.step in open_now:  # the attempt before it was lost
-                if steps[_bare(event.step)].tool is None:
+                step = steps[_bare(event.step)]
+                if step.tool is None or step.replan is not None:  # it may have been asking for another plan
                     return None
                 spent += COST_USD
             open_now[event.step] = True
