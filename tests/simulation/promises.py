@@ -119,41 +119,50 @@ def _at_its_limits(events: Sequence[Any], steps: dict[str, Step]) -> Iterator[st
                 yield f"limit: stopped after ${usd:.3f}, and ${limits.max_total_cost_usd} may be spent"
 
 
+def _is_plain(step: Step) -> bool:
+    """Return whether an attempt of a step is one call of one tool, and never a request for another plan."""
+    return step.tool is not None and step.replan is None
+
+
 def _calls(events: Sequence[Any], steps: dict[str, Step]) -> int | None:
     """Return how many tools were called; None where a lost attempt may have called any number."""
     made, open_now = 0, set()
     for event in events:
         if isinstance(event, StepDispatched):
-            is_tool = steps[_bare(event.step)].tool is not None
-            if event.step in open_now and not is_tool:
+            step = steps[_bare(event.step)]
+            if event.step in open_now and not _is_plain(step):
                 return None
-            made += is_tool
+            made += step.tool is not None
             open_now.add(event.step)
         elif isinstance(event, AttemptSucceeded | AttemptFailed):
             open_now.discard(event.step)
             made += event.tool_calls
-    return None if any(steps[_bare(key)].tool is None for key in open_now) else made
+    return made if all(_is_plain(steps[_bare(key)]) for key in open_now) else None
 
 
 def _usd(events: Sequence[Any], steps: dict[str, Step]) -> float | None:
     """Return what was spent at most; None where a lost attempt may have spent anything."""
-    open_now: dict[str, bool] = {}
+    open_now: set[str] = set()
     spent = 0.0
     for event in events:
         if isinstance(event, StepDispatched):
             if event.step in open_now:  # the attempt before it was lost
-                step = steps[_bare(event.step)]
-                if step.tool is None or step.replan is not None:  # it may have been asking for another plan
+                if not _is_plain(steps[_bare(event.step)]):
                     return None
                 spent += COST_USD
-            open_now[event.step] = True
+            open_now.add(event.step)
         elif isinstance(event, AttemptSucceeded | AttemptFailed):
-            open_now.pop(event.step, None)
-            lost = isinstance(event, AttemptFailed) and event.kind is FailureKind.LOST
-            spent += COST_USD if event.cost_usd is None or lost else event.cost_usd
+            open_now.discard(event.step)
+            if isinstance(event, AttemptFailed) and event.kind is FailureKind.LOST:
+                if not _is_plain(steps[_bare(event.step)]):
+                    return None
+                spent += COST_USD
+            else:
+                spent += COST_USD if event.cost_usd is None else event.cost_usd
         elif isinstance(event, SpeculationSettled):
             return None
-    return None if any(steps[_bare(key)].tool is None for key in open_now) else spent + COST_USD * len(open_now)
+    plain = all(_is_plain(steps[_bare(key)]) for key in open_now)
+    return spent + COST_USD * len(open_now) if plain else None
 
 
 def _authority(events: Sequence[Any]) -> Iterator[str]:
