@@ -78,6 +78,12 @@ def test_a_key_that_is_not_where_the_settings_say_stops_before_anything_is_writt
     assert not (folder.path / ".planloom/runs.db").exists()
 
 
+def test_what_needs_no_journal_needs_no_key(folder: Folder) -> None:
+    with_settings(folder, 'journal_key_env = "NOWHERE"')
+
+    assert folder.call("check", "plan.yaml").code == 0
+
+
 def test_an_engine_takes_the_key_from_its_settings_and_shows_it_nowhere(tmp_path: Path) -> None:
     (tmp_path / "record.key").write_text(KEY)
     engine = Engine(tmp_path / "runs.db", tools=(), settings=Settings(journal_key_file=str(tmp_path / "record.key")))

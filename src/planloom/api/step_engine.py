@@ -63,7 +63,7 @@ class StepEngine:
     def journal(self) -> Journal:
         """Return where runs are on record, opened when it is first needed."""
         if self._journal is None:
-            self._journal = open_journal(self._given, key=self._key())
+            self._journal = open_journal(self._given, key=self._key)
         return self._journal
 
     @asynccontextmanager

@@ -101,7 +101,7 @@ class Engine:
         self._registry = ToolRegistry.of(tools).frozen()
         self._allow = None if allow is None else tuple(sorted(self._registry.expanded(allow)))
         check_spared(self._registry, breakers=self._settings.breakers, tool_rates=self._settings.tool_rates)
-        self._journal = open_journal(journal, key=self._settings.journal_key())
+        self._journal = open_journal(journal, key=self._settings.journal_key)
         self._owns_journal = self._journal is not journal
         roster = roster_of(self._settings.agents, self._registry, agents)
         self._models = catalogue_of(self._settings, roster.models() | dict(models or {}), clock)
