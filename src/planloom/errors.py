@@ -99,9 +99,10 @@ class PlanloomError(Exception):
     code = "planloom"
 
     def __init__(self, message: str, *, remedy: str = "", **facts: Any) -> None:
+        message = _writable(message)
         super().__init__(message)
         self.message = message
-        self.remedy = remedy
+        self.remedy = _writable(remedy)
         self.facts = facts
         self.partial: dict[str, Any] | None = None
 
@@ -111,6 +112,11 @@ class PlanloomError(Exception):
     def to_dict(self) -> dict[str, Any]:
         """Return `code`, `message`, `remedy` and the facts, ready for JSON."""
         return {"code": self.code, "message": self.message, "remedy": self.remedy, **self.facts}
+
+
+def _writable(text: str) -> str:
+    """Return a text that any terminal and any log can write: what it quotes may hold half of a surrogate pair."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def suggestion(name: str, known: Iterable[str], *, otherwise: str = "") -> str:

@@ -42,7 +42,7 @@ SLOW: dict[str, tuple[str, str]] = {
     "many choices for many items": (
         "plan",
         json.dumps({"steps": [], "inputs": {"n": {"items": {"enum": [{"a": name} for name in NAMES[:500]]},
-                                                  "default": [{}] * 5_000}}}),
+                                                  "default": [{}] * 3_000}}}),
     ),
     "objects that must all differ": (
         "plan", json.dumps({"inputs": {"n": {"uniqueItems": True, "default": [{"a": n} for n in NAMES]}}, "steps": []})
@@ -67,13 +67,13 @@ def test_what_took_seconds_or_gigabytes_takes_under_a_tenth_of_one(name: str) ->
 
 
 def test_a_long_path_of_many_parts_is_looked_up_once_for_each_id() -> None:
-    text = json.dumps({"steps": [{"step_id": "a", "tool_name": "t", "parameters": {"x": "step:" + "a." * 1_000_000}}]})
+    text = json.dumps({"steps": [{"step_id": "a", "tool_name": "t", "parameters": {"x": "step:" + "a." * 300_000}}]})
     began = time.thread_time()
 
     with pytest.raises(PlanError):
         parse_plan(text)
 
-    assert time.thread_time() - began < 5
+    assert time.thread_time() - began < 2
 
 
 def test_half_a_character_is_no_text_of_an_expression() -> None:

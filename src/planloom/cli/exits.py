@@ -28,6 +28,8 @@ class Exit(IntEnum):
     """The configuration is wrong, or tools cannot be loaded."""
     FLOW = 8
     """`check --strict-flow`: a labelled value would reach a tool or a model only with a person's word, or never."""
+    STRANDED = 9
+    """`inflight`: a run on record, not ended, could not go on with what is here."""
     BUG = 70
     """Something that planloom did not expect; see `--debug`."""
     INTERRUPTED = 130
@@ -47,6 +49,7 @@ Exit codes:
   6    the journal cannot be used, or has no such run
   7    the configuration is wrong, or tools cannot be loaded
   8    check --strict-flow: somebody would be asked about a labelled value, or a call of it refused
+  9    inflight: a run that has not ended could not go on
   130  cancelled
 """
 

@@ -51,6 +51,11 @@ _COMMANDS = {
         "Decide a run again from its record, and compare.",
     ),
     "verify": ("planloom.cli.verify", "verify", "Hold a run's record against the laws that every record keeps."),
+    "inflight": (
+        "planloom.cli.inflight",
+        "inflight",
+        "Before a deploy: say which unfinished runs would go on with it, and why not.",
+    ),
     "schema": ("planloom.cli.plan", "schema", "Print the JSON Schema of plans."),
     "mcp": ("planloom.cli.mcp", "mcp", "Offer plans as tools over MCP; show and approve tools of MCP servers."),
     "worker": ("planloom.cli.worker", "worker", "Make attempts for an engine, with the tools that are here."),

@@ -61,6 +61,11 @@ def _asked(plan: Plan, path: Path, prefix: str) -> Iterator[NamedModel]:
             yield from _asked(step.plan, (*here, "plan"), f"{prefix}{step.id}/")
 
 
+def models_named(step: Step) -> Iterator[str]:
+    """Yield each model that a step itself names."""
+    return (ref for ref, _ in _by_step(step))
+
+
 def _by_step(step: Step) -> Iterator[tuple[str, Path]]:
     if step.model is not None:
         yield step.model, ("model",)
@@ -150,20 +155,15 @@ def facts_for(
     return facts
 
 
-def check_recorded(run_id: str, facts: Mapping[str, ModelFacts], models: Models) -> None:
-    """Check that the models of a run on record can be asked here.
-
-    Raises:
-        ConfigError: One is not here any more.
-        MissingKeyError: There is no key for one of them.
-    """
+def refused_models(run_id: str, facts: Mapping[str, ModelFacts], models: Models) -> Iterator[ConfigError]:
+    """Yield why models of a run on record cannot be asked here: one is not here any more, or there is no key for it."""
     for ref, known in facts.items():
         try:
             pinned(models, ref, known).ready()
-        except MissingKeyError:
-            raise
+        except MissingKeyError as error:
+            yield error
         except ConfigError as error:
-            raise ConfigError(
+            yield ConfigError(
                 f"run {run_id} asks model {ref!r} ({known.uri}), which is not here: {error.message}",
                 remedy="give the models it was started with",
-            ) from error
+            )

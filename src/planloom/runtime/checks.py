@@ -22,7 +22,18 @@ from planloom.plan.load import load_plan
 from planloom.plan.model import Plan, Step
 from planloom.plan.policy import Effects
 from planloom.plan.rules import STRICTNESS
-from planloom.runtime.asked import NamedModel, asked_by, check_recorded, facts_for, model_problems, verify_problems
+from planloom.runtime.asked import NamedModel, asked_by, facts_for, model_problems, refused_models, verify_problems
+from planloom.runtime.inflight import (
+    Finding,
+    Weight,
+    changed_agents,
+    changed_models,
+    changed_tools,
+    needed_of,
+    not_allowed_now,
+    once_each,
+    problems_left,
+)
 
 if TYPE_CHECKING:
     from planloom.agents.roster import AgentRegistry
@@ -32,6 +43,7 @@ if TYPE_CHECKING:
     from planloom.plan.document import Path as PlanPath
     from planloom.plan.flow import FlowPolicy
     from planloom.plan.policy import ResourceLimits
+    from planloom.runtime.inflight import Needed
     from planloom.runtime.labelled import Labelled
     from planloom.runtime.reach import Reach
     from planloom.tools.registry import ToolRegistry
@@ -138,24 +150,50 @@ class Checks:
         return facts_for(checked.asked, self._models, limits=limits, track_cost=track_cost)
 
     def recorded(self, machine: RunMachine) -> None:
-        """Check that what a run on record uses is here.
+        """Check that what is left of a run on record can be done here.
 
         Raises:
             ConfigError: Tools, agents or models are missing.
             MissingKeyError: There is no key for one of its models.
         """
+        for error in self._refusals(machine, needed_of(machine)):
+            raise error
+
+    def in_flight(self, machine: RunMachine) -> list[Finding]:
+        """Return everything about a run on record that is not as it was when it began; what `recorded` raises first."""
+        started = machine.state.started
+        assert started is not None
+        needed = needed_of(machine)
+        found = [
+            Finding(Weight.STOPS, "run", error.message, remedy=error.remedy)
+            for error in self._refusals(machine, needed)
+        ]
+        found += changed_tools(needed, started, self._registry)
+        found += not_allowed_now(needed, self._registry, self._allow)
+        found += changed_agents(needed, started, self._agents)
+        found += changed_models(needed, started, self._models)
+        plans = {"": started.plan}
+        for node in machine.state.nodes.values():
+            if node.inner is not None and node.step.plan is None and not node.ended:  # another plan in its place
+                plans[f"{node.key}/"] = node.inner.graph.plan
+        problems = {prefix: self.problems_here(plan, started.allow) for prefix, plan in plans.items()}
+        return once_each([*found, *problems_left(machine, problems)])
+
+    def _refusals(self, machine: RunMachine, needed: Needed) -> Iterator[ConfigError]:
+        """Yield why a run on record is not taken up here."""
         started = machine.state.started
         assert started is not None
         for what, missing in (
-            ("tools", [name for name in started.tools if self._registry.resolve(name) is None]),
-            ("agents", [name for name in started.agents if name not in self._agents]),
+            ("tools", [name for name in started.tools if name in needed.tools and not self._registry.resolve(name)]),
+            ("agents", [name for name in started.agents if name in needed.agents and name not in self._agents]),
         ):
             if missing:
-                raise ConfigError(
+                yield ConfigError(
                     f"run {machine.run_id} uses {what} that are not here: {', '.join(sorted(missing))}",
                     remedy=f"give the {what} it was started with" + (", e.g. with --tools" if what == "tools" else ""),
                 )
-        check_recorded(machine.run_id, started.models, self._models)
+        models = {ref: known for ref, known in started.models.items() if ref in needed.models}
+        yield from refused_models(machine.run_id, models, self._models)
 
     # --- inside ---------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from planloom.core.events import PauseRequested, RunResumed, RunStarted
 from planloom.core.machine import RunMachine
 from planloom.core.report import run_result
 from planloom.core.result import RunResult, RunStatus, StepStatus
-from planloom.errors import ConfigError, JournalError, JournalFormatError, PlanError, RunBusyError
+from planloom.errors import ConfigError, JournalError, JournalFormatError, PlanError, RunBusyError, RunNotFoundError
 from planloom.executors.wrap.guarded import check_spared
 from planloom.journal.open import open_journal
 from planloom.plan.inputs import check_inputs
@@ -29,6 +29,7 @@ from planloom.runtime.checks import Checks, PlanSource
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.driver import Driver
 from planloom.runtime.guesses import Guesses
+from planloom.runtime.inflight import InFlight, another_decision, needed_of, unreadable
 from planloom.runtime.labelled import Labelled
 from planloom.runtime.posted import look_for_posted, take_posted
 from planloom.runtime.reach import Reach
@@ -408,6 +409,27 @@ class Engine:
         await take_posted(self._journal, self._clock, driver, posted, but=(PauseRequested,))
         return Run(machine, driver, self._journal, self._clock)
 
+    async def in_flight(self, run_id: str) -> InFlight:
+        """Return what `resume` would make of a run that has not ended, and what its steps would find here.
+
+        Nothing is called, and nothing is written.
+
+        Raises:
+            RunNotFoundError: No such run.
+        """
+        try:
+            record = await self._journal.read(run_id)
+            machine = replayed(run_id, record)
+            if machine.state.started is None:
+                raise JournalFormatError(f"the record of run {run_id!r} does not begin with its start")
+            findings = [*self._checks.in_flight(machine), *another_decision(run_id, record)]
+        except RunNotFoundError:
+            raise
+        except (JournalError, PlanError) as error:  # a record that is damaged or newer, or a plan that is none any more
+            return unreadable(run_id, error)
+        left = tuple(node.key for node in needed_of(machine).nodes)
+        return InFlight(run_id, machine.state.started.plan.name, left, tuple(findings))
+
     async def recover(self) -> list[Run]:
         """Resume every unended run that nobody drives or paused, and that can be resumed here; return them.
 
@@ -420,7 +442,7 @@ class Engine:
                     runs.append(await self.resume(row.run_id))
             except RunBusyError:
                 continue
-            except (ConfigError, JournalFormatError) as error:
+            except (ConfigError, JournalFormatError, PlanError) as error:
                 _log.warning("run %s is not recovered: %s", row.run_id, error)
         return runs
 
