@@ -19,7 +19,7 @@ from planloom.plan.model import Plan
 from planloom.plan.policy import Effects, FailureKind
 from planloom.testing import check_history
 from planloom.testing.clock import ManualClock
-from planloom.testing.reference import UNKNOWN, Answer, Answers, RunEnd, TimingError, expected
+from planloom.testing.reference import UNKNOWN, Answers, AttemptAnswer, RunEnd, TimingError, expected
 from planloom.tools.context import ToolContext
 from planloom.tools.tool import Tool
 from tests.core.driving import Drive, plan, tool
@@ -46,13 +46,13 @@ def walked(examples: int) -> Any:
 def answers_of(seed: int, *, share: float = 0.3) -> Answers:
     """Return answers that follow from seed, step and attempt; a share of them are failures."""
 
-    def answer(key: str, attempt: int, args: dict[str, Any]) -> Answer:
+    def answer(key: str, attempt: int, args: dict[str, Any]) -> AttemptAnswer:
         draw = Random(crc32(f"{seed}/{key}/{attempt}".encode()))
         if draw.random() < share:
             kind = draw.choice(FAILURES)
             types = tuple(one.__name__ for one in RAISED[kind].__mro__[:-2])
-            return Answer(failure=kind, error=f"{kind} of {key}", error_types=types)
-        return Answer(draw.choice(OUTPUTS))
+            return AttemptAnswer(failure=kind, error=f"{kind} of {key}", error_types=types)
+        return AttemptAnswer(draw.choice(OUTPUTS))
 
     return answer
 
@@ -60,13 +60,13 @@ def answers_of(seed: int, *, share: float = 0.3) -> Answers:
 def with_people(answers: Answers) -> Answers:
     """Return the same, where people are asked: they approve, or deny."""
 
-    def answer(key: str, attempt: int, args: dict[str, Any]) -> Answer:
+    def answer(key: str, attempt: int, args: dict[str, Any]) -> AttemptAnswer:
         said = answers(key, attempt, args)
         if args.keys() != {"message"}:
             return said
         if said.failure is not None:
-            return Answer(failure=FailureKind.REFUSED, error="denied by Ann")
-        return Answer({"approved_by": "Ann"})
+            return AttemptAnswer(failure=FailureKind.REFUSED, error="denied by Ann")
+        return AttemptAnswer({"approved_by": "Ann"})
 
     return answer
 
@@ -153,8 +153,12 @@ def of_heart(document: dict[str, Any], seed: int) -> None:
 def said(**failing: int) -> Answers:
     """Return answers that succeed with the step's key, but for these steps, whose first so many attempts fail."""
 
-    def answer(key: str, attempt: int, args: dict[str, Any]) -> Answer:
-        return Answer(failure=FailureKind.ERROR, error="no") if attempt <= failing.get(key, 0) else Answer(key)
+    def answer(key: str, attempt: int, args: dict[str, Any]) -> AttemptAnswer:
+        return (
+            AttemptAnswer(failure=FailureKind.ERROR, error="no")
+            if attempt <= failing.get(key, 0)
+            else AttemptAnswer(key)
+        )
 
     return answer
 
@@ -260,8 +264,8 @@ def tools_of(answers: Answers) -> list[Tool]:
 async def of_engine(document: dict[str, Any], seed: int) -> None:
     answers, clock, journal = answers_of(seed), ManualClock(), MemoryJournal()
 
-    def as_asked(key: str, attempt: int, args: dict[str, Any]) -> Answer:
-        return Answer({"approved_by": "a person"}) if args.keys() == {"message"} else answers(key, attempt, args)
+    def as_asked(key: str, attempt: int, args: dict[str, Any]) -> AttemptAnswer:
+        return AttemptAnswer({"approved_by": "a person"}) if args.keys() == {"message"} else answers(key, attempt, args)
 
     wanted = meaning(document, as_asked)
 

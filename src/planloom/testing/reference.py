@@ -36,7 +36,7 @@ class TimingError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AttemptAnswer:
     """What one attempt comes to, or what a person says: an output, or a failure of this kind."""
 
     output: Any = None
@@ -45,8 +45,8 @@ class Answer:
     error_types: tuple[str, ...] = ("Exception",)
 
 
-BAD_INPUT = Answer(failure=FailureKind.INPUT, error=UNKNOWN)
-Answers = Callable[[str, int, dict[str, Any]], Answer]
+BAD_INPUT = AttemptAnswer(failure=FailureKind.INPUT, error=UNKNOWN)
+Answers = Callable[[str, int, dict[str, Any]], AttemptAnswer]
 """Says what an attempt comes to: by the step's key, the attempt's number from 1, and its arguments."""
 
 
@@ -313,7 +313,7 @@ def _as_told(step: Step, end: StepEnd) -> StepEnd:
     return end
 
 
-def _failure(said: Answer, attempts: int = 0) -> StepEnd:
+def _failure(said: AttemptAnswer, attempts: int = 0) -> StepEnd:
     status = S.TIMED_OUT if said.failure is FailureKind.TIMEOUT else S.FAILED
     return StepEnd(status, error=said.error, kind=said.failure, attempts=attempts)
 

@@ -13,7 +13,7 @@ from planloom.errors import PlanError
 from planloom.testing.history.drawing import draw
 from planloom.testing.history.endings import Endings
 from planloom.testing.history.numbers import Numbers, check_prefix
-from planloom.testing.history.picture import Picture
+from planloom.testing.history.picture import RunPicture
 from planloom.testing.history.results import Results
 from planloom.testing.history.spending import Spending
 from planloom.testing.history.starts import Starts
@@ -50,7 +50,7 @@ def judged(
     run_id: str | None = None,
 ) -> Findings:
     """Return the same, with what was looked at."""
-    picture, findings = Picture(run_id), Findings()
+    picture, findings = RunPicture(run_id), Findings()
     ends = Endings(picture, findings)
     judges = (
         Numbers(picture, findings), Results(picture, findings), Starts(picture, findings),

@@ -40,18 +40,15 @@ from planloom.core.events import (
     TimerFired,
     WaitStarted,
 )
-from planloom.core.result import RunStatus, SkipReason, StepStatus
-from planloom.errors import EvaluationError, MissingValueError
+from planloom.core.result import RunStatus, StepStatus
 from planloom.plan.graph import compile_plan
-from planloom.plan.policy import FailureKind, JoinRule
-from planloom.plan.terms import truthy
+from planloom.plan.policy import FailureKind
 from planloom.ports import Recorded
-from planloom.testing.history.picture import InnerCall, Instance, Lane, Part, Picture, UndecidableError, View
+from planloom.testing.history.picture import AheadLane, InnerCall, Instance, RunPart, RunPicture
+from planloom.testing.history.stops import end, stop, stop_parts, tell
 
 BEGIN_TURNS = (*FACT_TYPES, ResultRefused, AnswerRefused)
 """Events that no decision leads to."""
-ENOUGH_ITEMS = 5
-"""Items of a map that have to have ended before `max_failure_rate` is looked at."""
 
 
 _ASKING = (
@@ -60,7 +57,7 @@ _ASKING = (
 )  # fmt: skip
 
 
-def draw(picture: Picture, entry: Recorded) -> None:
+def draw(picture: RunPicture, entry: Recorded) -> None:
     """Take the next event in."""
     event = entry.event
     picture.seq = entry.seq
@@ -81,14 +78,14 @@ def draw(picture: Picture, entry: Recorded) -> None:
 # --- of the run --------------------------------------------------------------------------------
 
 
-def _run_started(picture: Picture, event: RunStarted) -> None:
+def _run_started(picture: RunPicture, event: RunStarted) -> None:
     if picture.started is None:
         picture.started = event
         picture.root = Instance(compile_plan(event.plan), event.inputs, run_id=picture.run_id)
         _open(picture, picture.root)
 
 
-def _run_resumed(picture: Picture, event: RunResumed) -> None:
+def _run_resumed(picture: RunPicture, event: RunResumed) -> None:
     picture.epoch = event.epoch
     picture.paused = False
     picture.lanes.clear()
@@ -97,23 +94,23 @@ def _run_resumed(picture: Picture, event: RunResumed) -> None:
     picture.open.clear()
 
 
-def _pause_requested(picture: Picture, event: PauseRequested) -> None:
+def _pause_requested(picture: RunPicture, event: PauseRequested) -> None:
     picture.paused = True
 
 
-def _run_stopping(picture: Picture, event: RunStopping) -> None:
+def _run_stopping(picture: RunPicture, event: RunStopping) -> None:
     picture.stops.append(event)
     if picture.root is not None:
-        _stop(picture, picture.root, keep=event.status is RunStatus.FAILED)
+        stop(picture, picture.root, keep=event.status is RunStatus.FAILED)
 
 
-def _run_finished(picture: Picture, event: RunFinished) -> None:
+def _run_finished(picture: RunPicture, event: RunFinished) -> None:
     picture.finished = event
 
 
-def _open(picture: Picture, instance: Instance) -> None:
+def _open(picture: RunPicture, instance: Instance) -> None:
     for entry in instance.graph.steps:
-        part = Part(instance.prefix + entry.step.id, instance, entry)
+        part = RunPart(instance.prefix + entry.step.id, instance, entry)
         instance.parts.append(part)
         picture.parts.setdefault(part.key, part)
     instance.left = len(instance.parts)
@@ -122,7 +119,7 @@ def _open(picture: Picture, instance: Instance) -> None:
 # --- of attempts -------------------------------------------------------------------------------
 
 
-def _dispatched(picture: Picture, part: Part, event: StepDispatched) -> None:
+def _dispatched(picture: RunPicture, part: RunPart, event: StepDispatched) -> None:
     part.begun = True
     part.open = (event, picture.seq)
     part.attempts = event.attempt
@@ -130,14 +127,14 @@ def _dispatched(picture: Picture, part: Part, event: StepDispatched) -> None:
     picture.open[part.key] = part
 
 
-def _attempt_succeeded(picture: Picture, part: Part, event: AttemptSucceeded) -> None:
+def _attempt_succeeded(picture: RunPicture, part: RunPart, event: AttemptSucceeded) -> None:
     _attempt_over(picture, part, event)
     if part.replan != "asked" and part.status is None:
         part.output = event.output
-        _end(picture, part, StepStatus.COMPLETED)
+        end(picture, part, StepStatus.COMPLETED)
 
 
-def _attempt_failed(picture: Picture, part: Part, event: AttemptFailed) -> None:
+def _attempt_failed(picture: RunPicture, part: RunPart, event: AttemptFailed) -> None:
     _attempt_over(picture, part, event)
     if part.replan != "asked":
         part.error = event.error
@@ -145,30 +142,30 @@ def _attempt_failed(picture: Picture, part: Part, event: AttemptFailed) -> None:
     part.clearances += part.cleared
 
 
-def _attempt_over(picture: Picture, part: Part, event: AttemptSucceeded | AttemptFailed) -> None:
+def _attempt_over(picture: RunPicture, part: RunPart, event: AttemptSucceeded | AttemptFailed) -> None:
     part.open = None
     picture.open.pop(part.key, None)
     part.outcomes.setdefault(event.attempt, event)
 
 
-def _call_started(picture: Picture, part: Part, event: CallStarted) -> None:
+def _call_started(picture: RunPicture, part: RunPart, event: CallStarted) -> None:
     call = part.calls.setdefault(event.key, InnerCall())
     call.open, call.effects = True, event.effects
     call.begun += 1
     part.called.add(event.name)
 
 
-def _call_ended(picture: Picture, part: Part, event: CallEnded) -> None:
+def _call_ended(picture: RunPicture, part: RunPart, event: CallEnded) -> None:
     call = part.calls.setdefault(event.key, InnerCall())
     call.open, call.ended = False, event
     part.clearances += "NotDoneError" in event.error_types
 
 
-def _speculated(picture: Picture, part: Part, event: StepSpeculated) -> None:
-    picture.lanes[part.key, event.role] = Lane(event, picture.seq)
+def _speculated(picture: RunPicture, part: RunPart, event: StepSpeculated) -> None:
+    picture.lanes[part.key, event.role] = AheadLane(event, picture.seq)
 
 
-def _speculation_answered(picture: Picture, part: Part, event: SpeculationAnswered) -> None:
+def _speculation_answered(picture: RunPicture, part: RunPart, event: SpeculationAnswered) -> None:
     lane = picture.lanes.get((part.key, event.role))
     if lane is not None:
         lane.answered = True
@@ -176,7 +173,7 @@ def _speculation_answered(picture: Picture, part: Part, event: SpeculationAnswer
             del picture.lanes[part.key, event.role]
 
 
-def _speculation_settled(picture: Picture, part: Part, event: SpeculationSettled) -> None:
+def _speculation_settled(picture: RunPicture, part: RunPart, event: SpeculationSettled) -> None:
     lane = picture.lanes.get((part.key, event.role))
     if lane is not None:
         lane.settled = event.outcome
@@ -187,25 +184,25 @@ def _speculation_settled(picture: Picture, part: Part, event: SpeculationSettled
 # --- of waits and containers -------------------------------------------------------------------
 
 
-def _retry_scheduled(picture: Picture, part: Part, event: RetryScheduled) -> None:
+def _retry_scheduled(picture: RunPicture, part: RunPart, event: RetryScheduled) -> None:
     part.waits, part.until = "retry", event.due_at
 
 
-def _wait_started(picture: Picture, part: Part, event: WaitStarted) -> None:
+def _wait_started(picture: RunPicture, part: RunPart, event: WaitStarted) -> None:
     part.begun, part.waits, part.until = True, "timer", event.until
 
 
-def _approval_requested(picture: Picture, part: Part, event: ApprovalRequested) -> None:
+def _approval_requested(picture: RunPicture, part: RunPart, event: ApprovalRequested) -> None:
     part.begun = part.begun or event.attempt == 0
     part.question = event
     part.waits, part.until = "approval", event.expires_at
 
 
-def _outcome_unknown(picture: Picture, part: Part, event: OutcomeUnknown) -> None:
+def _outcome_unknown(picture: RunPicture, part: RunPart, event: OutcomeUnknown) -> None:
     part.waits, part.until = "unknown", None
 
 
-def _approval_answered(picture: Picture, part: Part, event: ApprovalAnswered) -> None:
+def _approval_answered(picture: RunPicture, part: RunPart, event: ApprovalAnswered) -> None:
     part.waits, part.until = "", None
     if event.approved and part.step.approve is None:
         part.woken = True
@@ -215,7 +212,7 @@ def _approval_answered(picture: Picture, part: Part, event: ApprovalAnswered) ->
         part.granted = (event.output if form else {"approved_by": event.by},)
 
 
-def _resolved(picture: Picture, part: Part, event: StepResolved) -> None:
+def _resolved(picture: RunPicture, part: RunPart, event: StepResolved) -> None:
     part.waits, part.until = "", None
     if event.how == "output":
         part.granted = (event.output,)
@@ -227,7 +224,7 @@ def _resolved(picture: Picture, part: Part, event: StepResolved) -> None:
                 call.open, call.begun = False, 0
 
 
-def _timer_fired(picture: Picture, event: TimerFired) -> None:
+def _timer_fired(picture: RunPicture, event: TimerFired) -> None:
     if event.step == "":
         picture.time_up = True
         return
@@ -239,13 +236,13 @@ def _timer_fired(picture: Picture, event: TimerFired) -> None:
     part.woken = part.waits == "retry"
     part.waits, part.until = "", None
     if part.inner is not None and part.status is None:
-        _stop_parts(picture, part, keep=True)
+        stop_parts(picture, part, keep=True)
 
 
-def _expanded(picture: Picture, part: Part, event: StepExpanded) -> None:
+def _expanded(picture: RunPicture, part: RunPart, event: StepExpanded) -> None:
     part.begun = True
     part.items = [
-        Part(f"{part.key}[{index}]", part.instance, part.entry, part, index, item)
+        RunPart(f"{part.key}[{index}]", part.instance, part.entry, part, index, item)
         for index, item in enumerate(event.items)
     ]
     part.left = len(part.items)
@@ -253,18 +250,18 @@ def _expanded(picture: Picture, part: Part, event: StepExpanded) -> None:
         picture.parts.setdefault(item.key, item)
 
 
-def _sub_plan_started(picture: Picture, part: Part, event: SubPlanStarted) -> None:
+def _sub_plan_started(picture: RunPicture, part: RunPart, event: SubPlanStarted) -> None:
     part.begun = True
     if part.entry.sub is not None:
         part.inner = Instance(part.entry.sub, event.inputs, f"{part.key}/", part, picture.run_id)
         _open(picture, part.inner)
 
 
-def _replan_requested(picture: Picture, part: Part, event: ReplanRequested) -> None:
+def _replan_requested(picture: RunPicture, part: RunPart, event: ReplanRequested) -> None:
     part.replan = "asked"
 
 
-def _replanned(picture: Picture, part: Part, event: StepReplanned) -> None:
+def _replanned(picture: RunPicture, part: RunPart, event: StepReplanned) -> None:
     part.replan = "done"
     part.inner = Instance(compile_plan(event.plan), event.inputs, f"{part.key}/", part, picture.run_id)
     _open(picture, part.inner)
@@ -273,15 +270,15 @@ def _replanned(picture: Picture, part: Part, event: StepReplanned) -> None:
 # --- how steps end -----------------------------------------------------------------------------
 
 
-def _succeeded(picture: Picture, part: Part, event: StepSucceeded) -> None:
+def _succeeded(picture: RunPicture, part: RunPart, event: StepSucceeded) -> None:
     if part.status is not None:
         return
     part.output, part.errors, part.reused = event.output, event.errors, event.reused
     picture.imperfect += bool(event.errors)
-    _end(picture, part, StepStatus.COMPLETED)
+    end(picture, part, StepStatus.COMPLETED)
 
 
-def _failed(picture: Picture, part: Part, event: StepFailed) -> None:
+def _failed(picture: RunPicture, part: RunPart, event: StepFailed) -> None:
     if part.status is not None:
         return
     part.error = event.error
@@ -290,7 +287,7 @@ def _failed(picture: Picture, part: Part, event: StepFailed) -> None:
     if part.parent is not None:
         part.parent.bad_items += 1
         if part.step.on_item_error == "fail_fast":
-            _stop_parts(picture, part.parent, keep=False)
+            stop_parts(picture, part.parent, keep=False)
     elif part.tolerated:
         picture.imperfect += 1
     elif (
@@ -298,118 +295,20 @@ def _failed(picture: Picture, part: Part, event: StepFailed) -> None:
         and instance.graph.plan.fail_fast
         and not (event.status is StepStatus.CANCELLED and instance.stopping)
     ):
-        _stop(picture, instance, keep=True)
-    _tell(picture, part)
+        stop(picture, instance, keep=True)
+    tell(picture, part)
 
 
-def _skipped(picture: Picture, part: Part, event: StepSkipped) -> None:
+def _skipped(picture: RunPicture, part: RunPart, event: StepSkipped) -> None:
     if part.status is not None:
         return
     part.reason = event.reason
     picture.imperfect += 1
-    _end(picture, part, StepStatus.SKIPPED)
+    end(picture, part, StepStatus.SKIPPED)
 
 
-def _end(picture: Picture, part: Part, status: StepStatus, *, by_itself: bool = False) -> None:
-    if part.status is None:
-        part.status, part.by_itself = status, by_itself
-        _tell(picture, part)
-
-
-def _tell(picture: Picture, part: Part) -> None:
-    """Let what it is in, and what waits for it, know that a step has ended."""
-    ended = [part]
-    while ended:
-        one = ended.pop()
-        one.seq = picture.seq
-        one.waits, one.until = "", None
-        if one.parent is not None:
-            one.parent.left -= 1
-            if one.parent.left and _fails_too_often(one.parent):
-                _stop_parts(picture, one.parent, keep=False)
-            continue
-        one.instance.left -= 1
-        for place in one.entry.downstream:
-            below = one.instance.parts[place]
-            _count(one, below)
-            if below.status is not None or not below.instance.stopping or below.cleans_up:
-                continue
-            first = below.entry.join is JoinRule.ONE_SUCCESS and below.ok == 1
-            if not below.begun and (below.met == len(below.entry.upstream) or first):
-                _not_started(picture, below)
-                ended.append(below)
-
-
-def _count(part: Part, below: Part) -> None:
-    """Count an ended step for one that waits for it: well, badly, or left out."""
-    below.met += 1
-    if part.status is StepStatus.SKIPPED:
-        if part.reason is SkipReason.UPSTREAM_FAILED:
-            below.failed += 1
-        else:
-            below.skipped += 1
-        return
-    if part.status is not StepStatus.COMPLETED and not part.tolerated:
-        below.failed += 1
-        return
-    condition = below.entry.conditions.get(part.entry.place)
-    holds = True
-    if condition is not None:
-        try:
-            holds = truthy(condition.evaluate(View(part.instance)))
-        except UndecidableError:
-            below.unsure = True
-        except (MissingValueError, EvaluationError):
-            below.broken, holds = True, False
-    if holds:
-        below.ok += 1
-    else:
-        below.skipped += 1
-
-
-def _fails_too_often(part: Part) -> bool:
-    rate = part.step.max_failure_rate
-    done = len(part.items or ()) - part.left
-    return rate is not None and not part.halted_parts and done >= ENOUGH_ITEMS and part.bad_items > rate * done
-
-
-def _stop(picture: Picture, instance: Instance, *, keep: bool) -> None:
-    """Stop a plan: what waits ends now, what is under way when it answers, the rest with what it waits for."""
-    instance.cleans_up = keep and (instance.cleans_up or not instance.stopping)
-    instance.stopping = True
-    for part in instance.parts:
-        _halt(picture, part)
-
-
-def _stop_parts(picture: Picture, part: Part, *, keep: bool) -> None:
-    part.halted_parts = True
-    if part.inner is not None:
-        _stop(picture, part.inner, keep=keep)
-    for item in part.items or ():
-        _halt(picture, item)
-
-
-def _halt(picture: Picture, part: Part) -> None:
-    if part.status is not None or (part.parent is None and part.cleans_up and not part.halted_parts):
-        return
-    if part.open is not None:
-        return
-    if part.items is not None or part.inner is not None:
-        _stop_parts(picture, part, keep=part.instance.cleans_up and not part.halted_parts)
-    elif part.begun:
-        _end(picture, part, StepStatus.CANCELLED, by_itself=True)
-    elif part.parent is not None or part.met == len(part.entry.upstream) or part.question is not None:
-        _not_started(picture, part)
-        _tell(picture, part)
-
-
-def _not_started(picture: Picture, part: Part) -> None:
-    part.status, part.reason, part.by_itself = StepStatus.SKIPPED, SkipReason.NOT_STARTED, True
-    picture.imperfect += 1
-
-
-def _of_part(take: Callable[[Picture, Part, Any], None]) -> Callable[[Picture, Any], None]:
-    def taken(picture: Picture, event: Any) -> None:
+def _of_part(take: Callable[[RunPicture, RunPart, Any], None]) -> Callable[[RunPicture, Any], None]:
+    def taken(picture: RunPicture, event: Any) -> None:
         part = picture.parts.get(event.step)
         if part is not None:
             take(picture, part, event)
@@ -417,7 +316,7 @@ def _of_part(take: Callable[[Picture, Part, Any], None]) -> Callable[[Picture, A
     return taken
 
 
-_TAKEN: dict[type[Any], Callable[[Picture, Any], None]] = {
+_TAKEN: dict[type[Any], Callable[[RunPicture, Any], None]] = {
     RunStarted: _run_started,
     RunResumed: _run_resumed,
     PauseRequested: _pause_requested,

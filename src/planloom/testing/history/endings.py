@@ -11,7 +11,7 @@ from planloom.testing.history.starts import rule_met
 
 if TYPE_CHECKING:
     from planloom.ports import Recorded
-    from planloom.testing.history.picture import Part, Picture
+    from planloom.testing.history.picture import RunPart, RunPicture
     from planloom.testing.history.violation import Findings
 
 A_TURN = 1_000
@@ -28,7 +28,7 @@ def _must_stop(event: Any) -> RunStatus | None:
 class Endings:
     """Judges how a run ends, or rests."""
 
-    def __init__(self, picture: Picture, findings: Findings) -> None:
+    def __init__(self, picture: RunPicture, findings: Findings) -> None:
         self.picture = picture
         self.findings = findings
         self.owed: RunStatus | None = None
@@ -109,7 +109,7 @@ class Endings:
             return
         self._forgotten(parts)
 
-    def _forgotten(self, parts: list[Part]) -> None:
+    def _forgotten(self, parts: list[RunPart]) -> None:
         """Judge whether a step is left that could start and whose turn never comes."""
         picture = self.picture
         if picture.paused or picture.stops or picture.started is None:
@@ -120,12 +120,12 @@ class Endings:
             elif self._could_start(part):
                 self._accuse(picture.seq, "it could start, and nobody started it", part.key)
 
-    def _is_failed_and_left(self, part: Part) -> bool:
+    def _is_failed_and_left(self, part: RunPart) -> bool:
         over = part.attempts and part.open is None and not part.waits and part.inner is None
         last: Any = part.outcomes.get(part.attempts)
         return bool(over and last is not None and part.replan == "" and not part.cleared and not part.woken)
 
-    def _could_start(self, part: Part) -> bool:
+    def _could_start(self, part: RunPart) -> bool:
         """Return whether nothing at all keeps a step that never began from starting."""
         started, step = self.picture.started, part.step
         if part.begun or part.status is not None or part.parent is not None or started is None:

@@ -31,7 +31,7 @@ from planloom.testing.history.drawing import BEGIN_TURNS
 
 if TYPE_CHECKING:
     from planloom.ports import Recorded
-    from planloom.testing.history.picture import Part, Picture
+    from planloom.testing.history.picture import RunPart, RunPicture
     from planloom.testing.history.violation import Findings
 
 _NOTES = (OutputStreamed, AttemptWaiting, CallStarted, CallEnded, CircuitChanged)
@@ -44,7 +44,7 @@ SLACK_S = 1e-6
 class Numbers:
     """Judges how events are numbered, caused and ordered."""
 
-    def __init__(self, picture: Picture, findings: Findings) -> None:
+    def __init__(self, picture: RunPicture, findings: Findings) -> None:
         self.picture = picture
         self.findings = findings
 
@@ -77,7 +77,7 @@ class Numbers:
     def _accuse(self, law: str, seq: int, event: Any, what: str) -> None:
         self.findings.accuse(law, seq, getattr(event, "step", ""), f"{type(event).__name__} {what}")
 
-    def _cause(self, entry: Recorded, part: Part | None) -> None:
+    def _cause(self, entry: Recorded, part: RunPart | None) -> None:
         event, cause = entry.event, entry.cause
         wanted = self.picture.turn_seq
         if isinstance(event, BEGIN_TURNS):
@@ -94,7 +94,7 @@ class Numbers:
         if cause != wanted:
             self._accuse("I1", entry.seq, event, f"says it came of event {cause}, and it came of {wanted or 'outside'}")
 
-    def _order(self, entry: Recorded, part: Part | None) -> None:
+    def _order(self, entry: Recorded, part: RunPart | None) -> None:
         event, seq, picture = entry.event, entry.seq, self.picture
         if event.at < picture.last_at - SLACK_S and not isinstance(event, ResultRefused):
             self._accuse("order", seq, event, f"was {picture.last_at - event.at:.6f} s before what stands above it")
@@ -107,7 +107,7 @@ class Numbers:
         elif part is not None:
             self._follows(entry, part)
 
-    def _dispatch(self, entry: Recorded, part: Part, event: StepDispatched) -> None:
+    def _dispatch(self, entry: Recorded, part: RunPart, event: StepDispatched) -> None:
         seq, picture = entry.seq, self.picture
         if event.attempt != part.attempts + 1:
             self._accuse("order", seq, event, f"is attempt {event.attempt} after attempt {part.attempts}")
@@ -116,7 +116,7 @@ class Numbers:
         if part.waits in ("retry", "timer"):
             self._accuse("order", seq, event, "came before the wait was over")
 
-    def _follows(self, entry: Recorded, part: Part) -> None:
+    def _follows(self, entry: Recorded, part: RunPart) -> None:
         event, seq = entry.event, entry.seq
         if isinstance(event, RetryScheduled | ReplanRequested):
             if event.attempt != part.attempts + 1:
@@ -132,7 +132,7 @@ class Numbers:
         elif isinstance(event, _NOTES) and not is_of(part, event):
             self._accuse("order", seq, event, "is of an attempt that is not under way")
 
-    def _timer(self, entry: Recorded, part: Part) -> None:
+    def _timer(self, entry: Recorded, part: RunPart) -> None:
         timeout_s = part.step.timeout_seconds if part.begun else None
         over_at = None if timeout_s is None else part.begun_at + timeout_s
         due_at = part.until
@@ -146,7 +146,7 @@ class Numbers:
             self._accuse("order", entry.seq, entry.event, f"came {due_at - entry.event.at:.6f} s early")
 
 
-def is_of(part: Part, event: Any) -> bool:
+def is_of(part: RunPart, event: Any) -> bool:
     """Return whether an event is of the attempt of this step that is under way."""
     return part.open is not None and (part.open[0].attempt, part.open[0].epoch) == (event.attempt, event.epoch)
 

@@ -36,7 +36,7 @@ class InnerCall:
 
 
 @dataclass(slots=True, eq=False)
-class Lane:
+class AheadLane:
     """An attempt ahead of its time."""
 
     event: StepSpeculated
@@ -46,7 +46,7 @@ class Lane:
 
 
 @dataclass(slots=True, eq=False)
-class Part:
+class RunPart:
     """One step of a plan instance, or one item of a map.
 
     Attributes:
@@ -66,7 +66,7 @@ class Part:
     key: str
     instance: Instance
     entry: GraphStep
-    parent: Part | None = None
+    parent: RunPart | None = None
     index: int | None = None
     item: Any = None
     status: StepStatus | None = None
@@ -83,7 +83,7 @@ class Part:
     waits: str = ""
     until: float | None = None
     replan: str = ""
-    items: list[Part] | None = None
+    items: list[RunPart] | None = None
     inner: Instance | None = None
     bad_items: int = 0
     left: int = 0
@@ -171,9 +171,9 @@ class Instance:
     graph: PlanGraph
     inputs: dict[str, Any]
     prefix: str = ""
-    owner: Part | None = None
+    owner: RunPart | None = None
     run_id: str | None = None
-    parts: list[Part] = field(default_factory=list)
+    parts: list[RunPart] = field(default_factory=list)
     left: int = 0
     stopping: bool = False
     cleans_up: bool = False
@@ -184,7 +184,7 @@ class View:
 
     __slots__ = ("instance", "part")
 
-    def __init__(self, instance: Instance, part: Part | None = None) -> None:
+    def __init__(self, instance: Instance, part: RunPart | None = None) -> None:
         self.instance = instance
         self.part = part
 
@@ -218,7 +218,7 @@ class View:
         return None if part.status is StepStatus.COMPLETED else part.error
 
 
-class Picture:
+class RunPicture:
     """Everything that a record told so far.
 
     Attributes:
@@ -233,9 +233,9 @@ class Picture:
         self.run_id = run_id
         self.started: RunStarted | None = None
         self.root: Instance | None = None
-        self.parts: dict[str, Part] = {}
-        self.open: dict[str, Part] = {}
-        self.lanes: dict[tuple[str, str], Lane] = {}
+        self.parts: dict[str, RunPart] = {}
+        self.open: dict[str, RunPart] = {}
+        self.lanes: dict[tuple[str, str], AheadLane] = {}
         self.stops: list[Any] = []
         self.finished: Any = None
         self.paused = False
@@ -247,7 +247,7 @@ class Picture:
         self.time_up = False
         self.imperfect = 0
 
-    def effects(self, part: Part) -> Effects:
+    def effects(self, part: RunPart) -> Effects:
         """Return what doing this step again would do, by what the plan and its tools said when the run began."""
         if part.replan == "asked":
             return Effects.NONE

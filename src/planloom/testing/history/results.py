@@ -23,7 +23,7 @@ from planloom.testing.history.picture import UndecidableError, View
 if TYPE_CHECKING:
     from planloom.plan.refs import Template
     from planloom.ports import Recorded
-    from planloom.testing.history.picture import Instance, Part, Picture
+    from planloom.testing.history.picture import Instance, RunPart, RunPicture
     from planloom.testing.history.violation import Findings
 
 CANNOT_RESOLVE = (MissingValueError, EvaluationError)
@@ -32,7 +32,7 @@ CANNOT_RESOLVE = (MissingValueError, EvaluationError)
 class Results:
     """Judges what steps, calls and the run report."""
 
-    def __init__(self, picture: Picture, findings: Findings) -> None:
+    def __init__(self, picture: RunPicture, findings: Findings) -> None:
         self.picture = picture
         self.findings = findings
 
@@ -74,7 +74,7 @@ class Results:
 
     # --- of steps ---
 
-    def _outcome(self, entry: Recorded, part: Part, event: AttemptSucceeded | AttemptFailed) -> bool:
+    def _outcome(self, entry: Recorded, part: RunPart, event: AttemptSucceeded | AttemptFailed) -> bool:
         self.findings.count("I2", "results")
         if is_of(part, event):
             return True
@@ -85,7 +85,7 @@ class Results:
         self._accuse("I2", entry, what)
         return False
 
-    def _success(self, entry: Recorded, part: Part, event: StepSucceeded) -> bool:
+    def _success(self, entry: Recorded, part: RunPart, event: StepSucceeded) -> bool:
         self.findings.count("I2", "results")
         if part.status is StepStatus.COMPLETED or part.open is not None:
             self._accuse("I2", entry, "another result than its attempt's is reported")
@@ -109,7 +109,7 @@ class Results:
             self._accuse("I2", entry, "its output is not what was given as its result")
         return True
 
-    def _call(self, entry: Recorded, part: Part, event: CallEnded) -> None:
+    def _call(self, entry: Recorded, part: RunPart, event: CallEnded) -> None:
         self.findings.count("I2", "inner calls")
         call = part.calls.get(event.key)
         before = call.ended if call is not None else None
@@ -122,7 +122,7 @@ class Results:
 
     # --- of maps ---
 
-    def _width(self, entry: Recorded, part: Part, event: StepExpanded) -> bool:
+    def _width(self, entry: Recorded, part: RunPart, event: StepExpanded) -> bool:
         self.findings.count("I8", "maps")
         self.findings.count("I8", "items", len(event.items))
         if part.items is not None:
@@ -142,7 +142,7 @@ class Results:
             self._accuse("I8", entry, f"its {len(event.items)} items are not those that its `for_each` gives")
         return True
 
-    def _whole(self, entry: Recorded, part: Part) -> None:
+    def _whole(self, entry: Recorded, part: RunPart) -> None:
         """Judge whether all parts of a container that ends have ended."""
         if part.items is not None and part.left:
             ended = len(part.items) - part.left
@@ -150,7 +150,7 @@ class Results:
         elif part.inner is not None and part.inner.left:
             self._accuse("I4", entry, f"ended while {part.inner.left} of its steps had not")
 
-    def _map_result(self, entry: Recorded, part: Part, event: StepSucceeded) -> None:
+    def _map_result(self, entry: Recorded, part: RunPart, event: StepSucceeded) -> None:
         items = part.items or []
         if part.left:
             self._whole(entry, part)

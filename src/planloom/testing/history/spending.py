@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from planloom.core.events import ToolFacts
     from planloom.plan.policy import ResourceLimits
     from planloom.ports import Recorded
-    from planloom.testing.history.picture import Part, Picture
+    from planloom.testing.history.picture import RunPart, RunPicture
     from planloom.testing.history.violation import Findings
 
 _SLACK = 1e-6
@@ -35,13 +35,13 @@ _SLACK = 1e-6
 class Spending:
     """Keeps the books of a run, and judges them at each start."""
 
-    def __init__(self, picture: Picture, findings: Findings) -> None:
+    def __init__(self, picture: RunPicture, findings: Findings) -> None:
         self.picture = picture
         self.findings = findings
         self.calls = 0
         self.usd = 0.0
         self.tokens = 0
-        self.under_way: dict[str, Part] = {}
+        self.under_way: dict[str, RunPart] = {}
         """Attempts whose share is set aside."""
         self.ahead: dict[tuple[str, str], StepSpeculated] = {}
         """What runs ahead and is not settled; its share is set aside."""
@@ -83,18 +83,18 @@ class Spending:
 
     # --- the books ---
 
-    def _facts(self, part: Part) -> ToolFacts | None:
+    def _facts(self, part: RunPart) -> ToolFacts | None:
         """Return what is known of the tool that an attempt of this step calls; None if it calls none itself."""
         started = self.picture.started
         if started is None or part.step.tool is None or part.replan == "asked":
             return None
         return started.tools.get(part.step.tool)
 
-    def _price(self, part: Part) -> float:
+    def _price(self, part: RunPart) -> float:
         facts = self._facts(part)
         return (facts.cost_per_call_usd or 0.0) if facts is not None else 0.0
 
-    def _book(self, entry: Recorded, part: Part, event: AttemptSucceeded | AttemptFailed) -> None:
+    def _book(self, entry: Recorded, part: RunPart, event: AttemptSucceeded | AttemptFailed) -> None:
         self.calls += _calls_tool(part)
         if isinstance(event, AttemptFailed) and event.kind is FailureKind.LOST:
             self.usd += self._price(part)
@@ -135,7 +135,7 @@ class Spending:
             if running >= most:
                 self._accuse(entry, f"{running} attempts are under way, and there is room for {most}")
 
-    def _judge(self, entry: Recorded, part: Part) -> None:
+    def _judge(self, entry: Recorded, part: RunPart) -> None:
         self._slot(entry)
         limits = self.limits
         if limits is None:
@@ -166,12 +166,12 @@ class Spending:
                 self._accuse(entry, f"{tokens} tokens are used, and `max_total_tokens` is {limits.max_total_tokens}")
         self._gauges(entry, part, limits)
 
-    def _asks_for_money(self, part: Part) -> bool:
+    def _asks_for_money(self, part: RunPart) -> bool:
         started = self.picture.started
         facts = started.models.get(part.step.model or "") if started is not None else None
         return facts is not None and facts.price is not None and facts.price.ceiling_usd(1, 1) > 0
 
-    def _gauges(self, entry: Recorded, part: Part, limits: ResourceLimits) -> None:
+    def _gauges(self, entry: Recorded, part: RunPart, limits: ResourceLimits) -> None:
         for name, most in (("memory_mb", limits.max_memory_mb), ("cpu_percent", limits.max_cpu_percent)):
             own = _declared(self._facts(part), name)
             taken = sum(_declared(self._facts(one), name) for one in self.under_way.values())
@@ -197,11 +197,11 @@ class Spending:
             self._accuse(entry, f"the run stops at limits that it does not have: {', '.join(missing) or 'none'}")
 
 
-def _calls_tool(part: Part) -> int:
+def _calls_tool(part: RunPart) -> int:
     return int(part.step.tool is not None and part.replan != "asked")
 
 
-def _asks_model(part: Part) -> bool:
+def _asks_model(part: RunPart) -> bool:
     step = part.step
     return part.replan == "asked" or step.model is not None or step.agent is not None or step.task is not None
 

@@ -35,7 +35,7 @@ from planloom.testing.history.picture import UndecidableError, View
 
 if TYPE_CHECKING:
     from planloom.ports import Recorded
-    from planloom.testing.history.picture import Part, Picture
+    from planloom.testing.history.picture import RunPart, RunPicture
     from planloom.testing.history.violation import Findings
 
 BEGINS = (StepDispatched, StepExpanded, SubPlanStarted, WaitStarted, ApprovalRequested)
@@ -47,10 +47,10 @@ CANNOT_RESOLVE = (MissingValueError, EvaluationError)
 class Starts:
     """Judges what begins, is skipped, or is tried again."""
 
-    def __init__(self, picture: Picture, findings: Findings) -> None:
+    def __init__(self, picture: RunPicture, findings: Findings) -> None:
         self.picture = picture
         self.findings = findings
-        self.places: dict[tuple[int, str], list[Part]] = {}
+        self.places: dict[tuple[int, str], list[RunPart]] = {}
         self.confirmed: dict[str, StepSpeculated] = {}
 
     def look(self, entry: Recorded) -> bool:
@@ -74,7 +74,7 @@ class Starts:
         self._of_step(entry, part)
         return True
 
-    def _of_step(self, entry: Recorded, part: Part) -> None:
+    def _of_step(self, entry: Recorded, part: RunPart) -> None:
         event = entry.event
         if isinstance(event, ApprovalRequested) and event.attempt:
             self._question(entry, part, event)
@@ -102,7 +102,7 @@ class Starts:
 
     # --- I5 ---
 
-    def _may_begin(self, entry: Recorded, part: Part) -> None:
+    def _may_begin(self, entry: Recorded, part: RunPart) -> None:
         picture, event = self.picture, entry.event
         self.findings.count("I5", "starts")
         if picture.paused and not isinstance(event, RetryScheduled | ReplanRequested):
@@ -112,7 +112,7 @@ class Starts:
 
     # --- I3 and I4: a step begins ---
 
-    def _begin(self, entry: Recorded, part: Part) -> None:
+    def _begin(self, entry: Recorded, part: RunPart) -> None:
         event = entry.event
         self.findings.count("I4", "starts")
         if part.replan != "asked" and not isinstance(event, begins_with(part)):
@@ -141,7 +141,7 @@ class Starts:
             self._as_guessed(entry, part, confirmed)
         self._places(entry, part)
 
-    def _once(self, entry: Recorded, part: Part) -> None:
+    def _once(self, entry: Recorded, part: RunPart) -> None:
         effects = self.picture.effects(part)
         self.findings.count("I3", "attempts without effects" if effects is Effects.NONE else f"{effects} attempts")
         if effects is Effects.ONCE and part.attempts and not part.cleared:
@@ -149,7 +149,7 @@ class Starts:
 
     # --- I4: a person's word ---
 
-    def _question(self, entry: Recorded, part: Part, event: ApprovalRequested) -> None:
+    def _question(self, entry: Recorded, part: RunPart, event: ApprovalRequested) -> None:
         """Judge whether a person is asked about what the attempt would be given, and when its time is there."""
         self.findings.count("I4", "attempts that need a person's word")
         if event.attempt != part.attempts + 1 or part.open is not None:
@@ -163,18 +163,18 @@ class Starts:
         if event.args is not None and event.args != args:
             self._accuse("I4", entry, "a person is asked about arguments that are not those on record for it")
 
-    def _answer(self, entry: Recorded, part: Part, event: ApprovalAnswered) -> None:
+    def _answer(self, entry: Recorded, part: RunPart, event: ApprovalAnswered) -> None:
         asked = part.question
         if asked is not None and asked.binding != event.binding:
             self._accuse("I4", entry, "an answer counts that was given to another question")
 
-    def _permitted(self, entry: Recorded, part: Part, event: StepDispatched) -> None:
+    def _permitted(self, entry: Recorded, part: RunPart, event: StepDispatched) -> None:
         if part.question is not None and part.replan != "asked" and part.permitted != event.attempt:
             self._accuse("I4", entry, f"attempt {event.attempt} starts without the word of a person that it needs")
 
     # --- I3: calls inside attempts ---
 
-    def _call(self, entry: Recorded, part: Part, event: CallStarted) -> None:
+    def _call(self, entry: Recorded, part: RunPart, event: CallStarted) -> None:
         if event.effects is not Effects.ONCE:
             return
         self.findings.count("I3", "once calls inside attempts")
@@ -185,7 +185,7 @@ class Starts:
         if call.open or "NotDoneError" not in told:
             self._accuse("I3", entry, f"call {event.key!r}, which may be made only once, is begun again")
 
-    def _call_ended(self, entry: Recorded, part: Part, event: CallEnded) -> None:
+    def _call_ended(self, entry: Recorded, part: RunPart, event: CallEnded) -> None:
         started = self.picture.started
         if event.kind != "tool" or event.error is not None or started is None or event.name not in started.tools:
             return
@@ -193,7 +193,7 @@ class Starts:
         if self.picture.effects_of(event.name) is not Effects.NONE and (call is None or not call.open):
             self._accuse("I3", entry, f"call {event.key!r} had an effect, and no start of it is on record")
 
-    def _joined(self, entry: Recorded, part: Part) -> None:
+    def _joined(self, entry: Recorded, part: RunPart) -> None:
         """Judge whether a step's join rule and condition let it begin."""
         first = part.entry.join is JoinRule.ONE_SUCCESS
         if part.broken and not first:
@@ -211,7 +211,7 @@ class Starts:
             except CANNOT_RESOLVE as error:
                 self._accuse("I4", entry, f"it starts although its `when` cannot be worked out: {error.message}")
 
-    def _inputs(self, entry: Recorded, part: Part) -> None:
+    def _inputs(self, entry: Recorded, part: RunPart) -> None:
         """Judge whether all that a step is given is on record."""
         event = entry.event
         if isinstance(event, StepExpanded):
@@ -233,12 +233,12 @@ class Starts:
         if found != wanted:
             self._accuse("I4", entry, f"{what} are not what is on record for it")
 
-    def _upstream_ended(self, entry: Recorded, part: Part, word: str) -> None:
+    def _upstream_ended(self, entry: Recorded, part: RunPart, word: str) -> None:
         missing = len(part.entry.upstream) - part.met
         if missing and part.entry.join is not JoinRule.ONE_SUCCESS:
             self._accuse("I4", entry, f"it {word} before {missing} of the steps before it had ended")
 
-    def _reused(self, entry: Recorded, part: Part) -> None:
+    def _reused(self, entry: Recorded, part: RunPart) -> None:
         self._joined(entry, part)
         again = (SkipReason.CONDITION_FALSE, SkipReason.UPSTREAM_SKIPPED)
         for place in part.entry.upstream if part.parent is None else ():
@@ -246,7 +246,7 @@ class Starts:
             if not (above.reused or above.reason in again):
                 self._accuse("I4", entry, f"it takes over an earlier result although {above.key} was done anew")
 
-    def _skip(self, entry: Recorded, part: Part, event: StepSkipped) -> None:
+    def _skip(self, entry: Recorded, part: RunPart, event: StepSkipped) -> None:
         if event.reason is SkipReason.ON_ERROR_SKIP:
             if part.parent is not None or part.step.on_error is not OnError.SKIP:
                 self._accuse("I4", entry, "its failure is skipped, and it does not say `on_error: skip`")
@@ -267,7 +267,7 @@ class Starts:
         elif (event.reason is SkipReason.UPSTREAM_FAILED) is not (part.failed > 0):
             self._accuse("I4", entry, f"it is skipped as {event.reason}, and {part.failed} steps before it failed")
 
-    def _left_out(self, entry: Recorded, part: Part) -> None:
+    def _left_out(self, entry: Recorded, part: RunPart) -> None:
         if part.entry.when is None or not rule_met(part):
             self._accuse("I4", entry, "it is skipped for a condition that it does not have, or that is not looked at")
             return
@@ -281,7 +281,7 @@ class Starts:
 
     # --- I4: places ---
 
-    def _places(self, entry: Recorded, part: Part) -> None:
+    def _places(self, entry: Recorded, part: RunPart) -> None:
         """Judge whether a place was free where only so many may be under way, and take it."""
         step, instance = part.step, part.instance
         wanted: list[tuple[tuple[int, str], int, str]] = []
@@ -303,7 +303,7 @@ class Starts:
 
     # --- running ahead ---
 
-    def _ahead(self, entry: Recorded, part: Part, event: StepSpeculated) -> None:
+    def _ahead(self, entry: Recorded, part: RunPart, event: StepSpeculated) -> None:
         self.findings.count("I4", "attempts ahead of their time")
         if self.picture.effects(part) is not Effects.NONE and event.role == "ahead":
             self._accuse("I4", entry, "it runs ahead of its time, and it may have an effect")
@@ -314,14 +314,14 @@ class Starts:
         if not set(event.drafts) <= set(event.on):
             self._accuse("I4", entry, "it runs ahead on drafts that it does not wait for")
 
-    def _settled(self, entry: Recorded, part: Part, event: SpeculationSettled) -> None:
+    def _settled(self, entry: Recorded, part: RunPart, event: SpeculationSettled) -> None:
         lane = self.picture.lanes.get((part.key, event.role))
         if lane is None or lane.settled:
             self._accuse("order", entry, "what ran ahead is settled, and nothing does")
         elif event.outcome == "confirmed":
             self.confirmed[part.key] = lane.event
 
-    def _as_guessed(self, entry: Recorded, part: Part, event: StepSpeculated) -> None:
+    def _as_guessed(self, entry: Recorded, part: RunPart, event: StepSpeculated) -> None:
         try:
             text = json.dumps(part.entry.args.resolve(part.view), sort_keys=True, separators=(",", ":"))
         except (UndecidableError, *CANNOT_RESOLVE):
@@ -330,7 +330,7 @@ class Starts:
             self._accuse("I4", entry, "what ran ahead was confirmed, and it was given something else")
 
 
-def begins_with(part: Part) -> type[Any]:
+def begins_with(part: RunPart) -> type[Any]:
     """Return the event that a step of this kind begins with."""
     if part.is_map:
         return StepExpanded
@@ -341,7 +341,7 @@ def begins_with(part: Part) -> type[Any]:
     return SubPlanStarted if part.step.plan is not None else WaitStarted
 
 
-def rule_met(part: Part) -> bool:
+def rule_met(part: RunPart) -> bool:
     """Return whether what is known of the steps before this one lets it start, by its join rule."""
     total = len(part.entry.upstream)
     match part.entry.join:

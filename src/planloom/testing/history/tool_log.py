@@ -22,7 +22,7 @@ from planloom.plan.policy import Effects
 from planloom.testing.history.violation import LoggedCall
 
 if TYPE_CHECKING:
-    from planloom.testing.history.picture import Part, Picture
+    from planloom.testing.history.picture import RunPart, RunPicture
     from planloom.testing.history.violation import Findings
 
 
@@ -65,7 +65,7 @@ def read_tool_log(path: Path, *, run_id: str) -> list[LoggedCall]:
     return found
 
 
-def check_calls(calls: Iterable[LoggedCall], picture: Picture, findings: Findings) -> None:
+def check_calls(calls: Iterable[LoggedCall], picture: RunPicture, findings: Findings) -> None:
     """Judge what tools say was called against what is on record."""
     by_key: dict[tuple[str, str], list[LoggedCall]] = {}
     for call in calls:
@@ -85,13 +85,13 @@ def check_calls(calls: Iterable[LoggedCall], picture: Picture, findings: Finding
             findings.accuse("I3", picture.seq, same[0].step, what)
 
 
-def _effects(call: LoggedCall, part: Part | None, picture: Picture) -> Effects:
+def _effects(call: LoggedCall, part: RunPart | None, picture: RunPicture) -> Effects:
     if part is not None and part.step.tool is not None and part.step.effects is not None:
         return part.step.effects
     return picture.effects_of(call.tool)
 
 
-def _on_record(call: LoggedCall, part: Part | None) -> bool:
+def _on_record(call: LoggedCall, part: RunPart | None) -> bool:
     if part is None or not 1 <= call.attempt <= part.attempts:
         return False
     if part.step.tool is not None or part.step.model is not None:
@@ -99,6 +99,6 @@ def _on_record(call: LoggedCall, part: Part | None) -> bool:
     return any(name == call.tool for name in part.called)
 
 
-def _allowances(part: Part | None) -> int:
+def _allowances(part: RunPart | None) -> int:
     """Return how many times somebody said of a step that another attempt does nothing twice."""
     return part.clearances if part is not None else 0
