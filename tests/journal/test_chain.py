@@ -445,6 +445,17 @@ def test_what_is_left_for_a_run_with_a_key_is_taken_from_holders_of_the_key_only
     in_journal(path, look, key=KEY)
 
 
+def test_nobody_can_leave_anything_for_a_run_of_another_key_by_mistake(path: Path) -> None:
+    written(path, key=KEY, runs=("cut",))
+
+    async def post(journal: SqliteJournal) -> None:
+        with pytest.raises(JournalKeyError, match="was written with a key, and none is given"):
+            await journal.post("cut", CancelRequested("ann", 1.5))
+        assert await journal.posted_runs() == set()
+
+    in_journal(path, post)
+
+
 # --- a list of runs ---------------------------------------------------------------------------
 
 

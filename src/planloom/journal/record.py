@@ -121,6 +121,14 @@ def read_page(
     return Page(events, checked, row.status in _ENDED)
 
 
+def is_there(connection: sqlite3.Connection, run_id: str, chains: Chains) -> bool:
+    """Return whether there is such a run; raises JournalKeyError if it is not for who has these chains."""
+    row = _row_of(connection, run_id)
+    if row is not None:
+        _check_form(connection, run_id, row, chains.links(run_id), chains)
+    return row is not None
+
+
 def posted_facts(connection: sqlite3.Connection, run_id: str, chains: Chains) -> list[tuple[int, Fact]]:
     """Return what people left for the run, oldest first.
 
@@ -138,14 +146,16 @@ def posted_facts(connection: sqlite3.Connection, run_id: str, chains: Chains) ->
     links, blob_text = chains.links(run_id), blobs_of(connection)
     found: list[tuple[int, Fact]] = []
     for number, kind, version, body, link in rows:
+        remedy = f"look who can write to the file; `DELETE FROM posted WHERE number = {number}` takes it out"
         if link is None and chains.is_keyed:
             raise JournalKeyError(
                 f"what was left for run {run_id!r} as number {number} was left without this journal's key",
-                remedy="leave it again with the settings that name the key; look who can write to the file",
+                remedy=remedy,
                 run_id=run_id,
             )
         if link is not None and not _fits(link, links.of_posted, number, kind, version, body):
-            raise damaged_run(run_id, 0, f"what a person left for it as number {number} is not what was written")
+            what = f"what a person left for it as number {number} is not what was written"
+            raise JournalDamagedError(f"run {run_id!r}: {what}", remedy=remedy, run_id=run_id)
         found.append((number, _decoded(kind, version, body, blob_text, run_id, 0)))  # type: ignore[arg-type]  # only facts are posted
     return found
 

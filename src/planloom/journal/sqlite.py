@@ -29,7 +29,7 @@ from planloom.journal.reader import (
     runs_with_posted_facts,
     status_of,
 )
-from planloom.journal.record import CheckedUpTo, Page, posted_facts, read_page
+from planloom.journal.record import CheckedUpTo, Page, is_there, posted_facts, read_page
 from planloom.journal.rows import insert_posted
 from planloom.journal.schema import prepare, writing_connection
 from planloom.journal.tails import Tails
@@ -145,12 +145,13 @@ class SqliteJournal:
                     after = recorded.seq
                     if isinstance(recorded.event, RunFinished):
                         return
-                if page is None or not page.events:
-                    if page is not None and page.ended:
-                        return
-                    await waiter.news()
-                else:
+                if page is not None:
                     checked = page.checked
+                    if page.events:
+                        continue
+                    if page.ended:
+                        return
+                await waiter.news()
         raise closed_error(self.path)
 
     async def runs(self, *, status: str | None = None, limit: int = 100) -> list[RunRow]:
@@ -162,12 +163,13 @@ class SqliteJournal:
 
         Raises:
             RunNotFoundError: No such run.
+            JournalKeyError: The run has another key than this journal, or one of both has none.
         """
         encoded = encode(fact)
         committer = await self._writing()
 
         def insert(connection: sqlite3.Connection) -> None:
-            if status_of(connection, run_id) is None:
+            if not is_there(connection, run_id, self._chains):
                 raise not_found(run_id, self.path)
             insert_posted(connection, run_id, encoded, self._chains.links(run_id))
 
