@@ -69,6 +69,21 @@ def test_a_tool_has_effects_that_happen_once_whatever_its_server_says_of_it(fold
     assert (all_of_them["calc.say"], all_of_them["calc.wait"]) == (Effects.NONE, Effects.ONCE)
 
 
+def test_what_passes_through_a_server_s_tools_is_what_its_operator_says(folder: ServerFolder) -> None:
+    async def main() -> Any:
+        async with folder.server(source=["mcp"], tools={"say": {"source": "inbox", "needs_approval": True}}) as server:
+            tools = {tool.name: tool for tool in await server.load(trust_first=True)}
+        async with folder.server(tools={"sya": {"source": "inbox"}}) as server:
+            with pytest.raises(ConfigError, match="`tools` of MCP server 'calc' names 'sya'"):
+                await server.load(trust_first=True)
+        return tools
+
+    tools = asyncio.run(main())
+
+    assert (tools["calc.add"].source, tools["calc.add"].needs_approval) == (("mcp",), False)
+    assert (tools["calc.say"].source, tools["calc.say"].needs_approval) == (("inbox",), True)
+
+
 def test_answers_are_json_and_errors_are_errors(folder: ServerFolder) -> None:
     async def main() -> None:
         async with folder.server() as server:
