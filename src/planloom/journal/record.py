@@ -146,7 +146,7 @@ def posted_facts(connection: sqlite3.Connection, run_id: str, chains: Chains) ->
     links, blob_text = chains.links(run_id), blobs_of(connection)
     found: list[tuple[int, Fact]] = []
     for number, kind, version, body, link in rows:
-        remedy = f"look who can write to the file; `DELETE FROM posted WHERE number = {number}` takes it out"
+        remedy = f"look who can write to the file, then delete number {number} from its table `posted`"
         if link is None and chains.is_keyed:
             raise JournalKeyError(
                 f"what was left for run {run_id!r} as number {number} was left without this journal's key",
