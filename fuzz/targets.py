@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fuzz import words
 from planloom.agents.authority import Authority, Offered
 from planloom.errors import (
     ArgumentsError,
@@ -374,95 +375,41 @@ AUTHORITY = Authority(
 
 # --- all of them ------------------------------------------------------------------------------
 
-_FIELDS: tuple[str, ...] = (
-    "planloom",
-    "steps",
-    "id",
-    "tool",
-    "model",
-    "prompt",
-    "with",
-    "needs",
-    "when",
-    "for_each",
-    "retry",
-    "limits",
-)
-_FIELDS += ("inputs", "outputs", "plan", "agent", "code", "approve", "wait", "task", "cache", "verify", "speculate")
-_FIELDS += ("step_id", "tool_name", "parameters", "condition", "retry_policy", "request_id", "final_synthesis", "input")
-_JSON = ('{"', '":', "[", "]", "}", '","', "null", "true", "1e308", "-0.0", "\\ud800", "NaN", "1" * 320, "[[[[[[[[")
-_YAML = (
-    "&a",
-    "*a",
-    "!!str ",
-    "- ",
-    ": ",
-    "<<: ",
-    "|\n ",
-    ">\n ",
-    "---\n",
-    "...\n",
-    "%YAML 1.1\n",
-    "? ",
-    "\t",
-    "#",
-    "~",
-)
-_WORDS: tuple[str, ...] = (
-    "steps.a.output",
-    "inputs.n",
-    "item",
-    "index",
-    "run.id",
-    " and ",
-    " or ",
-    "not ",
-    " in ",
-    " not in ",
-    "==",
-)
-_WORDS += ("!=", "<=", "default(", "exists(", "len(", "json(", "text(", "round(", "sum(", "split(", "join(", "number(")
-_WORDS += ("inputs.big", "inputs.long", "inputs.wide", '"\\""', "first(", "values(", "inputs.list[-1]", "((((((((", ",")
-_REFERENCES = ("${{", "}}", "$${{", "{{", "step:a.x", "${{ inputs.n }}")
-_LINES = ("\na. ", "\nb. ", "(requires steps a and b)", " after a", "[mail.send to=a]", '="', "inputs.", "  ", "Do:\n")
-_EVENTS: tuple[str, ...] = (
-    "run_started 1\n",
-    "attempt_succeeded 1\n",
-    "step_dispatched 1\n",
-    '"run_id":',
-    '"at":1.0',
-    '"plan@blob":"p"',
-)
-_EVENTS += ('"step":"a"', '"attempt":1', '"output":', '"usage":{"input_tokens":1}', '"inputs":{}', '"tools":{}')
 _PLAN = (PlanError,)
 _EVALUATION = (ExpressionError, MissingValueError, EvaluationError)
 
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("plan", read_plan, _PLAN, (110, 250), _FIELDS + _JSON + _YAML + _REFERENCES + _LINES),
-        Target("lettered", read_lettered, _PLAN, (15, 70), _LINES),
-        Target("model_answer", read_model_answer, _PLAN, (20, 30), _FIELDS + _JSON + _REFERENCES),
+        Target(
+            "plan",
+            read_plan,
+            _PLAN,
+            (110, 250),
+            words.FIELDS + words.JSON + words.YAML + words.REFERENCES + words.LINES,
+        ),
+        Target("lettered", read_lettered, _PLAN, (15, 70), words.LINES),
+        Target("model_answer", read_model_answer, _PLAN, (20, 30), words.FIELDS + words.JSON + words.REFERENCES),
         Target(
             "expression",
             read_expression,
             _EVALUATION,
             (80, 160),
-            _WORDS,
+            words.WORDS,
         ),
         Target(
             "references",
             read_references,
             _EVALUATION,
             (40, 60),
-            _WORDS + _REFERENCES,
+            words.WORDS + words.REFERENCES,
         ),
-        Target("schema", read_schema, (OutputError,), (15, 25), _JSON),
-        Target("row", read_row, (JournalFormatError,), (25, 40), _EVENTS + _JSON),
+        Target("schema", read_schema, (OutputError,), (15, 25), words.JSON),
+        Target("row", read_row, (JournalFormatError,), (25, 40), words.EVENTS + words.JSON),
         Target("frames", read_frames, (), (10, 5), ("\0\0\0\x02", "{}", "\0\0\0\x04null", "\xff\xff")),
-        Target("request", read_request, (ProtocolError, OutputError), (10, 0), _JSON + _FIELDS),
-        Target("fact", read_fact, (ProtocolError, OutputError), (10, 0), _JSON + _EVENTS),
-        Target("answer", read_answer, (OutputError,), (10, 5), ("```json\n", "\n```", *_JSON)),
-        Target("arguments", read_arguments, (OutputError,), (10, 0), _JSON),
+        Target("request", read_request, (ProtocolError, OutputError), (10, 0), words.JSON + words.FIELDS),
+        Target("fact", read_fact, (ProtocolError, OutputError), (10, 0), words.JSON + words.EVENTS),
+        Target("answer", read_answer, (OutputError,), (10, 5), ("```json\n", "\n```", *words.JSON)),
+        Target("arguments", read_arguments, (OutputError,), (10, 0), words.JSON),
     )
 }

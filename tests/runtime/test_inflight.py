@@ -127,7 +127,9 @@ DEPLOYS = {
         BUT, SUCCESS, "what the step gives to it still fits", tools=(*FIRST_ONLY, tool(takes_number_or_more))
     ),
     "a parameter more, which may not": Deploy(CANNOT, FAILED, "m: is missing", tools=(*FIRST_ONLY, tool(takes_two))),
-    "a parameter of another type": Deploy(CANNOT, FAILED, "should be a valid string", tools=(*FIRST_ONLY, tool(takes_text))),
+    "a parameter of another type": Deploy(
+        CANNOT, FAILED, "should be a valid string", tools=(*FIRST_ONLY, tool(takes_text))
+    ),
     "a parameter of another type, of a step that may fail": Deploy(
         BUT, PARTIAL, "should be a valid string", plan(FIRST | {"with": {"n": 1}}, ASK, last(on_error="continue")),
         tools=(*FIRST_ONLY, tool(takes_text)),
