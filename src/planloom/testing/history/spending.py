@@ -6,7 +6,8 @@ of what cannot be shown.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from planloom.core.events import (
     AttemptFailed,
@@ -23,13 +24,30 @@ from planloom.core.result import RunStatus
 from planloom.plan.policy import FailureKind
 
 if TYPE_CHECKING:
-    from planloom.core.events import ToolFacts
     from planloom.plan.policy import ResourceLimits
     from planloom.ports import Recorded
     from planloom.testing.history.picture import RunPart, RunPicture
     from planloom.testing.history.violation import Findings
 
 _SLACK = 1e-6
+
+
+@dataclass(slots=True)
+class _Share:
+    """What is set aside for one attempt, or for all of them."""
+
+    calls: int = 0
+    usd: float = 0.0
+    tokens: int = 0
+    memory_mb: float = 0.0
+    cpu_percent: float = 0.0
+
+    def add(self, other: _Share, sign: int = 1) -> None:
+        self.calls += sign * other.calls
+        self.usd += sign * other.usd
+        self.tokens += sign * other.tokens
+        self.memory_mb += sign * other.memory_mb
+        self.cpu_percent += sign * other.cpu_percent
 
 
 class Spending:
@@ -41,10 +59,11 @@ class Spending:
         self.calls = 0
         self.usd = 0.0
         self.tokens = 0
-        self.under_way: dict[str, RunPart] = {}
-        """Attempts whose share is set aside."""
+        self.under_way: dict[str, _Share] = {}
+        """Of attempts by step: what is set aside for them; `aside`: for all, those ahead of their time included."""
+        self.aside = _Share()
         self.ahead: dict[tuple[str, str], StepSpeculated] = {}
-        """What runs ahead and is not settled; its share is set aside."""
+        """What runs ahead and is not settled."""
         self.answers: dict[tuple[str, str], SpeculationAnswered] = {}
 
     @property
@@ -62,14 +81,17 @@ class Spending:
             case TimerFired() if event.step == "":
                 self._time(entry)
             case StepDispatched() if part is not None:
-                self._judge(entry, part)
-                self.under_way[part.key] = part
+                share = self._share(part)
+                self._judge(entry, part, share)
+                self._give_back(part.key)
+                self.under_way[part.key] = share
+                self.aside.add(share)
             case AttemptSucceeded() | AttemptFailed() if part is not None and part.key in self.under_way:
-                del self.under_way[part.key]
-                self._book(entry, part, event)
-            case StepSpeculated() if part is not None:
+                self._book(entry, self._give_back(part.key), event)
+            case StepSpeculated() if part is not None and (part.key, event.role) not in self.ahead:
                 self._slot(entry)
                 self.ahead[part.key, event.role] = event
+                self.aside.add(_share_ahead(event))
             case SpeculationAnswered() if (event.step, event.role) in self.ahead:
                 self.answers[event.step, event.role] = event
             case SpeculationSettled() if (event.step, event.role) in self.ahead:
@@ -83,24 +105,30 @@ class Spending:
 
     # --- the books ---
 
-    def _facts(self, part: RunPart) -> ToolFacts | None:
-        """Return what is known of the tool that an attempt of this step calls; None if it calls none itself."""
+    def _share(self, part: RunPart) -> _Share:
+        """Return what an attempt of this step that starts now takes, at least."""
         started = self.picture.started
         if started is None or part.step.tool is None or part.replan == "asked":
-            return None
-        return started.tools.get(part.step.tool)
+            return _Share()
+        facts = started.tools.get(part.step.tool)
+        if facts is None:
+            return _Share(calls=1)
+        return _Share(1, facts.cost_per_call_usd or 0.0, 0, facts.memory_mb or 0.0, facts.cpu_percent or 0.0)
 
-    def _price(self, part: RunPart) -> float:
-        facts = self._facts(part)
-        return (facts.cost_per_call_usd or 0.0) if facts is not None else 0.0
+    def _give_back(self, key: str) -> _Share:
+        share = self.under_way.pop(key, None)
+        if share is None:
+            return _Share()
+        self.aside.add(share, -1)
+        return share
 
-    def _book(self, entry: Recorded, part: RunPart, event: AttemptSucceeded | AttemptFailed) -> None:
-        self.calls += _calls_tool(part)
+    def _book(self, entry: Recorded, share: _Share, event: AttemptSucceeded | AttemptFailed) -> None:
+        self.calls += share.calls
         if isinstance(event, AttemptFailed) and event.kind is FailureKind.LOST:
-            self.usd += self._price(part)
+            self.usd += share.usd
             return
         self.calls += event.tool_calls
-        self.usd += event.cost_usd if event.cost_usd is not None else self._price(part)
+        self.usd += event.cost_usd if event.cost_usd is not None else share.usd
         self.tokens += event.usage.total_tokens if event.usage is not None else 0
         most = self.limits.max_tool_calls if self.limits is not None else None
         if event.tool_calls and most is not None and self.calls > most:
@@ -108,6 +136,7 @@ class Spending:
 
     def _settle(self, lane: tuple[str, str], *, confirmed: bool) -> None:
         event, answer = self.ahead.pop(lane), self.answers.pop(lane, None)
+        self.aside.add(_share_ahead(event), -1)
         if confirmed or answer is None:
             return  # it counts with its step's own attempt, or nobody knows yet what it used
         self.calls += event.calls + answer.tool_calls if event.calls else answer.tool_calls
@@ -115,10 +144,10 @@ class Spending:
         self.tokens += answer.usage.total_tokens if answer.usage is not None else 0
 
     def _engine_lost(self) -> None:
-        for part in self.under_way.values():
-            self.calls += _calls_tool(part)
-            self.usd += self._price(part)
-        self.under_way.clear()
+        for key in list(self.under_way):
+            share = self._give_back(key)
+            self.calls += share.calls
+            self.usd += share.usd
         for lane in list(self.ahead):
             self._settle(lane, confirmed=False)
 
@@ -135,50 +164,28 @@ class Spending:
             if running >= most:
                 self._accuse(entry, f"{running} attempts are under way, and there is room for {most}")
 
-    def _judge(self, entry: Recorded, part: RunPart) -> None:
+    def _judge(self, entry: Recorded, part: RunPart, share: _Share) -> None:
         self._slot(entry)
-        limits = self.limits
+        limits, aside = self.limits, self.aside
         if limits is None:
             return
-        calls, price = _calls_tool(part), self._price(part)
         self.findings.count("I6", "starts within limits")
-        if calls and limits.max_tool_calls is not None:
-            reserved = sum(map(_calls_tool, self.under_way.values())) + sum(one.calls for one in self.ahead.values())
-            if self.calls + reserved + calls > limits.max_tool_calls:
-                self._accuse(
-                    entry,
-                    f"{self.calls} tool calls were made and {reserved} are set aside, and `max_tool_calls` is "
-                    f"{limits.max_tool_calls}",
-                )
-        if limits.max_total_cost_usd is not None and (price or self._asks_for_money(part)):
-            set_aside = sum(map(self._price, self.under_way.values())) + sum(
-                one.cost_usd for one in self.ahead.values()
-            )
-            if self.usd + set_aside + price > limits.max_total_cost_usd + _SLACK:
-                self._accuse(
-                    entry,
-                    f"${self.usd:.6f} are spent, ${set_aside:.6f} are set aside and it costs ${price:.6f}, and "
-                    f"`max_total_cost_usd` is {limits.max_total_cost_usd}",
-                )
-        if limits.max_total_tokens is not None and _asks_model(part):
-            tokens = self.tokens + sum(one.tokens for one in self.ahead.values())
-            if tokens + 1 > limits.max_total_tokens:
-                self._accuse(entry, f"{tokens} tokens are used, and `max_total_tokens` is {limits.max_total_tokens}")
-        self._gauges(entry, part, limits)
+        asks_for_money = share.usd > 0 or self._asks_for_money(part)
+        for name, most, wants, used, set_aside, own in (
+            ("max_tool_calls", limits.max_tool_calls, share.calls, self.calls, aside.calls, share.calls),
+            ("max_total_cost_usd", limits.max_total_cost_usd, asks_for_money, self.usd, aside.usd, share.usd),
+            ("max_total_tokens", limits.max_total_tokens, _asks_model(part), self.tokens, aside.tokens, 1),
+            ("max_memory_mb", limits.max_memory_mb, share.memory_mb, 0, aside.memory_mb, share.memory_mb),
+            ("max_cpu_percent", limits.max_cpu_percent, share.cpu_percent, 0, aside.cpu_percent, share.cpu_percent),
+        ):
+            if most is not None and wants and used + set_aside + own > most + _SLACK:
+                what = f"{used:g} used, {set_aside:g} set aside and {own:g} more pass `{name}`, which is {most:g}"
+                self._accuse(entry, what)
 
     def _asks_for_money(self, part: RunPart) -> bool:
         started = self.picture.started
         facts = started.models.get(part.step.model or "") if started is not None else None
         return facts is not None and facts.price is not None and facts.price.ceiling_usd(1, 1) > 0
-
-    def _gauges(self, entry: Recorded, part: RunPart, limits: ResourceLimits) -> None:
-        for name, most in (("memory_mb", limits.max_memory_mb), ("cpu_percent", limits.max_cpu_percent)):
-            own = _declared(self._facts(part), name)
-            taken = sum(_declared(self._facts(one), name) for one in self.under_way.values())
-            if most is not None and own and taken + own > most + _SLACK:
-                self._accuse(
-                    entry, f"what is under way takes {taken:g} and it takes {own:g}, and `max_{name}` is {most:g}"
-                )
 
     def _time(self, entry: Recorded) -> None:
         started, limits = self.picture.started, self.limits
@@ -197,14 +204,10 @@ class Spending:
             self._accuse(entry, f"the run stops at limits that it does not have: {', '.join(missing) or 'none'}")
 
 
-def _calls_tool(part: RunPart) -> int:
-    return int(part.step.tool is not None and part.replan != "asked")
+def _share_ahead(event: StepSpeculated) -> _Share:
+    return _Share(event.calls, event.cost_usd, event.tokens)
 
 
 def _asks_model(part: RunPart) -> bool:
     step = part.step
     return part.replan == "asked" or step.model is not None or step.agent is not None or step.task is not None
-
-
-def _declared(facts: Any, name: str) -> float:
-    return getattr(facts, name, None) or 0.0
