@@ -60,6 +60,7 @@ def _sweep(first: int, count: int, jobs: int) -> int:
         sys.stdout.write(f"{result.seeds:5} of {count} seeds, {len(result.failing)} failing, {result.seconds:.0f} s\n")
         sys.stdout.flush()
     sys.stdout.write(f"each seed lived twice; {_counted(dict(result.counts))}\n")
+    sys.stdout.write(f"events: {', '.join(f'{number} {kind}' for kind, number in result.kinds.most_common())}\n")
     sys.stdout.write(f"runs ended: {_counted(dict(result.statuses))}\n")
     return 1 if result.failing or result.seeds != count else 0
 

@@ -27,7 +27,7 @@ from planloom.core.machine import RunMachine
 from planloom.core.outputs import CANNOT_RESOLVE
 from planloom.core.result import StepStatus
 from planloom.core.state import Node
-from planloom.plan.policy import JoinRule
+from planloom.plan.policy import Effects, JoinRule
 from planloom.runtime.replay import diverges, replayed
 from planloom.testing import LoggedCall, check_history
 from tests.simulation.life import Life
@@ -53,7 +53,7 @@ def violations(life: Life) -> list[str]:
         machine = replayed("r", records)
     except (AssertionError, KeyError, AttributeError, TypeError, ValueError) as error:
         return [*found, f"replay: the record cannot be read: {type(error).__name__}: {error}"]
-    return [*found, *broken_promises(records), *_effects(life), *_values(life, machine), *_told(life)]
+    return [*found, *broken_promises(records), *_effects(life), *_allowed(life), *_values(life, machine), *_told(life)]
 
 
 # --- beside what really happened ----------------------------------------------------------------
@@ -67,16 +67,17 @@ def _logged(life: Life) -> list[LoggedCall]:
     return [
         LoggedCall(done.step, done.attempt, done.key, done.tool, "r")
         for done in life.world.effects
-        if not done.inside or done.tool == "pay"
+        if not done.inside or EFFECTS[done.tool] is Effects.ONCE
     ]
 
 
 def _effects(life: Life) -> Iterator[str]:
     world, records = life.world, life.disk.run("r").records
-    paid = Counter(done.key for done in world.effects if done.tool == "pay")
-    for key, times in paid.items():
+    once = Counter(done.key for done in world.effects if EFFECTS[done.tool] is Effects.ONCE)
+    for key, times in once.items():
         if times > 1:
             yield f"once: {key} happened {times} times"
+    paid = Counter(done.key for done in world.effects if done.tool == "pay")
     first = records[0].event
     limit = first.limits.max_total_cost_usd if isinstance(first, RunStarted) and first.limits is not None else None
     if limit is not None and paid.total() * COST_USD > limit:
@@ -95,8 +96,23 @@ def _effects(life: Life) -> Iterator[str]:
         if not isinstance(event, AttemptSucceeded) or event.cached or planning(event):
             continue
         tool = machine.state.nodes[event.step].entry.step.tool
-        if tool in ("put", "pay") and (event.step, event.attempt) not in happened:
+        if EFFECTS.get(tool, Effects.NONE) is not Effects.NONE and (event.step, event.attempt) not in happened:
             yield f"effects: {event.step}, attempt {event.attempt}, is on record as done and did not happen"
+
+
+def _allowed(life: Life) -> Iterator[str]:
+    """Check that what asks for a person's word happened with one, each time with one of its own."""
+    words: Counter[str] = Counter()
+    for entry in life.disk.run("r").records:
+        event = entry.event
+        if isinstance(event, ApprovalAnswered):
+            words[event.step] += event.approved
+        elif isinstance(event, StepDispatched):
+            for done in life.world.effects:
+                if done.tool == "wire" and (done.step, done.attempt) == (event.step, event.attempt):
+                    words[event.step] -= 1
+                    if words[event.step] < 0:
+                        yield f"permission: {done.step}, attempt {done.attempt}, was made and nobody had allowed it"
 
 
 # --- values ------------------------------------------------------------------------------------

@@ -9,8 +9,13 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+from planloom.plan.policy import Effects
+from tests.simulation.world import EFFECTS
+
 JOINS = ("none_failed_min_one_success", "all_done", "one_success", "none_failed", "always")
 MOST_STEPS = 14
+TOOLS = (*("pure",) * 5, "web", *("put",) * 5, *("pay",) * 6, "wire")
+"""Each as often as it is to be chosen."""
 LONG_S = 60
 """Longest a step waits, in seconds: an engine looks for what people left for it twice a second."""
 
@@ -44,6 +49,9 @@ def _limits(draw: Random) -> dict[str, Any]:
 
 def _step(draw: Random, name: str, above: list[dict[str, Any]], depth: int) -> dict[str, Any]:
     near = above[-5:]
+    guessed = [one["id"] for one in near if "speculate" in one]
+    if guessed and draw.random() < 0.5:
+        return _after_a_guess(draw, name, guessed[-1])
     needs = draw.sample(near, min(len(near), draw.choice((0, 1, 1, 2, 2, 3))))
     step: dict[str, Any] = {"id": name} | _kind(draw, depth)
     _given(draw, step, needs)
@@ -62,6 +70,25 @@ def _step(draw: Random, name: str, above: list[dict[str, Any]], depth: int) -> d
     if draw.random() < 0.1:
         step["concurrency"] = "narrow"
     return step
+
+
+def _after_a_guess(draw: Random, name: str, above: str) -> dict[str, Any]:
+    """Return a step that may run ahead on the draft of another one."""
+    told = f"${{{{ steps.{above}.output }}}}"
+    if draw.random() < 0.5:
+        tool = draw.choice(("pure", "pure", "pay"))
+        return {"id": name, "tool": tool, "needs": [above], "with": {"n": draw.randint(1, 3), "given": {above: told}}}
+    step = {"id": name, "model": "big", "prompt": f"Go on: {told}", "needs": [above]}
+    return step | ({"speculate": _speculate(draw)} if draw.random() < 0.7 else {})
+
+
+def _speculate(draw: Random) -> dict[str, Any]:
+    return {
+        "draft": "small",
+        "policy": "compare",
+        "max_depth": draw.choice((1, 2, 3)),
+        "latency_weight": draw.choice((1.0, 1.0, 0.7)),
+    }
 
 
 def _need(draw: Random, name: str) -> Any:
@@ -116,8 +143,8 @@ def _kind(draw: Random, depth: int) -> dict[str, Any]:
 
 
 def _tool(draw: Random) -> dict[str, Any]:
-    step: dict[str, Any] = {"tool": draw.choice(("pure", "pure", "put", "put", "pay", "pay", "pay"))}
-    pure = step["tool"] == "pure"
+    step: dict[str, Any] = {"tool": draw.choice(TOOLS)}
+    pure = EFFECTS[step["tool"]] is Effects.NONE
     if draw.random() < 0.4:
         step["retry"] = {
             "max_attempts": draw.randint(2, 4),
@@ -132,7 +159,7 @@ def _tool(draw: Random) -> dict[str, Any]:
         step["cache"] = {"ttl_seconds": draw.choice((1, 20, None))}
     elif pure and draw.random() < 0.15:
         step["effects"] = draw.choice(("idempotent", "once"))
-    if step["tool"] != "pay" and step.get("effects") != "once" and draw.random() < 0.25:
+    if EFFECTS[step["tool"]] is not Effects.ONCE and step.get("effects") != "once" and draw.random() < 0.35:
         step["replan"] = {"model": "planner", "max_steps": 3}
     return step
 
@@ -140,12 +167,7 @@ def _tool(draw: Random) -> dict[str, Any]:
 def _model(draw: Random) -> dict[str, Any]:
     step: dict[str, Any] = {"model": "big", "prompt": "Go on:"}
     if draw.random() < 0.6:
-        step["speculate"] = {
-            "draft": "small",
-            "policy": "compare",
-            "max_depth": draw.choice((1, 2, 3)),
-            "latency_weight": draw.choice((1.0, 1.0, 0.7)),
-        }
+        step["speculate"] = _speculate(draw)
     elif draw.random() < 0.4:
         step["verify"] = draw.choice(({"strategy": "basic"}, {"strategy": "model", "model": "judge"}))
     elif draw.random() < 0.3:

@@ -18,6 +18,7 @@ from planloom.core.events import (
     SpeculationSettled,
     StepDispatched,
     StepReplanned,
+    StepSpeculated,
 )
 from planloom.plan.model import Plan, Step
 from planloom.plan.policy import FailureKind
@@ -127,6 +128,7 @@ def _is_plain(step: Step) -> bool:
 def _calls(events: Sequence[Any], steps: dict[str, Step]) -> int | None:
     """Return how many tools were called; None where a lost attempt may have called any number."""
     made, open_now = 0, set()
+    ahead: dict[str, int] = {}
     for event in events:
         if isinstance(event, StepDispatched):
             step = steps[_bare(event.step)]
@@ -134,6 +136,11 @@ def _calls(events: Sequence[Any], steps: dict[str, Step]) -> int | None:
                 return None
             made += step.tool is not None
             open_now.add(event.step)
+        elif isinstance(event, StepSpeculated):
+            ahead[event.step] = event.calls
+            made += event.calls
+        elif isinstance(event, SpeculationSettled) and event.outcome == "confirmed":
+            made -= ahead.pop(event.step, 0)  # it is the step's own attempt now
         elif isinstance(event, AttemptSucceeded | AttemptFailed):
             open_now.discard(event.step)
             made += event.tool_calls

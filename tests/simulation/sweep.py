@@ -33,13 +33,18 @@ TELL_S = 10.0
 
 @dataclass
 class Found:
-    """What came of a seed."""
+    """What came of a seed.
+
+    Attributes:
+        kinds: Events on record, by their kind.
+    """
 
     seed: int
     violations: list[str]
     digest: str
     status: str
     counts: dict[str, int]
+    kinds: dict[str, int] = field(default_factory=dict)
     trace: list[str] = field(default_factory=list)
 
 
@@ -55,8 +60,9 @@ def look_at(seed: int, *, judged: bool = True) -> Found:
         )
     records = life.disk.run("r").records if life.disk.has("r") else []
     counts = dict(life.counts) | {"events": len(records)}
+    kinds = Counter(type(entry.event).__name__ for entry in records)
     status = life.told[-1].status.value if life.told else "none"
-    return Found(seed, wrong, digest_of(life), status, counts, short(records) if wrong else [])
+    return Found(seed, wrong, digest_of(life), status, counts, dict(kinds), short(records) if wrong else [])
 
 
 def digest_of(life: Life) -> str:
@@ -81,6 +87,7 @@ class Sweep:
     seeds: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
     failing: list[Found] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -88,6 +95,7 @@ class Sweep:
         self.seeds += 1
         self.counts.update(found.counts)
         self.statuses[found.status] += 1
+        self.kinds.update(found.kinds)
         if found.violations:
             self.failing.append(found)
 

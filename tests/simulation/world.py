@@ -37,7 +37,14 @@ COST_USD = 0.5
 NOT_AS_ASKED = "somebody looked: it happened"
 """What a person says that an agent came to which was interrupted in the middle of a call that had happened."""
 PRICE = ModelPrice(100.0, 300.0, source="made up")
-EFFECTS = {"pure": Effects.NONE, "put": Effects.IDEMPOTENT, "pay": Effects.ONCE}
+EFFECTS = {
+    "pure": Effects.NONE,
+    "web": Effects.NONE,
+    "put": Effects.IDEMPOTENT,
+    "pay": Effects.ONCE,
+    "wire": Effects.ONCE,
+}
+"""`web` answers what others wrote; `wire` is not called unless somebody allows that very call."""
 
 
 class Host:
@@ -151,7 +158,7 @@ class World:
             await host.spend(_seconds(fate, draw.random()))
             if fate in _ERRORS_BEFORE:
                 raise _ERRORS_BEFORE[fate]
-            if name != "pure":
+            if EFFECTS[name] is not Effects.NONE:
                 self.effects.append(done)
                 if not self.disk.has_begun(done):
                     self.unrecorded.append(done)
@@ -205,8 +212,8 @@ def _made(name: str) -> Tool:
         """Do something."""
         return await HOST.get().world.call(name, n, given, context)
 
-    cost = COST_USD if name == "pay" else None
-    return Tool.from_function(call, name=name, effects=EFFECTS[name], cost_per_call=cost)
+    declared: dict[str, Any] = {"pay": {"cost_per_call": COST_USD}, "web": {"source": "web"}}.get(name, {})
+    return Tool.from_function(call, name=name, effects=EFFECTS[name], needs_approval=name == "wire", **declared)
 
 
 class SimulatedModel:
