@@ -63,8 +63,10 @@ class Shape:
 
     def sweep(self, name: str, *, lag: int, twice: int | None = None) -> CrashReport:
         """Stop it everywhere; return what was found."""
-        plan = load_plan({"planloom": 1, "name": name, **self.fields, "steps": self.steps})
-        world = CrashWorld(tools=TOOLS, parts=self.parts)
+        document = {"planloom": 1, "name": name, **self.fields, "steps": self.steps}
+        plan, text = load_plan(document), str(document)
+        tools = [tool for tool in TOOLS if f"'{tool.name}'" in text]  # each costs a little at every point
+        world = CrashWorld(tools=tools, parts=self.parts)
         options = {"down_s": DOWN_S, **self.staging}
         staging = Staging(plan=plan, world=lambda: world, lag=lag, journal=disk_of(lag), **options)
         return Sweep(staging, laws=self.laws, twice=twice).run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from planloom.plan.load import load_plan
 from planloom.plan.policy import Effects
 from planloom.runtime.driver import Driver
 from planloom.testing import CrashReport, CrashWorld, crash_everywhere
-from planloom.testing.sweep import person
+from planloom.testing.sweep import calls, person
 from planloom.testing.sweep.everywhere import Sweep
 from planloom.testing.sweep.findings import findings_of
 from planloom.testing.sweep.loop import run_patiently
@@ -206,6 +207,24 @@ def test_a_sync_tool_does_its_work_in_a_thread_and_one_that_takes_long_lets_othe
     report.check()
     assert len(report.points) == 4
     assert report.unknown > 0
+
+
+def test_a_sync_tool_that_never_ends_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(calls, "SHORT_S", 0.05)
+    over = threading.Event()
+
+    def stuck(n: int) -> int:
+        over.wait(20)
+        return n
+
+    plan = one("stuck", timeout_seconds=0.2)
+
+    report = swept(plan, [Tool.from_function(stuck, effects="none")])
+    over.set()
+
+    assert kinds(report) == {"stuck"}
+    assert "a sync tool was still at work" in str(report)
 
 
 def test_a_tool_that_fails_and_one_that_says_it_did_nothing_come_to_the_same() -> None:

@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from planloom.core.events import CallStarted, StepDispatched
-from planloom.errors import NotDoneError, OutputError, RunNotFoundError
+from planloom.errors import DeadlockError, NotDoneError, OutputError, RunNotFoundError
 from planloom.plan.policy import Effects
 from planloom.plan.terms import fresh
 from planloom.plan.values import as_json
@@ -218,7 +219,8 @@ class CallBook:
             except BaseException as error:  # noqa: BLE001 - carried to whoever called
                 came.append((None, error))
             if late.is_set():
-                loop.call_soon_threadsafe(_answer, ended)
+                with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+                    loop.call_soon_threadsafe(_answer, ended)
 
         late = threading.Event()
         thread = threading.Thread(target=work, name="planloom-sweep-tool", daemon=True)
@@ -244,11 +246,20 @@ class CallBook:
             loop.outside -= 1
         thread.join()
 
-    def wait_for_threads(self) -> bool:
-        """Wait, really, for the sync tools of a process without power; return False if one of them does not end."""
+    def wait_for_threads(self) -> None:
+        """Wait, really, for the sync tools of a process without power: what they began they end.
+
+        Raises:
+            DeadlockError: One of them does not.
+        """
         for thread in self._threads:
             thread.join(PATIENCE_S)
-        return not any(thread.is_alive() for thread in self._threads)
+            if thread.is_alive():
+                raise DeadlockError(
+                    f"a sync tool was still at work {PATIENCE_S:g} s after its process was stopped",
+                    remedy="give it an end, or have it ask `ToolContext.cancelled()` now and then",
+                )
+        self._threads.clear()
 
     def of_step(self, step: str) -> list[MadeCall]:
         return [made for made in self.made if made.step == step]

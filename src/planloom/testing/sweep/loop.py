@@ -154,4 +154,5 @@ def _end_all(loop: PatientLoop) -> None:
         if left:
             loop.run_until_complete(asyncio.wait(left))
         loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.outside += 1  # its threads
         loop.run_until_complete(loop.shutdown_default_executor())
