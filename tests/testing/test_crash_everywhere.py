@@ -81,6 +81,7 @@ def test_it_stops_where_a_report_says_and_nowhere_else() -> None:
     report.check()
 
 
+@pytest.mark.slow
 def test_a_second_stop_comes_everywhere_after_the_first() -> None:
     report = swept(one("pay"), twice=1)
 
@@ -227,6 +228,7 @@ def test_a_sync_tool_that_never_ends_is_told_of(monkeypatch: pytest.MonkeyPatch)
     assert "a sync tool was still at work" in str(report)
 
 
+@pytest.mark.slow
 def test_a_tool_that_fails_and_one_that_says_it_did_nothing_come_to_the_same() -> None:
     async def bad(n: int) -> int:
         raise ConnectionResetError("lost")
