@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MOMENT_S = 0.001
 SHORT_S = 0.25
 """Real seconds a sync tool may take before others go on."""
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 """Real seconds to wait for a sync tool of a process that has no power any more."""
 _CONTEXT = "planloom_sweep_context"
 """Parameter of a logged tool that takes the context where its own tool takes none."""

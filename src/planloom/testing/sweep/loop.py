@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 """Real seconds to wait for something from outside."""
 SILENCE_S = 0.05
 """Real seconds after which open sockets are taken to have nothing to say for now."""
