@@ -11,11 +11,14 @@ import pytest
 from fuzz.gauge import Gauge
 from fuzz.targets import TARGETS
 from planloom.errors import EvaluationError, ExpressionError, PlanError
+from planloom.plan.against import check_against
 from planloom.plan.expression import parse_expression
 from planloom.plan.load import load_plan, parse_plan
 from planloom.plan.model import Plan
 from planloom.plan.refs import compile_template
 from planloom.plan.schemas import schema_problem, value_problems
+from planloom.tools.registry import ToolRegistry
+from planloom.tools.tool import Tool
 
 NAMES = [f"a{place}" for place in range(2_000)]
 SPACE = " " * 3_900
@@ -98,6 +101,15 @@ def test_an_expression_without_references_is_worked_out_inside_a_list_too() -> N
 
     assert alone == 3
     assert inside == {"x": [3, "n: 1"]}
+
+
+def test_what_an_expression_without_references_comes_to_is_not_held_against_a_schema_before_it_is_known() -> None:
+    def count(n: int) -> int:
+        return n
+
+    plan = parse_plan("steps:\n- {id: a, tool: count, with: {n: '${{ len(\"abc\") }}'}}\n")
+
+    assert check_against(plan, ToolRegistry([Tool.from_function(count)])) == []
 
 
 def test_a_number_too_large_to_compare_does_not_fit_its_schema() -> None:

@@ -56,7 +56,7 @@ class Template:
 
     Attributes:
         refs: Every reference in it.
-        constant: True when there is none.
+        constant: True when nothing in it is worked out.
     """
 
     node: Term
@@ -64,7 +64,7 @@ class Template:
 
     @property
     def constant(self) -> bool:
-        return not self.refs
+        return isinstance(self.node, Literal | _Fresh)
 
     def parts(self) -> dict[str, Template] | None:
         """Return the entries of an object as templates of their own, or None for any other value."""
