@@ -30,10 +30,6 @@ class Clock(Protocol):
         """Return seconds since the epoch; never goes back within a process."""
         ...
 
-    def not_before(self, at: float) -> None:
-        """From here on tell `at` or later: a record says that it was that late already."""
-        ...
-
     def call_at(self, when: float, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` on the event loop at `when`; return a function that cancels it."""
         ...

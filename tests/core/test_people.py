@@ -10,6 +10,7 @@ import pytest
 from planloom.core import machine
 from planloom.core.commands import EndRun, SetTimer
 from planloom.core.events import (
+    AnswerRefused,
     ApprovalAnswered,
     ApprovalRequested,
     AttemptSucceeded,
@@ -139,6 +140,18 @@ def test_an_approval_expires() -> None:
     assert turn.events[:2] == (
         TimerFired("ask", 60.0),
         StepFailed("ask", S.TIMED_OUT, FailureKind.TIMEOUT, "nobody answered in time", 60.0),
+    )
+
+
+@pytest.mark.parametrize("approved", [True, False])
+def test_an_answer_that_comes_when_it_is_too_late_is_none(approved: bool) -> None:
+    drive = asking({"message": "Go?", "expires_seconds": 60})
+
+    late = drive.hand(ApprovalAnswered("ask", approved, "Ann", 60.0, None, drive.asked("ask")))
+
+    assert late.events == (AnswerRefused("ask", "Ann", "it came when the time for it was over", 60.0),)
+    assert drive.fire("ask").events[1] == StepFailed(
+        "ask", S.TIMED_OUT, FailureKind.TIMEOUT, "nobody answered in time", 60.0
     )
 
 

@@ -75,7 +75,9 @@ def misses(node: Node, answer: ApprovalAnswered) -> str | None:
     """Return why an answer is not one to what waits, None if it is."""
     asked = node.asked
     if asked is None or asked.request.binding == answer.binding:
-        return None
+        # An attempt that was allowed too late is asked about again; a step that asks has nothing left but its time-out.
+        is_late = node.step.approve is not None and node.due_at is not None and answer.at >= node.due_at
+        return "it came when the time for it was over" if is_late else None
     now = asked.request
     if answer.binding is None:
         return "it does not say what it answers"

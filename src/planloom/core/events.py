@@ -448,7 +448,7 @@ class ResultRefused:
 
 @frozen
 class AnswerRefused:
-    """An answer came for something else than what waits (another attempt, plan, run); it changed nothing."""
+    """An answer came too late, or for something else than what waits (another attempt, run, …); it changed nothing."""
 
     step: str
     by: str

@@ -275,8 +275,5 @@ class _RunningLoop:
     def now(self) -> float:
         return self._offset + time.monotonic()
 
-    def not_before(self, at: float) -> None:
-        self._offset += max(0.0, at - self.now())
-
     def call_at(self, when: float, callback: Callable[[], None]) -> Callable[[], None]:
         return asyncio.get_running_loop().call_later(max(0.0, when - self.now()), callback).cancel

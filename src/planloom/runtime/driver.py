@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 from planloom.core.commands import EndRun, GoOn, RunStep, SetTimer, StopStep
 from planloom.core.events import AttemptFailed, TimerFired, WentOn
 from planloom.errors import JournalError
 from planloom.plan.policy import FailureKind
+from planloom.runtime.clock import RunClock, moved
 
 if TYPE_CHECKING:
     from planloom.core.events import Fact
@@ -29,12 +31,13 @@ class Driver:
 
     Attributes:
         machine: The run.
+        clock: The time of this run.
     """
 
     def __init__(self, machine: RunMachine, lane: Lane, clock: Clock) -> None:
         self.machine = machine
         self._lane = lane
-        self._clock = clock
+        self.clock = RunClock(clock)
         self._writer: RunWriter | None = None
         self._written = 0
         self._durable = 0
@@ -146,8 +149,18 @@ class Driver:
             request = self._parked.popleft()[1]
             if self._parked_by_key.get(request.key) is request:  # else it was stopped meanwhile
                 del self._parked_by_key[request.key]
-                self._lane.submit(request, self.deliver, self.record)
+                self._hand_over(request)
         self._settle()
+
+    def time_passed(self, by_s: float) -> None:
+        """Hear that so many seconds went by unnoticed: moments that came meanwhile have come."""
+        self.clock.caught_up(by_s)
+        if self.gone:
+            return
+        state = self.machine.state
+        for key, due_at in list(state.timers.items()):
+            if key and state.nodes[key].inner is None:  # a limit of the run, or of a sub-plan, counts seconds
+                self._do(SetTimer(key, due_at))
 
     def break_off(self, error: BaseException) -> None:
         """Stop everything: this run cannot go on here."""
@@ -175,17 +188,30 @@ class Driver:
             self._parked.append((self._written, command))
             self._parked_by_key[command.key] = command
         else:
-            self._lane.submit(command, self.deliver, self.record)
+            self._hand_over(command)
+
+    def _hand_over(self, request: RunStep) -> None:
+        """Have an attempt made where the engine's time holds, and not that of this run."""
+        if not self.clock.ahead_s:
+            self._lane.submit(request, self.deliver, self.record)
+            return
+        if request.deadline_at is not None:
+            request = replace(request, deadline_at=request.deadline_at - self.clock.ahead_s)
+        self._lane.submit(
+            request,
+            lambda fact: self.deliver(moved(fact, self.clock.ahead_s)),
+            lambda fact: self.record(moved(fact, self.clock.ahead_s)),
+        )
 
     def _do(self, command: SetTimer | StopStep | GoOn | EndRun) -> None:
         match command:
             case SetTimer():
                 self._cancel_timer(command.key)
-                self._timers[command.key] = self._clock.call_at(command.due_at, lambda: self._fire(command.key))
+                self._timers[command.key] = self.clock.call_at(command.due_at, lambda: self._fire(command.key))
             case StopStep():
                 self._stop(command.key)
             case GoOn():
-                asyncio.get_running_loop().call_soon(lambda: self.deliver(WentOn(self._clock.now())))
+                asyncio.get_running_loop().call_soon(lambda: self.deliver(WentOn(self.clock.now())))
             case EndRun():
                 for key in list(self._timers):
                     self._cancel_timer(key)
@@ -196,7 +222,7 @@ class Driver:
         self._timers.pop(key, None)
         # The loop may call a little early; the heart compares with the due time it recorded.
         due_at = self.machine.state.timers.get(key, 0.0)
-        self.deliver(TimerFired(key, max(self._clock.now(), due_at)))
+        self.deliver(TimerFired(key, max(self.clock.now(), due_at)))
 
     def _cancel_timer(self, key: str) -> None:
         cancel = self._timers.pop(key, None)
@@ -208,7 +234,7 @@ class Driver:
         if request is None:
             self._lane.stop(self.machine.run_id, key)
             return
-        now = self._clock.now()
+        now = self.clock.now()
         stopped = AttemptFailed(
             key, request.attempt, request.epoch, FailureKind.CANCELLED, "stopped before it began", now, now
         )

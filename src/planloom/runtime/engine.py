@@ -327,7 +327,7 @@ class Engine:
             await driver.close()
             raise
         self._keep(run_id, driver)
-        run = Run(machine, driver, self._journal, self._clock)
+        run = Run(machine, driver, self._journal, driver.clock)
         try:
             await driver.flushed()  # whoever is told of a run can resume it
         except asyncio.CancelledError:
@@ -352,7 +352,7 @@ class Engine:
         if self._tracing is not None:
             self._tracing.begin(run_id, self._journal.follow(run_id), after=told)
         if self._poll is None:
-            hearing = look_for_posted(self._journal, self._drivers.keys, self._hear_people)
+            hearing = look_for_posted(self._journal, self._drivers.keys, self._hear_people, also=self._look_at_clock)
             self._poll = asyncio.get_running_loop().create_task(hearing)
 
     async def release(self, run_id: str) -> None:
@@ -395,9 +395,9 @@ class Engine:
                 await writer.close()
                 await driver.close()
                 return Run(machine, None, self._journal, self._clock)
-            self._clock.not_before(machine.state.last_at)
+            driver.clock.not_before(machine.state.last_at)
             posted = await self._journal.posted(run_id)
-            driver.begin(writer, RunResumed(machine.state.epoch + 1, self._clock.now()))
+            driver.begin(writer, RunResumed(machine.state.epoch + 1, driver.clock.now()))
         except BaseException:
             await driver.close()
             if writer is not None:
@@ -406,8 +406,8 @@ class Engine:
         self._keep(run_id, driver, told=record[-1].seq)
         # In the turn it goes on in: one that somebody cancelled meanwhile must not begin its steps again first.
         # A pause was asked for before: whoever resumes wants it to go on.
-        await take_posted(self._journal, self._clock, driver, posted, but=(PauseRequested,))
-        return Run(machine, driver, self._journal, self._clock)
+        await take_posted(self._journal, driver.clock, driver, posted, but=(PauseRequested,))
+        return Run(machine, driver, self._journal, driver.clock)
 
     async def in_flight(self, run_id: str) -> InFlight:
         """Return what `resume` would make of a run that has not ended, and what its steps would find here.
@@ -493,11 +493,19 @@ class Engine:
         """Yield a run's durable events as they come, without gap or double; ends with the run."""
         return self._journal.follow(run_id, after=after)
 
+    def _look_at_clock(self) -> None:
+        """Tell every run if the machine slept, or its clock was set: time went by that nobody noticed."""
+        by_s = self._clock.catch_up() if isinstance(self._clock, LoopClock) else 0.0
+        if by_s:
+            _log.info("clock.ahead by_s=%.1f", by_s)
+            for driver in list(self._drivers.values()):
+                driver.time_passed(by_s)
+
     async def _hear_people(self, run_id: str) -> None:
         """Hand on what people left for a run of ours from other processes."""
         driver = self._drivers.get(run_id)
         if driver is not None:
-            await take_posted(self._journal, self._clock, driver, await self._journal.posted(run_id))
+            await take_posted(self._journal, driver.clock, driver, await self._journal.posted(run_id))
 
 
 def _tracing_of(telemetry: bool | Tracer | Tracing) -> Tracing | None:

@@ -33,12 +33,16 @@ def answer_fact(
             it is.
 
     Raises:
-        ConfigError: No approval of that step waits, another one than was shown does, or what was filled in does not
-            fit the form.
+        ConfigError: No approval of that step waits, or not any more, another one than was shown does, or what was
+            filled in does not fit the form.
     """
     node = _waiting(state, step, "approval")
     asked = node.asked
     assert asked is not None
+    if node.step.approve is not None and node.due_at is not None and at >= node.due_at:
+        raise ConfigError(
+            f"the approval of step {step!r} expired {at - node.due_at:.0f} s ago", remedy="start the run again"
+        )
     if binding is not None:
         _same(asked, step, binding)
     form = asked.request.form

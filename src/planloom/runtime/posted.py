@@ -25,11 +25,20 @@ POLL_S = 0.5
 
 
 async def look_for_posted(
-    journal: Journal, runs: Callable[[], Collection[str]], found: Callable[[str], Awaitable[None]]
+    journal: Journal,
+    runs: Callable[[], Collection[str]],
+    found: Callable[[str], Awaitable[None]],
+    *,
+    also: Callable[[], None] = lambda: None,
 ) -> None:
-    """Look again and again, and call `found` with each of `runs()` that something was left for."""
+    """Look again and again, and call `found` with each of `runs()` that something was left for.
+
+    Args:
+        also: Called each time before that.
+    """
     while True:
         await asyncio.sleep(POLL_S)
+        also()
         ours = runs()
         if not ours:
             continue

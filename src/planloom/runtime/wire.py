@@ -7,7 +7,7 @@ Rule 3: what a worker is not told of it cannot leak: of the run's pinned tools i
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -20,6 +20,7 @@ from planloom.journal.codec import decode, encode
 from planloom.plan.flow import FlowPolicy
 from planloom.plan.model import Step
 from planloom.plan.policy import Effects
+from planloom.runtime.clock import moved
 from planloom.transport.fitting import tools_of
 from planloom.transport.plausible import check_times
 
@@ -88,13 +89,7 @@ class JsonWire:
     def fact_in(self, document: Any, now: float) -> Fact:
         fact = self._read(document)
         check_times(fact)
-        at: float = getattr(fact, "at", now)
-        moved: dict[str, float] = {"at": now}
-        for name in ("started_at", "until"):
-            moment = getattr(fact, name, None)
-            if isinstance(moment, int | float):
-                moved[name] = moment + (now - at)
-        return replace(fact, **moved)  # type: ignore[arg-type]  # each of these fields is a number in every fact
+        return moved(fact, now - getattr(fact, "at", now))
 
     def _read(self, document: Any) -> Fact:
         try:

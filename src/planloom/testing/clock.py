@@ -30,9 +30,6 @@ class ManualClock:
     def now(self) -> float:
         return self._now
 
-    def not_before(self, at: float) -> None:
-        self._now = max(self._now, at)
-
     def call_at(self, when: float, callback: Callable[[], None]) -> Callable[[], None]:
         number = next(self._numbers)
         self._callbacks[number] = callback

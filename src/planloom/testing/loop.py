@@ -132,8 +132,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if self.turns > self._max_turns:
             turns, self._max_turns = self._max_turns, self._max_turns + self.turns  # what is under way has to end
             raise SimulationError(
-                f"no end after {turns} turns of the loop and {self._now_s:g} virtual seconds: "
-                f"{self._who_waits()}",
+                f"no end after {turns} turns of the loop and {self._now_s:g} virtual seconds: {self._who_waits()}",
                 remedy="look for something that is tried again and again, or allow more with `max_turns`",
             )
 
@@ -179,9 +178,6 @@ class SimulatedClock:
 
     def now(self) -> float:
         return self._offset + self._loop.time()
-
-    def not_before(self, at: float) -> None:
-        self._offset += max(0.0, at - self.now())
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Callable[[], None]:
         return self._loop.call_later(max(0.0, when - self.now()), callback).cancel

@@ -118,9 +118,6 @@ class _PoweredClock:
     def now(self) -> float:
         return self._inner.now()
 
-    def not_before(self, at: float) -> None:
-        self._inner.not_before(at)
-
     def call_at(self, when: float, callback: Callable[[], None]) -> Callable[[], None]:
         number, is_last = self._power.comes_to("timer")
         if is_last:
