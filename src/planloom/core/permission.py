@@ -14,7 +14,7 @@ from planloom.core.endings import fail
 from planloom.core.events import ApprovalRequested
 from planloom.core.needs import agent_facts
 from planloom.core.result import StepStatus
-from planloom.plan.flow import ALLOWED, SECRET, Verdict, decide, decide_model, labels_after
+from planloom.plan.flow import ALLOWED, SECRET, FlowVerdict, decide, decide_model, labels_after
 from planloom.plan.policy import JUDGED, Effects, FailureKind
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def may_start(machine: Turns, node: Node, args: dict[str, Any], key: str) -> Lab
     return None
 
 
-def verdict_on(state: RunState, node: Node, labels: Labels) -> Verdict:
+def verdict_on(state: RunState, node: Node, labels: Labels) -> FlowVerdict:
     """Return what becomes of an attempt of a step whose arguments carry these labels."""
     flow, step = state.flow, node.entry.step
     assert flow is not None
@@ -71,7 +71,7 @@ def verdict_on(state: RunState, node: Node, labels: Labels) -> Verdict:
     return next((one for kind in _GRAVE for one in verdicts if one.kind == kind), ALLOWED)
 
 
-def _why(state: RunState, node: Node, verdict: Verdict) -> str:
+def _why(state: RunState, node: Node, verdict: FlowVerdict) -> str:
     """Return a sentence that says what of which step would go where."""
     flow = state.flow
     assert flow is not None
@@ -80,7 +80,9 @@ def _why(state: RunState, node: Node, verdict: Verdict) -> str:
     return "; ".join((f"{what}: {verdict.why}", *told))
 
 
-def _ask(machine: Turns, node: Node, args: dict[str, Any], key: str, labels: tuple[str, ...], verdict: Verdict) -> None:
+def _ask(
+    machine: Turns, node: Node, args: dict[str, Any], key: str, labels: tuple[str, ...], verdict: FlowVerdict
+) -> None:
     state = machine.state
     assert state.flow is not None
     seconds = state.flow.policy.approval_seconds

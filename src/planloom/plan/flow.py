@@ -93,7 +93,7 @@ class FlowPolicy(BaseModel):
 
 
 @frozen
-class Verdict:
+class FlowVerdict:
     """What was decided about one use of labelled values.
 
     Attributes:
@@ -106,7 +106,7 @@ class Verdict:
     why: str = ""
 
 
-ALLOWED = Verdict("allowed")
+ALLOWED = FlowVerdict("allowed")
 
 
 class FlowFacts(Protocol):
@@ -155,7 +155,7 @@ def is_sink(facts: FlowFacts | None, effects: Effects) -> bool:
     return effects is not Effects.NONE
 
 
-def decide(labels: frozenset[str], facts: FlowFacts | None, effects: Effects, policy: FlowPolicy) -> Verdict:
+def decide(labels: frozenset[str], facts: FlowFacts | None, effects: Effects, policy: FlowPolicy) -> FlowVerdict:
     """Return what becomes of a call of a tool whose arguments carry these labels.
 
     Args:
@@ -164,7 +164,7 @@ def decide(labels: frozenset[str], facts: FlowFacts | None, effects: Effects, po
     """
     found = ALLOWED
     if facts is not None and facts.needs_approval:
-        found = Verdict("needs_approval", (), "every call of this tool is asked about")
+        found = FlowVerdict("needs_approval", (), "every call of this tool is asked about")
     if not labels or not is_sink(facts, effects):
         return found
     accepted = NO_LABELS if facts is None else frozenset(facts.accepts)
@@ -172,26 +172,26 @@ def decide(labels: frozenset[str], facts: FlowFacts | None, effects: Effects, po
     if left - {SECRET}:
         untrusted = tuple(sorted(left - {SECRET}))
         why = f"what it is given may have been written by others ({', '.join(untrusted)}), and it has effects outside"
-        found = _graver(found, Verdict(_KINDS[policy.untrusted], untrusted, why))
+        found = _graver(found, FlowVerdict(_KINDS[policy.untrusted], untrusted, why))
     if SECRET in left:
-        found = _graver(found, Verdict(_KINDS[policy.secret], (SECRET,), "what it is given holds a secret"))
+        found = _graver(found, FlowVerdict(_KINDS[policy.secret], (SECRET,), "what it is given holds a secret"))
     return found
 
 
-def decide_model(labels: frozenset[str], policy: FlowPolicy) -> Verdict:
+def decide_model(labels: frozenset[str], policy: FlowPolicy) -> FlowVerdict:
     """Return what becomes of telling a model, or an agent, what carries these labels: a secret leaves the process."""
     if SECRET not in labels or SECRET in policy.models_accept:
         return ALLOWED
-    return Verdict(_KINDS[policy.secret], (SECRET,), "a model would be told a secret")
+    return FlowVerdict(_KINDS[policy.secret], (SECRET,), "a model would be told a secret")
 
 
-def _graver(one: Verdict, other: Verdict) -> Verdict:
+def _graver(one: FlowVerdict, other: FlowVerdict) -> FlowVerdict:
     """Return the verdict that asks for more; of two alike, both their reasons."""
     if _WEIGHT[one.kind] != _WEIGHT[other.kind]:
         return max(one, other, key=lambda verdict: _WEIGHT[verdict.kind])
     if one.kind == "allowed":
         return ALLOWED
-    return Verdict(one.kind, tuple(sorted({*one.labels, *other.labels})), f"{one.why}; {other.why}")
+    return FlowVerdict(one.kind, tuple(sorted({*one.labels, *other.labels})), f"{one.why}; {other.why}")
 
 
 def labels_after(labels: frozenset[str], facts: FlowFacts | None) -> frozenset[str]:

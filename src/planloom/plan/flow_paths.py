@@ -23,7 +23,7 @@ from planloom.plan.flow import (
     SECRET,
     FlowFacts,
     FlowPolicy,
-    Verdict,
+    FlowVerdict,
     VerdictKind,
     decide,
     decide_model,
@@ -196,7 +196,7 @@ class _Search:
 
 def _ways_out(
     node: FlowNode, step: Step, label: str, policy: FlowPolicy, *, comes_in: bool, begins: bool, at_once: bool
-) -> Iterator[tuple[str, Verdict, bool]]:
+) -> Iterator[tuple[str, FlowVerdict, bool]]:
     """Yield what is decided about a label in one step: of what, the verdict, and whether it is certain to be asked.
 
     Args:
@@ -226,11 +226,11 @@ def _ways_out(
             yield name, _inside(decide(labels, facts, effects, policy)), False
 
 
-def _inside(verdict: Verdict) -> Verdict:
+def _inside(verdict: FlowVerdict) -> FlowVerdict:
     """Return what becomes of a call inside an attempt: nobody can be asked there."""
     if verdict.kind != "needs_approval":
         return verdict
-    return Verdict("refused", verdict.labels, f"{verdict.why}, and nobody can be asked inside an attempt")
+    return FlowVerdict("refused", verdict.labels, f"{verdict.why}, and nobody can be asked inside an attempt")
 
 
 def _strictest(step: Step, facts: DeclaredTool | None) -> Effects:
