@@ -46,6 +46,11 @@ class Guardian:
         self._pipe = -1
         _GUARDIANS.add(self)
 
+    @property
+    def guards(self) -> int:
+        """Return how many groups it watches."""
+        return len(self._groups)
+
     def watch(self, group: int) -> None:
         """Have a group killed at the end of this process."""
         self._groups.add(group)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -22,7 +23,7 @@ from planloom import Engine, RunStatus, ToolContext, tool
 from planloom.core.events import OutcomeUnknown
 from planloom.runtime.replay import diverges
 from planloom.sandbox.watch import descendants
-from tests.crash.victims import Known, in_turn, known, left_alive, strike
+from tests.crash.victims import Known, in_turn, known, left_alive, strike, under
 
 KILLS = int(os.environ.get("PLANLOOM_KILLS", "20"))
 SEED = int(os.environ.get("PLANLOOM_SEED", "1"))
@@ -146,3 +147,34 @@ def test_however_and_whenever_a_sandbox_ends_no_call_inside_it_is_made_twice(run
     took_s = time.monotonic() - began
     told = f"{dict(sorted(done.items()))} in {runs} runs left {unknown} outcomes unknown, {took_s:.0f} s"
     sys.stdout.write(f"programs in {runtime}: {told}\n")
+
+
+STARTS = """
+import asyncio
+from planloom.core.code import Program
+from planloom.sandbox.sandbox import backend_of
+async def main():
+    backend = backend_of("cpython")
+    await backend.run(Program("1"))
+    print("ready", flush=True)
+    while True:
+        await asyncio.gather(*[backend.run(Program("1")) for _ in range(4)])
+asyncio.run(main())
+"""
+
+
+@pytest.mark.crash
+def test_no_sandbox_outlives_its_engine_whatever_it_is_at(tmp_path: Path) -> None:
+    """Sandboxes that are just being made are not yet bound to whoever makes them."""
+    chance, kills, met = random.Random(SEED), max(4, KILLS // 2), set[Known]()
+    for _ in range(kills):
+        with subprocess.Popen([sys.executable, "-c", STARTS], stdout=subprocess.PIPE) as engine:
+            assert engine.stdout is not None
+            assert engine.stdout.readline() == b"ready\n"
+            until = time.monotonic() + chance.uniform(0.02, 0.1)
+            while time.monotonic() < until:
+                met |= under(engine.pid)
+            engine.kill()
+    assert len(met) > kills
+    assert left_alive(met) == set()
+    sys.stdout.write(f"{kills} engines killed over {len(met)} processes of sandboxes that start and end\n")

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -109,3 +111,31 @@ def test_an_engine_that_stands_still_keeps_its_run_and_goes_on_with_it(tmp_path:
         assert victim.ended() == "success"
     witness.look()
     assert witness.ended().output == EXPECTED
+
+
+OTHER_BOOT = ("unshare", "--time", "--fork", "--kill-child", "--monotonic", "40000000", "--boottime", "50000000")
+"""Starts a process for which the machine has been up for more than a year."""
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_the_machines_counters_say_something_else(tmp_path: Path) -> None:
+    """As after a restart of the machine: what counts from its start means nothing on record."""
+    allowed = shutil.which("unshare") and subprocess.run([*OTHER_BOOT, "true"], capture_output=True, check=False)
+    if not allowed or allowed.returncode:
+        pytest.skip("time namespaces cannot be made here")
+    witness = Witness(tmp_path, "r")
+    with Victim(tmp_path, "r", moment_s=MOMENT_S, through=OTHER_BOOT) as first:
+        while len(first.effects.lines()) < 15:
+            time.sleep(0.002)
+        mine = under(first.pid)
+        first.process.kill()
+    assert left_alive(mine) == set()
+    witness.look()
+
+    with Victim(tmp_path, "r", moment_s=MOMENT_S) as second:
+        told = second.ended(within_s=20)
+
+    witness.look()
+    assert told == "success"
+    assert witness.ended().output == EXPECTED
+    assert abs(witness.events[-1].event.at - time.time()) < 60

@@ -63,13 +63,22 @@ def _began(pid: int) -> str:
     return ""
 
 
-def left_alive(those: set[Known], *, within_s: float = GONE_S) -> set[Known]:
-    """Wait until all of them are gone; return those that are not."""
+def _told(pid: int) -> str:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return f"{pid}, gone by now"
+    return f"{state[:80]} {command[:200]}"
+
+
+def left_alive(those: set[Known], *, within_s: float = GONE_S) -> set[str]:
+    """Wait until all of them are gone; return what those are that are not."""
     end = time.monotonic() + within_s
     while True:
         left = {one for one in those if one.is_alive}
         if not left or time.monotonic() > end:
-            return left
+            return {_told(one.pid) for one in left}
         time.sleep(0.005)
 
 
@@ -79,10 +88,19 @@ class Victim:
     Args:
         workers: Its tools are called by worker processes.
         moment_s: Seconds that each call of a tool takes.
+        through: What starts it, if not this process itself.
     """
 
-    def __init__(self, folder: Path, run_id: str, *, workers: bool = False, moment_s: float = 0.004) -> None:
-        command = [sys.executable, "-m", "tests.crash.killed", str(folder), run_id, *(["workers"] * workers)]
+    def __init__(
+        self,
+        folder: Path,
+        run_id: str,
+        *,
+        workers: bool = False,
+        moment_s: float = 0.004,
+        through: tuple[str, ...] = (),
+    ) -> None:
+        command = [*through, sys.executable, "-m", "tests.crash.killed", str(folder), run_id, *(["workers"] * workers)]
         self.effects = Effects(folder)
         self._complaints = folder / "stderr.log"
         with self._complaints.open("ab") as complaints:

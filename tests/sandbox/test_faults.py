@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
+import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ from planloom.core.code import ErrorType, Program, SandboxLimits, SandboxResult
 from planloom.sandbox.sandbox import backend_of
 from planloom.sandbox.watch import descendants
 from sandbox.conftest import needs
+from tests.crash.victims import Known, known, left_alive
 
 WALL_S = 1.0
 ANYWHERE = ("SIGKILL", "SIGTERM", "SIGSTOP")
@@ -34,13 +39,24 @@ FROM_INSIDE = {
 }
 
 
+def sandboxed() -> list[int]:
+    """Return the processes of all sandboxes here, without the one that guards them."""
+    found = []
+    for one in descendants(os.getpid()):
+        with suppress(OSError):
+            command = Path(f"/proc/{one}/cmdline").read_bytes()
+            if b"bwrap" in command.partition(b"\0")[0] or b"monty" in command or b"\0-I\0-S\0" in command:
+                found.append(one)
+    return found
+
+
 class Struck:
     """A program that is under way in a sandbox, in the middle of a call of its tool."""
 
     def __init__(self, runtime: str, source: str) -> None:
         limits = SandboxLimits(wall_s=WALL_S, cpu_percent=None, tool_calls=10**6)
         self._called = asyncio.Event()
-        before = set(descendants(os.getpid()))
+        before = set(sandboxed())
         program = Program(source, tools={"tool": self._tool}, limits=limits)
         self.ending = asyncio.create_task(backend_of(runtime).run(program))
         self._before = before
@@ -52,7 +68,7 @@ class Struck:
 
     async def is_under_way(self) -> Struck:
         await self._called.wait()
-        self.processes = [one for one in descendants(os.getpid()) if one not in self._before]
+        self.processes = [one for one in sandboxed() if one not in self._before]
         return self
 
 
@@ -105,7 +121,7 @@ def test_a_sandbox_that_is_killed_before_its_program_begins_has_died_and_is_not_
     async def main() -> SandboxResult:
         await backend_of("cpython").run(Program("1"))  # which looks at what there is to be shown to programs
         running = asyncio.create_task(backend_of("cpython").run(Program("1")))
-        while not (there := list(descendants(os.getpid()))):
+        while not (there := sandboxed()):
             await asyncio.sleep(0)
         os.kill(there[0], signal.SIGKILL)
         return await running
@@ -124,7 +140,7 @@ def test_a_call_that_is_cut_off_when_its_program_dies_is_an_unknown_outcome_if_i
     async def pay(number: int) -> int:
         """Pay, in a world where the sandbox dies meanwhile."""
         calls.append(number)
-        os.kill(list(descendants(os.getpid()))[-1], signal.SIGKILL)
+        os.kill(sandboxed()[-1], signal.SIGKILL)
         await asyncio.sleep(0.1)
         return number
 
@@ -143,3 +159,28 @@ def test_a_call_that_is_cut_off_when_its_program_dies_is_an_unknown_outcome_if_i
         assert status is RunStatus.SUCCESS
     else:
         assert (status, blockers) == (RunStatus.WAITING, ["a"])
+
+
+@pytest.mark.slow
+def test_bubblewrap_that_is_killed_while_it_starts_leaves_nothing_that_waits_for_it() -> None:
+    """What it has just made waits for word from it, and is told of its end only later."""
+    needs("cpython")
+
+    async def main() -> None:
+        backend, chance = backend_of("cpython"), random.Random(1)
+        await backend.run(Program("1"))
+        for _ in range(40):
+            running = asyncio.create_task(backend.run(Program("import time\ntime.sleep(0.05)")))
+            while not (there := sandboxed()):
+                await asyncio.sleep(0)
+            until = time.monotonic() + chance.uniform(0, 0.008)
+            while time.monotonic() < until:
+                met.update(map(known, sandboxed()))
+            os.kill(there[0], signal.SIGKILL)
+            await running
+
+    met: set[Known] = set()
+    asyncio.run(main())
+
+    assert len(met) > 40
+    assert left_alive(met) == set()

@@ -5,7 +5,8 @@ descriptor closed.
 Rule 2: a pipe is read as fast as it comes and given on in pieces; whoever gets them says when it is enough.
 Rule 3: killing goes by descriptors of processes, not by their numbers, which the kernel gives to others later.
 Rule 4: bubblewrap that is killed while it starts leaves behind the process it has just made, waiting for ever. So it is
-first stopped, then what is under it is killed, then it; also when Python shuts down.
+first stopped, then what is under it is killed, then it; also when Python shuts down. Whoever else kills it, or us: what
+it left is still in its process group then, and that is killed before its first process is reaped, or by the guardian.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import atexit
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic, sleep
 
+from planloom.guardian import Guardian
 from planloom.sandbox.watch import descendants, state_of
 
 _PIECE = 65_536
@@ -171,6 +174,11 @@ class Handle:
             self._number = -1
 
 
+_guardian = Guardian()
+_guarding = threading.Lock()
+"""The guardian is that of all event loops."""
+
+
 class Child:
     """A process with others under it.
 
@@ -192,16 +200,26 @@ class Child:
         """
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the command is ours; what is untrusted goes over a pipe
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=keep, env={}, close_fds=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                pass_fds=keep,
+                env={},
+                close_fds=True,
+                process_group=0,
             )
         finally:
             for number in (*keep, out, err):
                 self.pipes.close(number)
+        with _guarding:
+            _guardian.watch(self._process.pid)
         try:
             self._first = Handle(self._process.pid)
         except OSError:
             self._process.kill()
-            self._process.wait()
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+            self._reap()
             raise
         _live.add(self)
 
@@ -213,7 +231,19 @@ class Child:
     @property
     def exit_code(self) -> int | None:
         """Return what the first process ended with, as `Popen.returncode`; None while it runs."""
-        return self._process.poll() if self._process is not None else None
+        return self._reap() if self._first is not None and self._first.gone.is_set() else None
+
+    def _reap(self) -> int | None:
+        """Take leave of the first process, which has ended, and of what it left in its group."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError, PermissionError):  # nobody left, or only the dead
+                os.killpg(self._process.pid, signal.SIGKILL)
+            with _guarding:
+                _guardian.forget(self._process.pid)
+                if not _guardian.guards:
+                    _guardian.close()
+        return self._process.poll()
 
     async def ended(self) -> None:
         """Wait until the first process has ended."""
@@ -255,7 +285,7 @@ class Child:
                         await handle.gone.wait()
         finally:
             if self._process is not None:
-                self._process.poll()
+                self._reap()
             for handle in handles:
                 handle.close()
             self.pipes.close_all()
@@ -269,3 +299,5 @@ _live: set[Child] = set()
 def _leave_nothing() -> None:
     for child in list(_live):
         child.kill()
+    with _guarding:
+        _guardian.close()
