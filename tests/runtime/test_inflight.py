@@ -17,9 +17,10 @@ from planloom.core.events import Event, OutcomeUnknown, RunResumed, RunStarted, 
 from planloom.errors import ConfigError, JournalError, MissingKeyError, NoSandboxError, PlanError, PlanloomError
 from planloom.plan.load import load_plan
 from planloom.runtime.inflight import InFlight, Verdict, Weight
+from planloom.runtime.people import answer_fact
+from planloom.runtime.replay import replayed
 from planloom.runtime.settings import Settings
 from planloom.tools.tool import Tool
-from tests.runtime.common import leave_yes
 
 FIRST = {"id": "a", "tool": "first"}
 ASK = {"id": "ok", "approve": "Go on?", "needs": ["a"]}
@@ -72,6 +73,7 @@ class Deploy:
     plan: dict[str, Any] = field(default_factory=lambda: FIRST_TAKES_ONE)
     before: Sequence[Tool] = BEFORE
     tools: Sequence[Tool] = BEFORE
+    asks: str = "ok"
     begun: dict[str, Any] = field(default_factory=dict)
     then: dict[str, Any] = field(default_factory=dict)
 
@@ -82,6 +84,7 @@ ONE_TOOL = BEFORE[1:]
 FIRST_ONLY = BEFORE[:1]
 INSIDE = {"id": "b", "needs": ["ok"], "plan": plan({"id": "x", "tool": "last", "with": {"n": 2}})}
 SUB = plan({**FIRST, "with": {"n": 1}}, ASK, INSIDE)
+BEGUN = plan({"id": "s", "plan": FIRST_TAKES_ONE})
 LATER = plan({**FIRST, "with": {"n": 1}}, ASK, {"id": "c", "tool": "first", "needs": ["ok"], "with": {"n": 3}},
              last(needs=[], **{"with": {"n": "${{ steps.c.output }}"}}))  # fmt: skip
 MODEL = plan({**FIRST, "with": {"n": 1}}, ASK, {"id": "b", "model": "m", "prompt": "Say it", "needs": ["ok"]})
@@ -122,6 +125,15 @@ DEPLOYS = {
     ),
     "a tool inside a sub-plan that has not begun is gone": Deploy(
         CANNOT, ConfigError, "tools that are not here: last", SUB, tools=FIRST_ONLY
+    ),
+    "a tool inside a sub-plan is gone, and its step has ended": Deploy(
+        GOES, SUCCESS, plan=BEGUN, tools=ONE_TOOL, asks="s/ok"
+    ),
+    "a tool inside a sub-plan is gone, and its step has not": Deploy(
+        CANNOT, ConfigError, "tools that are not here: last", BEGUN, tools=FIRST_ONLY, asks="s/ok"
+    ),
+    "a parameter more, inside a sub-plan that has begun": Deploy(
+        CANNOT, FAILED, "m: is missing", BEGUN, tools=(*FIRST_ONLY, tool(takes_two)), asks="s/ok"
     ),
     "a parameter more, which may be left out": Deploy(
         BUT, SUCCESS, "what the step gives to it still fits", tools=(*FIRST_ONLY, tool(takes_number_or_more))
@@ -177,7 +189,8 @@ async def begun(case: Deploy) -> MemoryJournal:
     async with Engine(journal, tools=list(case.before), **case.begun) as engine:
         run = await engine.start(case.plan, run_id="r")
         assert (await run.result()).status is RunStatus.WAITING
-    await leave_yes(journal, "r")
+    state = replayed("r", await journal.read("r")).state
+    await journal.post("r", answer_fact(state, case.asks, by="me", approved=True, output=None, at=0.0))
     return journal
 
 
