@@ -122,14 +122,15 @@ class CallBook:
     """The calls of all tools of one world, in order.
 
     Attributes:
-        made: They.
+        made: All of them so far.
+        attempts: What each attempt was asked to do.
         gate: Of the process that lives now.
+        life: Which life that is, from 1.
     """
 
     def __init__(self, disk: Journal, run_id: str, *, in_real_time: bool = False) -> None:
         self.made: list[MadeCall] = []
         self.attempts: dict[tuple[str, int], RunStep] = {}
-        """What each attempt was asked to do."""
         self.gate: Gate
         self.life = 0
         self._starts = _Starts(disk, run_id)

@@ -96,14 +96,13 @@ def _powered(make: MakeAttempt, power: Power, book: CallBook) -> MakeAttempt:
             return await make(request, context)  # its call is the point
         number = await power.about_to("attempt")
         loop = asyncio.get_running_loop()
-        is_elsewhere = request.step.code is not None and isinstance(loop, PatientLoop)
-        if is_elsewhere:
-            loop.outside += 1  # type: ignore[attr-defined]  # as it was just seen to be
+        assert isinstance(loop, PatientLoop)
+        elsewhere = request.step.code is not None  # in a sandbox: a thread or a process
+        loop.outside += elsewhere
         try:
             fact = await make(request, context)
         finally:
-            if is_elsewhere:
-                loop.outside -= 1  # type: ignore[attr-defined]
+            loop.outside -= elsewhere
         await power.done("attempt", number)
         return fact
 
