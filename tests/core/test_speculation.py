@@ -9,9 +9,14 @@ from typing import Any
 import pytest
 
 from planloom.core.commands import RunStep
-from planloom.core.events import AttemptSucceeded, SpeculationSettled, StepSpeculated
-from planloom.core.result import RunStatus
-from planloom.plan.policy import Effects
+from planloom.core.events import AttemptSucceeded, RunStarted, SpeculationSettled, StepDispatched, StepSpeculated
+from planloom.core.machine import RunMachine
+from planloom.core.prices import ModelFacts, ModelPrice
+from planloom.core.result import RunStatus, Usage
+from planloom.plan.model import Plan
+from planloom.plan.policy import Effects, ResourceLimits
+from planloom.ports import Recorded
+from planloom.runtime.replay import diverges
 from tests.core.speculating import (
     LINGERS_S,
     Simulated,
@@ -256,3 +261,39 @@ def test_a_draft_that_comes_last_is_of_no_use_and_does_no_harm() -> None:
     assert run.done_s == pytest.approx(3.0)
     assert not [request for request in _ran_ahead(run) if request.role == ""]
     run.check()
+
+
+def test_a_replay_makes_room_where_the_run_made_it() -> None:
+    """What ran ahead made way for a step, and then the step was drafted anew: all in one turn, in this order."""
+    price, draft = ModelPrice(1_000.0, 1_000.0), {"draft": "d", "policy": "compare"}
+    models = {name: ModelFacts(f"test://{name}", price=price, max_tokens=20) for name in "md"}
+    above = {"b": "a", "c": "b"}
+    steps = [
+        {"id": one, "model": "m", "prompt": f"${{{{ steps.{above[one]}.output }}}}" if one in above else "q"}
+        for one in "abc"
+    ]
+    plan = Plan.from_dict({"steps": [step | {"speculate": draft} for step in steps]})
+    machine, record, requests = RunMachine("run"), [], {}
+
+    def hand(fact: Any) -> tuple[Any, ...]:
+        turn = machine.handle(fact)
+        for event, cause in zip(turn.events, turn.causes, strict=True):
+            record.append(Recorded(len(record) + 1, cause, event))
+        requests.update({command.key: command for command in turn.commands if isinstance(command, RunStep)})
+        return turn.events
+
+    def ok(key: str, output: str) -> tuple[Any, ...]:
+        request = requests.pop(key)
+        place = (key, request.attempt, request.epoch)
+        return hand(AttemptSucceeded(*place, output, 0.0, 0.0, Usage(1, 1, 1), 0.002))
+
+    hand(RunStarted(plan, {}, 0.0, ResourceLimits(max_total_cost_usd=0.28, timeout_seconds=None), models=models))
+    ok("a!draft", "x")
+    ok("b!draft", "y")
+    events = ok("a", "z")
+
+    made = [type(event) for event in events if getattr(event, "step", "") == "b"]
+    assert made == [SpeculationSettled, SpeculationSettled, StepDispatched, StepSpeculated]
+    assert isinstance(events[1], SpeculationSettled)
+    assert events[1].step == "a"
+    assert diverges("run", record) is None

@@ -70,8 +70,9 @@ class RunMachine:
         self._undecided = False
         self.speculation: Speculation | None = None
         """What runs ahead; None where no step of the plan has others do so."""
-        self.told: list[StepSpeculated | SpeculationSettled] | None = None
-        """In a replay that compares: decisions of this turn that rest on values which are not on record."""
+        self.told: list[tuple[int, StepSpeculated | SpeculationSettled]] | None = None
+        """In a replay that compares: decisions of this turn, with their numbers, that rest on values which are not on
+        record."""
 
     @property
     def ended(self) -> bool:

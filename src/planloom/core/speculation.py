@@ -59,7 +59,7 @@ _NOT_ITS_OWN = frozenset({FailureKind.CANCELLED, FailureKind.LIMIT, FailureKind.
 class Tells(Turns, Protocol):
     """Who it decides for: `machine.RunMachine`."""
 
-    told: list[StepSpeculated | SpeculationSettled] | None
+    told: list[tuple[int, StepSpeculated | SpeculationSettled]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Speculation:
         self._later: dict[str, Node] = {}
 
     @property
-    def told(self) -> list[StepSpeculated | SpeculationSettled] | None:
+    def told(self) -> list[tuple[int, StepSpeculated | SpeculationSettled]] | None:
         """Return, in a replay that compares, what the record says was decided here in this turn."""
         return self.machine.told
 
@@ -208,11 +208,11 @@ class Speculation:
     def _adopted_as_told(self, node: Node, entry: Ahead | None) -> Ahead | None:
         assert self.told is not None
         found = None
-        for event in list(self.told):
-            if isinstance(event, SpeculationSettled) and event.step == node.key and event.outcome != "spent":
-                self.told.remove(event)
-                self.machine.record(replace(event, at=self.machine.now))
-                found = entry if event.outcome == "confirmed" else found
+        while (event := self._next_told()) is not None and event.step == node.key:
+            if isinstance(event, StepSpeculated) or event.outcome == "spent":
+                break
+            self._repeat(event)
+            found = entry if event.outcome == "confirmed" else found
         return found
 
     def goes_on(self, node: Node, entry: Ahead) -> None:
@@ -260,12 +260,22 @@ class Speculation:
     def _as_told(self, *kinds: type) -> bool:
         assert self.told is not None
         settled = False
-        while self.told and isinstance(self.told[0], kinds):
-            event = self.told.pop(0)
+        while (event := self._next_told()) is not None and isinstance(event, kinds):
             settled = settled or isinstance(event, SpeculationSettled)
-            self.machine.record(replace(event, at=self.machine.now))
+            self._repeat(event)
         self._touched.clear()
         return settled
+
+    def _next_told(self) -> StepSpeculated | SpeculationSettled | None:
+        """Return what the record says was decided next, if that was decided here."""
+        told = self.told
+        return told[0][1] if told and told[0][0] == self.state.seq + 1 else None
+
+    def _repeat(self, event: StepSpeculated | SpeculationSettled) -> None:
+        """Decide as the record says."""
+        assert self.told is not None
+        self.told.pop(0)
+        self.machine.record(replace(event, at=self.machine.now))
 
     def over(self) -> bool:
         """Settle all there is, because the run is about to end; return whether nothing is under way any more."""

@@ -97,12 +97,16 @@ def _own(key: str) -> str:
     return re.split(r"[/\[]", key, maxsplit=1)[0]
 
 
-def _told(events: Sequence[Event], place: int) -> list[StepSpeculated | SpeculationSettled]:
-    """Return the decisions about running ahead from here to the next fact: they rest on values not on record."""
-    found: list[StepSpeculated | SpeculationSettled] = []
-    for event in events[place:]:
+def _told(events: Sequence[Event], place: int) -> list[tuple[int, StepSpeculated | SpeculationSettled]]:
+    """Return the decisions about running ahead from here to the next fact, with their numbers.
+
+    They rest on values that are not on record; where among the others they were made, decides what else there was room
+    for.
+    """
+    found: list[tuple[int, StepSpeculated | SpeculationSettled]] = []
+    for seq, event in enumerate(events[place:], start=place + 1):
         if isinstance(event, FACT_TYPES):
             break
         if isinstance(event, (StepSpeculated, SpeculationSettled)):
-            found.append(event)
+            found.append((seq, event))
     return found
