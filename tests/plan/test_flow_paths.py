@@ -184,6 +184,13 @@ def test_an_agent_has_the_tools_it_is_said_to_have() -> None:
     ]
 
 
+def test_an_agent_that_is_plain_code_is_a_way_out_like_a_tool() -> None:
+    document = plan(tool("page", "get"), {"id": "job", "agent": "a", "prompt": text_of(["page"])})
+
+    assert told(document, agent_effects=lambda _: Effects.ONCE) == [("web", "page>job", "a", "needs_approval", "")]
+    assert told(document) == []
+
+
 def test_a_judge_is_told_what_a_step_came_to() -> None:
     judged = tool("key", "vault", verify={"strategy": "judge", "model": "m"}, effects="none")
 

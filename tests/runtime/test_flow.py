@@ -14,6 +14,7 @@ import pytest
 
 from planloom import Engine, Run, RunResult
 from planloom.agents.reasoning import Reasoner
+from planloom.agents.roster import AgentRegistry
 from planloom.core.chat import ToolCall
 from planloom.core.events import AttemptSucceeded, CallEnded, CallStarted, StepDispatched
 from planloom.core.result import RunStatus
@@ -381,6 +382,19 @@ def test_a_program_that_was_told_nothing_may_send() -> None:
     run(plan({"id": "job", "code": {"source": "mail_send('hi')\nweb_get()", "tools": ["web.get", "mail.send"]}}), world)
 
     assert world.sent == ["hi"]
+
+
+@pytest.mark.parametrize(("effects", "status"), [("none", "success"), ("once", "waiting"), (None, "waiting")])
+def test_an_agent_that_is_plain_code_is_asked_about_as_a_tool_would_be(effects: Any, status: str) -> None:
+    heard: list[str] = []
+    agents = AgentRegistry()
+    agents.register(heard.append, "plain", effects=effects)
+
+    result = run(
+        plan(FETCH, {"id": "job", "agent": "plain", "prompt": "${{ steps.fetch.output }}"}), World(), agents=agents
+    )
+
+    assert (result.status, bool(heard)) == (status, status == "success")
 
 
 # --- what labels survive ------------------------------------------------------------------------

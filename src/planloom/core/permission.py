@@ -66,6 +66,10 @@ def verdict_on(state: RunState, node: Node, labels: Labels) -> FlowVerdict:
         verdicts.append(decide(labels, facts, _effects(node, facts), flow.policy))
     elif step.code is None:
         verdicts.append(decide_model(labels, flow.policy))
+        assert state.started is not None
+        agent = agent_facts(step, state.started.agents)
+        if agent is not None:  # one that only thinks has no effects by itself; its calls are decided about one by one
+            verdicts.append(decide(labels, None, agent.effects or Effects.ONCE, flow.policy))
     if step.verify is not None and step.verify.strategy in JUDGED:
         verdicts.append(decide_model(labels | labels_after(labels, facts), flow.policy))
     return next((one for kind in _GRAVE for one in verdicts if one.kind == kind), ALLOWED)

@@ -48,6 +48,8 @@ class FlowCatalogue(Protocol):
 
 InnerTools = Callable[[Step], Mapping[str, DeclaredTool] | None]
 """The tools that an agent's step may call, by name; None: those that the step names."""
+AgentEffects = Callable[[Step], Effects]
+"""What the agent of a step does outside by itself, calls of its tools aside."""
 
 
 @dataclass(slots=True)
@@ -58,6 +60,7 @@ class FlowNode:
         step: None for a part: nothing is decided there.
         tool: What a tool step calls.
         inner: What a model, an agent or a program may call.
+        agent: What the agent of an agent's step does by itself; None: there is none.
         is_certain: False: for what a step only says if it fails, or if it is done for nothing.
         below: Nodes that are given something of it.
     """
@@ -67,6 +70,7 @@ class FlowNode:
     step: Step | None = None
     tool: DeclaredTool | None = None
     inner: Mapping[str, DeclaredTool] = field(default_factory=dict)
+    agent: Effects | None = None
     is_certain: bool = True
     below: list[int] = field(default_factory=list)
 
@@ -92,13 +96,14 @@ class FlowGraph:
     catalogue: FlowCatalogue
     usable: frozenset[str]
     inner_tools: InnerTools
+    agent_effects: AgentEffects
     nodes: list[FlowNode] = field(default_factory=list)
     failed: dict[int, int] = field(default_factory=dict)
     """The second nodes of rule 2."""
 
     @classmethod
-    def of(cls, plan: Plan, catalogue: FlowCatalogue, inner: InnerTools) -> FlowGraph:
-        walk = cls(catalogue, catalogue.expanded(None), inner)
+    def of(cls, plan: Plan, catalogue: FlowCatalogue, inner: InnerTools, agent_effects: AgentEffects) -> FlowGraph:
+        walk = cls(catalogue, catalogue.expanded(None), inner, agent_effects)
         walk.scope(compile_plan(plan), "", (), {}, None)
         return walk
 
@@ -162,7 +167,8 @@ class FlowGraph:
     def node(self, entry: GraphStep, prefix: str, at: Path) -> int:
         step = entry.step
         tool = self.facts(step.tool) if step.tool is not None else None
-        self.nodes.append(FlowNode(prefix + step.id, at, step, tool, self.inside(step)))
+        agent = None if step.agent_name is None else self.agent_effects(step)
+        self.nodes.append(FlowNode(prefix + step.id, at, step, tool, self.inside(step), agent))
         return len(self.nodes) - 1
 
     def part_of(self, place: int, *, is_certain: bool = True) -> int:

@@ -30,7 +30,7 @@ from planloom.plan.flow import (
     is_sink,
     labels_after,
 )
-from planloom.plan.flow_graph import DeclaredTool, FlowCatalogue, FlowGraph, FlowNode, InnerTools
+from planloom.plan.flow_graph import AgentEffects, DeclaredTool, FlowCatalogue, FlowGraph, FlowNode, InnerTools
 from planloom.plan.frozen import frozen
 from planloom.plan.model import Plan, Step
 from planloom.plan.policy import JUDGED, Effects
@@ -81,15 +81,21 @@ class FlowPath:
 
 
 def flows(
-    plan: Plan, catalogue: FlowCatalogue, policy: FlowPolicy, *, inner: InnerTools = lambda _: None
+    plan: Plan,
+    catalogue: FlowCatalogue,
+    policy: FlowPolicy,
+    *,
+    inner: InnerTools = lambda _: None,
+    agent_effects: AgentEffects = lambda _: Effects.NONE,
 ) -> list[FlowPath]:
     """Return how labelled values may reach tools with effects and models, the gravest verdicts first.
 
     Args:
         plan: One that `check_plan` finds nothing wrong with; tools that are not in the catalogue are passed over.
         inner: The tools that an agent has by itself.
+        agent_effects: What an agent does besides calling them: one that is plain code may do anything.
     """
-    found = _Search(FlowGraph.of(plan, catalogue, inner).nodes).paths(policy)
+    found = _Search(FlowGraph.of(plan, catalogue, inner, agent_effects).nodes).paths(policy)
     weight: dict[str, int] = {"refused": 0, "needs_approval": 1, "allowed": 2}
     return sorted(found, key=lambda one: (weight[one.verdict], not one.certain))
 
@@ -216,7 +222,9 @@ def _ways_out(
             yield judge, verdict, True
         elif begins:
             yield judge, _inside(verdict), False
-    if comes_in and step.kind in _TELLS_A_MODEL and label == SECRET:
+    if comes_in and node.agent not in (None, Effects.NONE):
+        yield step.doer, decide(labels, None, Effects.ONCE, policy), True
+    elif comes_in and step.kind in _TELLS_A_MODEL and label == SECRET:
         yield step.doer, decide_model(labels, policy), True
     if begins and not at_once and step.kind in _TELLS_A_MODEL and label == SECRET:
         yield step.doer, _inside(decide_model(labels, policy)), False

@@ -16,6 +16,7 @@ from planloom.plan.flow import declares_flow
 from planloom.plan.flow_paths import flows, refusals
 from planloom.plan.graph import compile_plan
 from planloom.plan.model import Plan
+from planloom.plan.policy import Effects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +56,7 @@ class Labelled:
             compile_plan(plan)
         except PlanError:
             return []  # told already, and there is no telling what leads where
-        return flows(plan, self.registry, self.policy, inner=self.tools_of_agent)
+        return flows(plan, self.registry, self.policy, inner=self.tools_of_agent, agent_effects=self.effects_of_agent)
 
     def problems(self, plan: Plan) -> list[FlowRefusedError]:
         """Return each way of a labelled value that would certainly be refused."""
@@ -76,6 +77,13 @@ class Labelled:
         if named is None:
             named = () if definition.tools is None else tuple(definition.tools.names())
         return {one: tools.get(one).facts for one in named if one in tools}
+
+    def effects_of_agent(self, step: Step) -> Effects:
+        """Return what the agent of a step does outside by itself."""
+        name = step.agent_name
+        return (
+            Effects.NONE if name is None or name not in self.agents else self.agents.facts(name).effects or Effects.ONCE
+        )
 
     def _agents_declare(self, plan: Plan) -> bool:
         brought = (self.tools_of_agent(step) or {} for step in _steps_of(plan))
