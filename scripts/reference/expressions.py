@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from planloom.plan.expression import MAX_DEPTH, MAX_EXPRESSION
-from planloom.plan.terms import FUNCTIONS, MAX_TEXT, ROOTS, STEP_FIELDS
+from planloom.plan.terms import FUNCTIONS, MAX_DIGITS, MAX_TEXT, ROOTS, STEP_FIELDS
 
 TITLE = "References and conditions"
 
@@ -17,7 +17,8 @@ def body() -> str:
             f"- A path begins with one of: {', '.join(f'`{root}`' for root in ROOTS)}.",
             f"- `steps.ID.` goes on with one of: {', '.join(f'`{field}`' for field in STEP_FIELDS)}.",
             f"- Bounds: {MAX_EXPRESSION:,} characters an expression, {MAX_DEPTH} nested brackets, "
-            f"{MAX_TEXT:,} characters a text may grow to.",
+            f"{MAX_TEXT:,} characters a text may grow to, and those that nested functions make in all; "
+            f"{MAX_DIGITS:,} places to round to.",
             "",
             "| function | use |",
             "|---|---|",
