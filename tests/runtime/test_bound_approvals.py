@@ -12,6 +12,7 @@ from planloom.core.events import AnswerRefused, ApprovalRequested, StepDispatche
 from planloom.plan.flow import FlowPolicy
 from planloom.runtime.people import answer_fact
 from planloom.runtime.replay import diverges, replayed
+from planloom.testing import crash_everywhere
 from planloom.testing.clock import ManualClock
 from planloom.testing.fakes import CallLog, fake_tool
 
@@ -172,3 +173,36 @@ def test_a_run_of_tools_that_say_nothing_pins_no_policy_and_binds_its_answers(pl
             assert (started.flow, started.binds, started.reused_labels) == (None, True, {})
 
     asyncio.run(main())
+
+
+def labelled_tools() -> list[Any]:
+    return [
+        fake_tool("fetch", lambda **_: ["page 1", "page 2"], source="web"),
+        fake_tool("clean", lambda **_: 1, cleans="web"),
+        fake_tool("send", lambda **_: "sent", effects="once"),
+        fake_tool("book", lambda **_: "booked", effects="idempotent", needs_approval=True),
+    ]
+
+
+CLEANING = {
+    "inputs": {"page": {}},
+    "steps": [{"id": "read", "tool": "clean", "with": {"n": "${{ inputs.page }}"}}],
+}
+LABELLED = {
+    "planloom": 1,
+    "steps": [
+        {"id": "fetch", "tool": "fetch"},
+        {"id": "each", "for_each": "${{ steps.fetch.output }}", "plan": CLEANING, "with": {"page": "${{ item }}"}},
+        {"id": "send", "tool": "send", "for_each": "${{ steps.fetch.output }}", "with": {"n": "${{ item }}"}},
+        {"id": "ask", "approve": "Fine?", "needs": ["send"]},
+        {"id": "book", "tool": "book", "with": {"n": "${{ steps.each.output }}"}, "needs": ["ask"]},
+    ],
+}
+
+
+@pytest.mark.slow
+def test_a_run_whose_calls_are_asked_about_loses_and_doubles_nothing_wherever_its_power_is_cut() -> None:
+    report = asyncio.run(crash_everywhere(LABELLED, labelled_tools))
+
+    assert report.failures == [], str(report)
+    assert len(report.points) >= 40
