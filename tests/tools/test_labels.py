@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from planloom import tool
+from planloom import Plan, tool
 from planloom.core.events import ToolFacts
 from planloom.errors import ConfigError, UnknownFieldError
+from planloom.plan.flow import FlowPolicy
+from planloom.plan.flow_paths import flows
 from planloom.tools.catalogue import ToolCatalog, as_tool, definition_of
 from planloom.tools.mcp_terms import terms_of
 from planloom.tools.registry import ToolRegistry
@@ -130,6 +132,31 @@ def test_what_the_standard_tools_say(tmp_path: Path) -> None:
     assert (tools["http.post"].source, tools["http.post"].sink, tools["http.post"].accepts) == (("web",), None, ())
     others = [made for name, made in tools.items() if not name.startswith("http.")]
     assert {said(made)["source"] for made in others} == {()}
+
+
+def test_where_what_the_standard_tools_bring_may_go(tmp_path: Path) -> None:
+    vault = Tool.from_function(lambda: "x", name="vault", effects="none", secret=True)
+    registry = ToolRegistry([*get_default_tools(tmp_path, ["example.com"]), vault])
+    page, link = "${{ steps.page.output.body }}", "${{ steps.key.output }}"
+    steps: list[dict[str, Any]] = [
+        {"id": "page", "tool": "http.get", "with": {"url": "https://example.com"}},
+        {"id": "key", "tool": "vault"},
+        {"id": "found", "tool": "text.regex", "with": {"text": page, "pattern": "https:.*"}},
+        {"id": "next", "tool": "http.get", "with": {"url": "${{ steps.found.output }}"}},
+        {"id": "leak", "tool": "http.get", "with": {"url": f"https://example.com/{link}"}},
+        {"id": "post", "tool": "http.post", "with": {"url": "https://example.com", "body": page}},
+        {"id": "save", "tool": "files.write", "with": {"path": "x", "text": page}},
+    ]
+    plan = Plan.from_dict({"planloom": 1, "steps": steps})
+
+    ways = {(one.label, one.sink): one.verdict for one in flows(plan, registry, FlowPolicy())}
+
+    assert ways == {
+        ("secret", "leak"): "refused",
+        ("web", "post"): "needs_approval",
+        ("web", "save"): "needs_approval",
+        ("web", "next"): "allowed",
+    }
 
 
 def test_files_that_others_put_there_can_be_said_to_be() -> None:

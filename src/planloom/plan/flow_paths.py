@@ -91,7 +91,7 @@ def flows(
     """Return how labelled values may reach tools with effects and models, the gravest verdicts first.
 
     Args:
-        plan: One that `check_plan` finds nothing wrong with; tools that are not in the catalogue are passed over.
+        plan: One that `check_plan` finds nothing wrong with; a tool that is not here counts as one that says nothing.
         inner: The tools that an agent has by itself.
         agent_effects: What an agent does besides calling them: one that is plain code may do anything.
     """
