@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from planloom.core.approvals import binding_of
+from planloom.core.approvals import binding_of, changes
 from planloom.core.commands import SetTimer
 from planloom.core.events import (
     AnswerRefused,
@@ -318,6 +319,27 @@ def test_what_is_not_to_be_done_any_more_is_refused_although_it_was_approved() -
 
     (failed,) = drive.of_type(StepFailed)
     assert (failed.step, failed.kind) == ("pay", FailureKind.REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"attempt": 2}, "the attempt (1 then, 2 now)"),
+        ({"tool": "send"}, "what is called ('pay' then, 'send' now)"),
+        ({"args": {"sum": 6}}, "the arguments"),
+        ({"labels": ("inbox", "web")}, "the labels of the arguments (inbox, web now)"),
+        ({"labels": ()}, "the labels of the arguments (none now)"),
+        ({"expires_at": 9.0}, "when it expires"),
+        ({"message": "Go?"}, "the question"),
+        ({"attempt": 2, "args": None}, "the attempt (1 then, 2 now), the arguments"),
+        ({"binding": "b"}, "what it would be given, which is not shown"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_who_answers_an_earlier_question_is_told_what_changed(other: dict[str, Any], told: str) -> None:
+    before = ApprovalRequested("pay", "?", 0.0, None, 8.0, 1, "a", "pay", {"sum": 5}, ("web",))
+
+    assert changes(before, replace(before, **other)) == told
 
 
 def test_a_retried_run_asks_again_although_everything_reads_the_same() -> None:

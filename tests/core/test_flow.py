@@ -748,6 +748,26 @@ def test_who_is_asked_is_told_where_it_comes_from(steps: Any, key: str, origin: 
     assert asked.message.endswith(f"'web' comes from step {origin!r}")
 
 
+def test_what_comes_from_whoever_wrote_a_plan_is_said_to_come_from_the_step_it_stands_for() -> None:
+    drive = flowing(replanning(tool="web", **{"with": {}}), allow=("web", "send", "t"))
+    drive.fail("get")
+
+    drive.ok("get", {"steps": [tool("out", tool="send")]})
+
+    (asked,) = drive.of_type(ApprovalRequested)
+    assert asked.message.endswith("'web' comes from step 'get'")
+
+
+def test_a_program_may_be_given_anything_for_its_calls_are_decided_about_one_by_one() -> None:
+    code = {"id": "code", "code": {"source": "main = 1", "tools": ["send"]}, "with": {"x": "${{ steps.v.output }}"}}
+    drive = flowing(tool("v", tool="vault"), code, fetch())
+    drive.ok("v")
+
+    assert told(drive, "code") == SECRET
+    drive.ok("code", labels=("web",))
+    assert labels(drive, "code") == SECRET | WEB
+
+
 def test_labels_are_on_record_only_as_decisions_and_come_back_from_it() -> None:
     drive = flowing(fetch(), sub(), tool("m", for_each=[1, 2]), given("out", "sub", "m", tool_name="send"))
     drive.ok("fetch")
