@@ -11,6 +11,7 @@ import pytest
 from planloom.core.events import (
     AttemptFailed,
     AttemptSucceeded,
+    CallEnded,
     CancelRequested,
     OutputStreamed,
     PauseRequested,
@@ -28,9 +29,11 @@ from planloom.core.events import (
     ToolFacts,
 )
 from planloom.core.result import RunStatus, SkipReason, StepStatus, Usage
+from planloom.plan.model import Plan
 from planloom.plan.policy import FailureKind, JoinRule, ResourceLimits
 from planloom.ports import Recorded
 from planloom.testing import check_history
+from planloom.testing.history.violation import LAWS
 from tests.core.driving import Drive, plan, tool
 from tests.testing.histories import altered, recorded
 
@@ -41,6 +44,7 @@ RETRIES, ONCE, JOINS, ASKED = (recorded(name) for name in ("retries", "once-cut"
 FAILING, DRAFTS, LIMITS, COLLECT = (
     recorded(name) for name in ("failing-with-clean-up", "drafts-confirmed", "limits", "collect")
 )
+LABELLED = recorded("labelled-again")
 NO_LIMITS = dict.fromkeys(ResourceLimits.model_fields)
 
 
@@ -104,6 +108,14 @@ def of_tokens(most: int) -> Records:
     return altered(drive.record, other={1: {"limits": ResourceLimits(**NO_LIMITS | {"max_total_tokens": most})}})
 
 
+def changed(record: Records, step_id: str, **fields: Any) -> Plan:
+    """Return the plan of a run with other fields in one of its steps."""
+    begun = record[0].event
+    assert isinstance(begun, RunStarted)
+    steps = tuple(replace(step, **fields) if step.id == step_id else step for step in begun.plan.steps)
+    return replace(begun.plan, steps=steps)
+
+
 I1: dict[str, Callable[[], Records]] = {
     "a number is left out": lambda: [*CHAIN[:-1], replace(CHAIN[-1], seq=11)],
     "a number comes twice": lambda: [*CHAIN[:-1], replace(CHAIN[-1], seq=9)],
@@ -154,6 +166,9 @@ I3: dict[str, Callable[[], Records]] = {
     "a once step is made again, and it was to fail": lambda: altered(ONCE, other={22: {"how": "fail"}}),
     "a once call is made again": lambda: altered(AGENT, after={6: [AGENT[4].event]}),
     "a once call is begun twice": lambda: altered(AGENT, after={5: [AGENT[4].event]}),
+    "a call with an effect ends that never began": lambda: altered(
+        CHAIN, after={2: [CallEnded("a", 1, 1, "tool/pay/1", "pay", "tool", 1, AT, AT)]}
+    ),
     "an attempt whose once call was lost is made again": lambda: altered(recorded("agent-cut"), out=[7, 8])[:8],
 }
 I4: dict[str, Callable[[], Records]] = {
@@ -179,6 +194,22 @@ I4: dict[str, Callable[[], Records]] = {
     "a sub-plan is given something else": lambda: altered(
         recorded("map-of-sub-plans"), other={3: {"inputs": {"n": 7}}}
     ),
+    "a sub-plan fails before its steps have ended": lambda: altered(
+        SUB[:10], after={10: [StepFailed("sub", StepStatus.FAILED, FailureKind.ERROR, "no", AT)]}
+    ),
+    "a step starts whose condition cannot be worked out": lambda: altered(
+        CHAIN, other={1: {"plan": changed(CHAIN, "b", when="inputs.nothing")}}
+    ),
+    "a failure is skipped that is not to be": lambda: altered(
+        FAILING[:6], after={6: [StepSkipped("bad", SkipReason.ON_ERROR_SKIP, AT)]}
+    ),
+    "a step is skipped after it began": lambda: altered(
+        RETRIES[:4], after={4: [StepSkipped("a", SkipReason.CONDITION_FALSE, AT)]}
+    ),
+    "a person is asked about other arguments": lambda: altered(LABELLED, other={7: {"args": {"n": 77}}}),
+    "an answer counts that was given to another question": lambda: altered(LABELLED, other={8: {"binding": "0" * 64}}),
+    "an attempt starts that nobody has let start": lambda: altered(LABELLED, out=[8]),
+    "an attempt starts that a person did not let start": lambda: altered(LABELLED, other={8: {"approved": False}}),
     "a sub-plan ends before its steps": lambda: ended(
         SUB, without=6, after={10: [StepSucceeded("sub", {"y": 12}, AT)]}
     ),
@@ -253,7 +284,8 @@ I7: dict[str, Callable[[], Records]] = {
     "a cancelled run fails": lambda: altered(recorded("cancelled"), other={7: {"status": RunStatus.FAILED}}),
     "nothing is under way, and nothing is waited for": lambda: CHAIN[:5],
     "a failed attempt is forgotten": lambda: RETRIES[:4],
-    "a step is forgotten while others go on": lambda: altered(recorded("diamond"), out=[5])[:5],
+    "a step is forgotten while others go on": lambda: altered(recorded("diamond"), out=[5])[:4],
+    "the run is partial and names who failed it": lambda: altered(JOINS, other={12: {"failed_step": "no"}}),
     "the end is forgotten": lambda: CHAIN[:9],
     "a run is cancelled, and nobody asked": lambda: altered(recorded("cancelled"), out=[3]),
     "a run is to be cancelled and goes on": lambda: altered(recorded("cancelled"), out=[4])[:4],
@@ -276,6 +308,10 @@ I8: dict[str, Callable[[], Records]] = {
     "a map names no item as failed": lambda: altered(
         COLLECT, other={10: {"errors": ()}, 13: {"status": RunStatus.SUCCESS}}
     ),
+    "a map succeeds with a failed item": lambda: altered(
+        COLLECT,
+        other={1: {"plan": changed(COLLECT, "each", on_item_error="fail_fast")}, 13: {"status": RunStatus.PARTIAL}},
+    ),
     "a step that is no map gets items": lambda: altered(CHAIN[:3], after={3: [StepExpanded("b", [1], AT)]}),
 }
 ORDER: dict[str, Callable[[], Records]] = {
@@ -297,9 +333,24 @@ ORDER: dict[str, Callable[[], Records]] = {
     ),
     "a wait step is done by an attempt": lambda: altered(recorded("waits"), out=[4], after={3: [start("w")]})[:4],
     "what ran ahead is settled twice": lambda: altered(DRAFTS, after={8: [DRAFTS[7].event]}),
+    "a person is asked about an attempt that is not next": lambda: altered(LABELLED, other={7: {"attempt": 2}})[:7],
     "a plan comes that nobody asked for": lambda: altered(recorded("replanned"), out=[4, 5, 6])[:4],
 }
-ALL = {"I1": I1, "I2": I2, "I3": I3, "I4": I4, "I5": I5, "I6": I6, "I7": I7, "I8": I8, "order": ORDER}
+UNREADABLE: dict[str, Callable[[], Records]] = {
+    "a plan is none": lambda: altered(CHAIN, other={1: {"plan": changed(CHAIN, "b", when="1 +")}})[:1],
+}
+ALL = {
+    "I1": I1,
+    "I2": I2,
+    "I3": I3,
+    "I4": I4,
+    "I5": I5,
+    "I6": I6,
+    "I7": I7,
+    "I8": I8,
+    "order": ORDER,
+    "record": UNREADABLE,
+}
 
 
 @pytest.mark.parametrize(("law", "name"), [(law, name) for law, cases in ALL.items() for name in cases])
@@ -309,3 +360,7 @@ def test_a_record_that_breaks_a_law_is_accused_of_just_that(law: str, name: str)
     found = check_history(record, run_id="r")
 
     assert {one.law for one in found} == {law}, [str(one) for one in found]
+
+
+def test_there_is_a_case_for_every_law() -> None:
+    assert ALL.keys() == LAWS.keys()
