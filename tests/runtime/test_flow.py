@@ -486,6 +486,27 @@ def test_a_result_from_the_cache_brings_what_it_came_with() -> None:
     assert asyncio.run(main()) == (["send"], True)
 
 
+def test_what_a_model_said_that_was_refused_a_call_is_not_what_another_is_told() -> None:
+    world = World()
+    world.get = lambda url="u": "same"  # type: ignore[method-assign]
+    look = Tool.from_function(world.get, name="web.look", effects="none", sink=True)
+    model = FunctionModel(
+        lambda call: ToolCall("1", "web.look", {}) if len(call.messages) == 1 else call.messages[-1].content
+    )
+    ask = {"model": "m", "tools": ["web.look"], "cache": True}
+    told = {"id": "told", **ask, "prompt": "${{ steps.fetch.output }}"}
+    untold = {"id": "untold", **ask, "prompt": "same", "needs": ["told"]}
+
+    async def main() -> RunResult:
+        async with Engine(tools=[*world.tools, look], models={"m": model}) as engine:
+            return await engine.run(plan(FETCH, told, untold))
+
+    result = asyncio.run(main())
+
+    assert "was not called" in result.step("told").output
+    assert result.step("untold").output == "same"
+
+
 def test_equal_attempts_at_the_same_time_share_their_labels() -> None:
     world, journal = World(), MemoryJournal()
     ask = {"model": "m", "prompt": "?", "tools": ["web.get"], "cache": True}

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from planloom.core.result import StepOutcome, Usage
 from planloom.executors.classify import kind_of, usage_of
@@ -110,7 +110,9 @@ class CachedExecutor:
 
     def _key(self, request: RunStep) -> str:
         own_key = request.idempotency_key if request.step.idempotency_key is not None else ""
-        parts = [request.step.kind, request.step.doer, self.digest_of(request), request.args, own_key]
+        parts: list[Any] = [request.step.kind, request.step.doer, self.digest_of(request), request.args, own_key]
+        if request.labels:  # they decide which calls inside are made
+            parts.append(sorted(request.labels))
         return sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
