@@ -216,10 +216,10 @@ def test_a_thousand_steps_are_no_matter() -> None:
     loaded = Plan.from_dict(plan(*steps))
     compile_plan(loaded)
 
-    began = time.perf_counter()
+    began = time.process_time()
     ways = flows(loaded, Catalogue(), POLICY)
 
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
     assert len(ways) > 300
 
 
