@@ -16,6 +16,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from planloom.core.events import (
+    AnswerRefused,
     ApprovalAnswered,
     ApprovalRequested,
     CallStarted,
@@ -179,6 +180,8 @@ class Disk:
         asked = run.asked.get(fact.step)
         if asked is None or not fact.by.endswith(f"#{asked.seq}"):
             return False
+        if any(isinstance(entry.event, AnswerRefused) and entry.event.by == fact.by for entry in run.records):
+            return False  # that it came too late is on record
         waits = replayed("r", run.records).state.blocked.get(fact.step)
         return waits is not None and waits.waiting == asked.what
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from planloom.core.events import (
+    AnswerRefused,
     ApprovalAnswered,
     AttemptSucceeded,
     CancelRequested,
-    PauseRequested,
     ReplanRequested,
     RunFinished,
     RunStarted,
@@ -175,11 +175,12 @@ def _told(life: Life) -> Iterator[str]:
     run = life.disk.run("r")
     for fact in life.disk.forgotten:
         yield f"people: what was left for the run is forgotten, and the record still waits for it: {fact}"
-    kinds = (ApprovalAnswered, StepResolved, CancelRequested, PauseRequested)
-    heard = {(type(e), e.by) for r in run.records if isinstance(e := r.event, kinds)}
+    heard = {e.by for r in run.records if isinstance(e := r.event, ApprovalAnswered | AnswerRefused | StepResolved)}
     for fact in life.people.promised:
-        if isinstance(fact, ApprovalAnswered | StepResolved) and (type(fact), fact.by) not in heard:
+        if isinstance(fact, ApprovalAnswered | StepResolved) and fact.by not in heard:
             yield f"people: an answer was taken and is not on record: {fact}"
+    if life.people.in_time and not any(isinstance(entry.event, CancelRequested) for entry in run.records):
+        yield "people: a cancel was taken while the run went on, and is not on record"
     ended = [r.event for r in run.records if isinstance(r.event, RunFinished)]
     for result in life.told:
         if [result.status] != [event.status for event in ended] or result.output != ended[0].output:

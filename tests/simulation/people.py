@@ -41,6 +41,7 @@ class People:
         run: The run in hand, of the engine that drives it now; None while nobody does.
         desk: A journal of a process of their own, to leave answers in.
         answers: How many they gave; `promised`: what was durable, as they were told.
+        in_time: A cancel was taken when the end of the run was not on record.
         prompt: They answer everything at once from now on.
         says_no: Share of approvals that are denied.
     """
@@ -54,6 +55,7 @@ class People:
     run: Run | None = None
     answers: int = 0
     promised: list[Fact] = field(default_factory=list)
+    in_time: bool = False
     prompt: bool = False
     says_no: float = 0.2
 
@@ -153,6 +155,7 @@ class People:
             if done:
                 telling.result()
                 self.promised.append(fact)
+                self.in_time = self.in_time or (isinstance(fact, CancelRequested) and not self.disk.run("r").finished)
         finally:
             telling.cancel()
 
