@@ -96,8 +96,10 @@ class Gauge:
     def start(self) -> None:
         """Bound what the process may ever take, beyond what it holds now."""
         gc.collect()
-        size = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * mmap.PAGESIZE
-        limit = size + SPARE_BYTES
+        held = Path("/proc/self/statm")
+        if not held.exists():
+            return  # no Linux: nobody says what is held now
+        limit = int(held.read_text(encoding="ascii").split()[0]) * mmap.PAGESIZE + SPARE_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
     def take(self, data: bytes) -> Finding | None:
@@ -136,7 +138,9 @@ class Gauge:
             wrong = _untold(error) if took_s is None else (f"taken, and then {type(error).__name__}", _place_of(error))
         except BrokenLaw as error:
             wrong = (f"broken law: {error}", "")
-        except Exception as error:  # noqa: BLE001 - whatever else comes out is what is looked for
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever else comes out is looked for; a Rust panic is no Exception
             wrong = (f"{type(error).__name__}: {str(error)[:200]}", _place_of(error))
         took_s = time.thread_time() - started if took_s is None else took_s
         return took_s * 1000, check is not None, wrong

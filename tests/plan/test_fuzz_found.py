@@ -120,6 +120,26 @@ def test_a_number_too_large_to_compare_does_not_fit_its_schema() -> None:
     ]
 
 
+@pytest.mark.parametrize("frames", [0, 300, 600, 800])
+def test_a_schema_that_refers_to_itself_ends_as_a_problem_however_deep_the_stack_is(frames: int) -> None:
+    schema = {"oneOf": [{"if": {"$ref": "#"}}, {"if": {"pattern": "a{1000}"}}]}
+
+    def below(levels: int) -> list[Any]:
+        return below(levels - 1) if levels else value_problems("x", schema)
+
+    assert [sentence for _, sentence in below(frames)] == ["the schema refers to itself without end"]
+
+
+def test_a_tree_of_a_recursive_schema_may_be_as_deep_as_a_plan() -> None:
+    tree: dict[str, Any] = {}
+    for _ in range(64):
+        tree = {"kid": tree}
+    schema = {"type": "object", "properties": {"kid": {"$ref": "#"}}}
+
+    assert value_problems(tree, schema) == []
+    assert value_problems({"kid": 5}, schema) == [(("kid",), "kid: 5 is not of type 'object'")]
+
+
 @pytest.mark.parametrize(
     ("values", "differ"),
     [([1, True], True), ([0, False], True), ([1, 1.0], False), ([[True], [1]], True), ([{"a": 1}, {"a": 1.0}], False),

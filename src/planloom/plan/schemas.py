@@ -26,6 +26,8 @@ from referencing.exceptions import Unresolvable
 
 MAX_CHECKS = 2_000_000
 """Keywords of a schema held against parts of a value, long ones and long values counting more; seconds of work."""
+MAX_NESTED = 200
+"""Keywords that hold schemas, inside each other while a value is looked at; each takes some four frames of Python."""
 MAX_PLAN_CHECKS = 20_000
 """The same for all the defaults of one plan together."""
 MAX_FOUND = 200
@@ -67,7 +69,7 @@ _CLASS_WORK, _SET_WORK, _PATTERN_WORK = 100, 3, 20
 class _Work:
     """What is left of the work that the schemas of one plan may make."""
 
-    checks: list[int] = field(default_factory=lambda: [MAX_PLAN_CHECKS])
+    checks: list[int] = field(default_factory=lambda: [MAX_PLAN_CHECKS, 0])
     patterns_left: int = MAX_PLAN_PATTERN_WORK
     patterns: set[str] = field(default_factory=set)
 
@@ -193,6 +195,7 @@ class TooManyChecks(Exception):  # noqa: N818 - told as a problem of the value, 
 
 
 _checks_left: ContextVar[list[int]] = ContextVar("checks_left")
+"""How many checks are left, and how many keywords are being looked at inside each other."""
 
 
 @contextmanager
@@ -202,11 +205,23 @@ def counted(max_checks: int | None = MAX_CHECKS) -> Iterator[None]:
     None: for as many as are left to the plan whose checks these are.
     """
     work = _work.get()
-    token = _checks_left.set(work.checks if max_checks is None and work is not None else [max_checks or MAX_CHECKS])
+    token = _checks_left.set(work.checks if max_checks is None and work is not None else [max_checks or MAX_CHECKS, 0])
     try:
-        yield
+        with no_panic():
+            yield
     finally:
         _checks_left.reset(token)  # a step's context must be as it was: see transport/local.py
+
+
+@contextmanager
+def no_panic() -> Iterator[None]:
+    """Raise a RecursionError for what jsonschema's Rust libraries make of one: an exception that is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # its class cannot be imported
+            raise RecursionError("nested too deeply") from None
+        raise
 
 
 def validator_of(schema: Any) -> Any:
@@ -262,9 +277,21 @@ def _counted(keyword: Keyword) -> Keyword:
         left[0] -= 1 + (_length(value) + _length(instance)) // 8
         if left[0] < 0:
             raise TooManyChecks
-        return keyword(validator, value, instance, schema)
+        found = keyword(validator, value, instance, schema)
+        return found if found is None or keyword not in _NESTING else _nested(left, found)
 
     return check
+
+
+def _nested(left: list[int], errors: Iterator[ValidationError]) -> Iterator[ValidationError]:
+    """Yield what a keyword that holds schemas finds, if it does not lie too deep inside others."""
+    if left[1] == MAX_NESTED:
+        raise RecursionError("nested too deeply")
+    left[1] += 1
+    try:
+        yield from errors
+    finally:
+        left[1] -= 1
 
 
 def _length(value: Any) -> int:
@@ -322,6 +349,11 @@ _KEYWORDS: dict[str, Keyword] = {
     "uniqueItems": _unique,
     "enum": _enum,
 }
+_NESTING = frozenset(
+    keyword
+    for name, keyword in _KEYWORDS.items()
+    if name in _SCHEMAS | _SCHEMA_LISTS | _SCHEMA_MAPS | _REFERENCES | {"patternProperties"}
+)
 _Counting: Any = extend(  # type: ignore[no-untyped-call]  # jsonschema does not say
     Draft202012Validator, {name: _counted(keyword) for name, keyword in _KEYWORDS.items()}
 )

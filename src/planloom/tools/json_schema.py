@@ -16,7 +16,7 @@ import referencing.exceptions
 import referencing.jsonschema
 
 from planloom.errors import ConfigError
-from planloom.plan.schemas import MAX_CHECKS, TooManyChecks, counted, plain, validator_of
+from planloom.plan.schemas import MAX_CHECKS, TooManyChecks, counted, no_panic, plain, validator_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,8 @@ class JsonSchema:
         if not isinstance(schema, dict):
             raise ConfigError(f"{where} is not a JSON Schema: it is a {type(schema).__name__}", remedy="give a dict")
         try:
-            jsonschema.Draft202012Validator.check_schema(schema)
+            with no_panic():
+                jsonschema.Draft202012Validator.check_schema(schema)
         except (jsonschema.SchemaError, RecursionError) as error:
             problem = getattr(error, "message", "it is nested too deeply")
             raise ConfigError(f"{where} is not a JSON Schema: {problem}", remedy="see json-schema.org") from error
