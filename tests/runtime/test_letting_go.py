@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from planloom import ConfigError, Engine, MemoryJournal, PlanloomError, RunStatus
-from planloom.core.events import ApprovalAnswered, CancelRequested
+from planloom.core.events import ApprovalAnswered, CancelRequested, RunFinished
 from planloom.testing.crash import CrashingJournal, Spoil
 from planloom.testing.fakes import fake_tool
 from tests.runtime.common import ASK, ONE, turns, waiting
@@ -91,6 +91,27 @@ def test_an_answer_that_was_taken_survives_a_power_cut(what: str) -> None:
         events = [type(entry.event).__name__ for entry in await disk.read("r")]
         wanted = {"approve": "ApprovalAnswered", "resolve": "StepResolved", "cancel": "CancelRequested"}[what]
         assert wanted in events
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("what", ["cancel", "pause"])
+def test_who_is_told_that_there_is_nothing_left_to_stop_is_told_what_is_on_record(what: str) -> None:
+    async def main() -> None:
+        disk, go_on = MemoryJournal(), asyncio.Event()
+        journal = CrashingJournal(disk, lag=25)
+
+        async def wait(**args: Any) -> None:
+            await go_on.wait()
+
+        async with Engine(journal, tools=[fake_tool("t", wait)]) as engine:
+            run = await engine.start(ONE, run_id="r")
+            go_on.set()
+            while not run._machine.ended:
+                await asyncio.sleep(0)
+            await (run.cancel() if what == "cancel" else run.pause())
+            journal.cut()
+        assert isinstance((await disk.read("r"))[-1].event, RunFinished)
 
     asyncio.run(main())
 

@@ -70,6 +70,8 @@ class Run:
         """Ask the run to stop; it is on record on return, then enforced. A run that has ended stays as it is."""
         if not self._machine.ended:
             await self._tell(CancelRequested(by, self._clock.now(), reason))
+        elif self._driver is not None:
+            await self._driver.flushed()  # that it has ended: else it could go on after a crash
 
     async def pause(self, *, by: str = "caller") -> None:
         """Have nothing new start; it is on record on return. What is under way ends, and then the run rests.
@@ -78,6 +80,8 @@ class Run:
         """
         if not self._machine.ended:
             await self._tell(PauseRequested(by, self._clock.now()))
+        elif self._driver is not None:
+            await self._driver.flushed()
 
     async def approve(
         self, step: str, *, by: str, approved: bool = True, output: Any = None, binding: str | None = None
