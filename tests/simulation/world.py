@@ -108,7 +108,6 @@ class World:
         disk: Where the record is kept, to look whether a call's start is on it.
         effects: What really happened, in order; `calls`: what was begun.
         unrecorded: Effects whose start was not on record.
-        too_many: Calls that began while as many as may be were under way.
         calm: From here on nothing fails by chance.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -139,6 +140,20 @@ def test_what_is_to_run_in_a_thread_is_refused() -> None:
         await asyncio.to_thread(time.monotonic)
 
     with pytest.raises(SimulationError, match="thread"):
+        run(main())
+
+
+def test_a_thread_that_has_a_hand_in_it_is_an_error() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        told = loop.create_future()
+        thread = threading.Thread(target=loop.call_soon_threadsafe, args=(told.set_result, 1))
+        thread.start()
+        thread.join()
+        await told
+        await asyncio.sleep(1)
+
+    with pytest.raises(SimulationError, match=r"another thread asks for .*set_result"):
         run(main())
 
 

@@ -11,17 +11,20 @@ Rule 4: no threads, no sockets, no signals: they bring a time of their own. Whoe
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from random import Random
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
 
 from planloom.errors import DeadlockError, SimulationError
 from planloom.testing.clock import NOON
 
 if TYPE_CHECKING:
+    import contextvars
     from selectors import SelectorKey
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 MAX_TURNS = 1_000_000
 """Turns of the loop after which a program is taken to go round and round."""
@@ -103,6 +106,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.turns = 0
         self._max_turns = max_turns
+        self._own_thread = threading.get_ident()
+        self._by_thread = ""
+        """What another thread has asked for."""
         self._now_s = 0.0
         self._clock_resolution = _RESOLUTION_S
         self._selector = _NoSelector(self)
@@ -120,12 +126,15 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
         Raises:
             DeadlockError: Everything waits, and nothing will ever happen.
-            SimulationError: It was the last turn there may be.
+            SimulationError: It was the last turn there may be, or another thread has a hand in this.
         """
+        if self._by_thread:
+            told, self._by_thread = self._by_thread, ""
+            raise _no_threads(f"another thread asks for {told}, and threads cannot be simulated")
         if seconds is None:
             raise DeadlockError(
                 f"everything waits, and nothing will ever happen: {self._who_waits()}",
-                remedy="look at what should have woken them; nothing from outside can",
+                remedy="look at what should have woken them; nothing from outside can, and no thread",
             )
         self._now_s += seconds
         self.turns += 1
@@ -148,14 +157,23 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def _write_to_self(self) -> None:
         """Do nothing: nobody else could have woken the loop."""
 
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """Do as `call_soon`; that another thread called it, the next turn says."""
+        if threading.get_ident() != self._own_thread:
+            self._by_thread = getattr(callback, "__qualname__", str(callback))
+        return super().call_soon_threadsafe(callback, *args, context=context)
+
     def run_in_executor(  # type: ignore[override]  # it never returns, so what it would return does not matter
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> NoReturn:
         """Refuse: a thread takes real time, and nobody can say how much."""
-        raise SimulationError(
-            f"{getattr(func, '__qualname__', func)} was to run in a thread, which cannot be simulated",
-            remedy="simulate with async tools and scripted models",
-        )
+        raise _no_threads(f"{getattr(func, '__qualname__', func)} was to run in a thread, which cannot be simulated")
+
+
+def _no_threads(what: str) -> SimulationError:
+    return SimulationError(what, remedy="simulate with async tools, scripted models and a journal in memory")
 
 
 def _told(task: asyncio.Task[Any]) -> str:
