@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from planloom.core.events import FACT_TYPES, AnswerRefused, ResultRefused
 from planloom.ports import Recorded
 from planloom.testing import LoggedCall, Violation, check_history
+from planloom.testing.history import check
 from planloom.testing.history.check import judged
 from planloom.testing.history.violation import LAWS
 from tests.core.speculating import Simulated, random_plan
@@ -145,3 +148,15 @@ def test_what_was_looked_at_is_counted() -> None:
     assert counted["I8"] == {"maps": 1, "items": 4}
     assert counted["I3"] == {"once attempts": 4, "attempts without effects": 1}
     assert counted["I1"] == {"events": 14}
+
+
+def test_what_judges_a_record_asks_nothing_of_the_heart() -> None:
+    judges = Path(check.__file__).parent
+    names = {
+        name
+        for path in (*judges.glob("*.py"), judges.parent / "reference.py")
+        for name in re.findall(r"^ *from (planloom\.\S+) import", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+
+    used = {name for name in names if name.startswith(("planloom.core.", "planloom.runtime.", "planloom.executors."))}
+    assert used == {"planloom.core.events", "planloom.core.result"}
