@@ -124,7 +124,7 @@ class Drive:
             refused = isinstance(turn.events[0], ResultRefused | AnswerRefused) and len(turn.events) == 1
             assert turn.events[0] is fact or refused
             if turn.events[0] is fact:
-                self.undecided = False
+                self.undecided = self.machine._undecided  # still, if it only took note
         if turn.events and turn.events[0] is fact and isinstance(fact, AttemptSucceeded | AttemptFailed):
             del self.under_way[fact.step]
         self._keep(turn)
