@@ -191,6 +191,7 @@ I4: dict[str, Callable[[], Records]] = {
         after={2: [StepFailed("b", StepStatus.FAILED, FailureKind.INPUT, "no", AT), RunStopping(RunStatus.FAILED, AT)]},
     ),
     "a person is asked something else": lambda: altered(ASKED, other={5: {"message": "Send 3?"}}),
+    "a step waits for less than it says": lambda: altered(recorded("waits"), other={4: {"until": AT + 300}}),
     "a sub-plan is given something else": lambda: altered(
         recorded("map-of-sub-plans"), other={3: {"inputs": {"n": 7}}}
     ),

@@ -224,6 +224,8 @@ class Starts:
                 self._same(entry, "its inputs", event.inputs, check_inputs(part.entry.sub.plan, args))
             elif isinstance(event, ApprovalRequested):
                 self._same(entry, "its message", event.message, str(args["message"]))
+            elif isinstance(event, WaitStarted) and args["until"] is None and isinstance(args["seconds"], int | float):
+                self._same(entry, "the seconds it waits", event.until, event.at + args["seconds"])
         except UndecidableError:
             return
         except (*CANNOT_RESOLVE, PlanError) as error:
