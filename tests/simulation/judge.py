@@ -31,6 +31,7 @@ from planloom.plan.policy import Effects, JoinRule
 from planloom.runtime.replay import diverges, replayed
 from planloom.testing import LoggedCall, check_history
 from tests.simulation.life import Life
+from tests.simulation.meaning import misunderstood
 from tests.simulation.promises import broken_promises
 from tests.simulation.world import COST_USD, EFFECTS, told_by_model, value
 
@@ -53,7 +54,8 @@ def violations(life: Life) -> list[str]:
         machine = replayed("r", records)
     except (AssertionError, KeyError, AttributeError, TypeError, ValueError) as error:
         return [*found, f"replay: the record cannot be read: {type(error).__name__}: {error}"]
-    return [*found, *broken_promises(records), *_effects(life), *_allowed(life), *_values(life, machine), *_told(life)]
+    found += [*broken_promises(records), *misunderstood(life, machine)]
+    return [*found, *_effects(life), *_allowed(life), *_values(life, machine), *_told(life)]
 
 
 # --- beside what really happened ----------------------------------------------------------------
