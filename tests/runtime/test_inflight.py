@@ -16,7 +16,7 @@ from planloom import Engine, MemoryJournal, Plan, RunStatus, Step
 from planloom.core.events import Event, OutcomeUnknown, RunResumed, RunStarted, StepDispatched, StepExpanded
 from planloom.errors import ConfigError, JournalError, MissingKeyError, NoSandboxError, PlanError, PlanloomError
 from planloom.plan.load import load_plan
-from planloom.runtime.inflight import InFlight, Verdict, Weight
+from planloom.runtime.inflight import InFlight, Outlook, Weight
 from planloom.runtime.people import answer_fact
 from planloom.runtime.replay import replayed
 from planloom.runtime.settings import Settings
@@ -67,7 +67,7 @@ FIRST_TAKES_ONE = plan({**FIRST, "with": {"n": 1}}, ASK, last())
 class Deploy:
     """What is here after a deploy, and what must be said of a run, and come of it."""
 
-    verdict: Verdict
+    verdict: Outlook
     comes_to: RunStatus | type[Exception]
     says: str = ""
     plan: dict[str, Any] = field(default_factory=lambda: FIRST_TAKES_ONE)
@@ -79,7 +79,7 @@ class Deploy:
 
 
 SUCCESS, FAILED, PARTIAL = RunStatus.SUCCESS, RunStatus.FAILED, RunStatus.PARTIAL
-GOES, BUT, CANNOT = Verdict.GOES_ON, Verdict.GOES_ON_BUT, Verdict.CANNOT
+GOES, BUT, CANNOT = Outlook.GOES_ON, Outlook.GOES_ON_BUT, Outlook.CANNOT
 ONE_TOOL = BEFORE[1:]
 FIRST_ONLY = BEFORE[:1]
 INSIDE = {"id": "b", "needs": ["ok"], "plan": plan({"id": "x", "tool": "last", "with": {"n": 2}})}

@@ -20,7 +20,7 @@ from planloom.core.result import RUN_ENDED
 from planloom.errors import ConfigError
 from planloom.observe.looks import counted, printable
 from planloom.runtime.engine import Engine
-from planloom.runtime.inflight import InFlight, Verdict, Weight
+from planloom.runtime.inflight import InFlight, Outlook, Weight
 from planloom.runtime.settings import FILE_NAME
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def inflight(call: Invocation, against: Path, run_ids: tuple[str, ...]) -> None:
         raise ConfigError(f"there is no {FILE_NAME} in {str(against)!r}, and no tools are named", remedy=remedy)
     with screen.only_answers_on_stdout():
         found = asyncio.run(_looked_at(place, screen, run_ids))
-    stranded = [one for one in found if one.verdict is Verdict.CANNOT]
+    stranded = [one for one in found if one.verdict is Outlook.CANNOT]
     value = {"runs": [one.to_dict() for one in found], "cannot_go_on": [one.run_id for one in stranded]}
     screen.answer(value, "\n".join(_lines(found)))
     sys.exit(Exit.STRANDED if stranded else Exit.OK)
@@ -90,6 +90,6 @@ def _lines(found: list[InFlight]) -> list[str]:
             lines.append(f"  {mark}{step}{printable(finding.words)}")
             if finding.remedy and finding.weight is not Weight.DIFFERS:
                 lines.append(f"    try: {printable(finding.remedy)}")
-    cannot = sum(one.verdict is Verdict.CANNOT for one in found)
+    cannot = sum(one.verdict is Outlook.CANNOT for one in found)
     lines += ["", f"{counted(len(found), 'unfinished run')}; {cannot or 'none'} cannot go on"]
     return lines
