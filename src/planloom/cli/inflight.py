@@ -46,9 +46,7 @@ def inflight(call: Invocation, against: Path, run_ids: tuple[str, ...]) -> None:
     """
     screen, place = call.screen(), Workplace(call, plan=against / FILE_NAME)
     if place.file is None and not place.tool_sources:
-        remedy = (
-            f"name the folder of the new version with --against, or its tools with --tools; {FILE_NAME} says both"
-        )
+        remedy = f"name the folder of the new version with --against, or its tools with --tools; {FILE_NAME} says both"
         raise ConfigError(f"there is no {FILE_NAME} in {str(against)!r}, and no tools are named", remedy=remedy)
     with screen.only_answers_on_stdout():
         found = asyncio.run(_looked_at(place, screen, run_ids))

@@ -24,7 +24,7 @@ from planloom.plan.policy import Effects
 from planloom.plan.rules import STRICTNESS
 from planloom.runtime.asked import NamedModel, asked_by, facts_for, model_problems, refused_models, verify_problems
 from planloom.runtime.inflight import (
-    Change,
+    Obstacle,
     Weight,
     changed_agents,
     changed_models,
@@ -159,13 +159,13 @@ class Checks:
         for error in self._refusals(machine, needed_of(machine)):
             raise error
 
-    def in_flight(self, machine: RunMachine) -> list[Change]:
+    def in_flight(self, machine: RunMachine) -> list[Obstacle]:
         """Return everything about a run on record that is not as it was when it began; what `recorded` raises first."""
         started = machine.state.started
         assert started is not None
         needed = needed_of(machine)
         found = [
-            Change(Weight.STOPS, "run", error.message, remedy=error.remedy)
+            Obstacle(Weight.STOPS, "run", error.message, remedy=error.remedy)
             for error in self._refusals(machine, needed)
         ]
         found += changed_tools(needed, started, self._registry)

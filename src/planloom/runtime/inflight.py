@@ -66,7 +66,7 @@ class Outlook(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Obstacle:
     """One thing about a run that is not as it was when it began.
 
     Attributes:
@@ -95,7 +95,7 @@ class InFlight:
     run_id: str
     plan: str
     left: tuple[str, ...]
-    findings: tuple[Change, ...]
+    findings: tuple[Obstacle, ...]
 
     @property
     def verdict(self) -> Outlook:
@@ -118,7 +118,7 @@ class InFlight:
 def unreadable(run_id: str, error: Exception) -> InFlight:
     """Return how a run stands whose record, or the plan in it, cannot be read by this planloom."""
     words, remedy = getattr(error, "message", str(error)), getattr(error, "remedy", "")
-    return InFlight(run_id, "", (), (Change(Weight.STOPS, "record", words, remedy=remedy),))
+    return InFlight(run_id, "", (), (Obstacle(Weight.STOPS, "record", words, remedy=remedy),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def _steps_in(plan: Plan) -> Iterator[Step]:
 # --- what has changed -------------------------------------------------------------------------
 
 
-def changed_tools(needed: Needed, started: RunStarted, registry: ToolRegistry) -> Iterator[Change]:
+def changed_tools(needed: Needed, started: RunStarted, registry: ToolRegistry) -> Iterator[Obstacle]:
     """Yield what is other about the tools that are still needed, and which steps cannot be done with them."""
     for node in needed.nodes:
         for name in tools_named(node.step):
@@ -186,23 +186,23 @@ def changed_tools(needed: Needed, started: RunStarted, registry: ToolRegistry) -
             yield from _other_effects(node.key, tool, pinned)
 
 
-def _other_parameters(node: Node, tool: Tool) -> Change:
+def _other_parameters(node: Node, tool: Tool) -> Obstacle:
     """Return whether what a step gives to a tool, as far as it is known, fits the parameters it has now."""
     about, changed = (
         f"tool {tool.name}",
         f"tool {tool.name!r} has another version or other parameters than when the run began",
     )
     if node.step.tool is None:
-        return Change(Weight.DIFFERS, about, f"{changed}; it is called as it is now", node.key)
+        return Obstacle(Weight.DIFFERS, about, f"{changed}; it is called as it is now", node.key)
     args = _known_arguments(node)
     if args is None:
         words = f"{changed}; what the step will give to it is not known yet"
-        return Change(Weight.DIFFERS, about, words, node.key)
+        return Obstacle(Weight.DIFFERS, about, words, node.key)
     try:
         tool.validate(args)
     except ArgumentsError as error:
         return _fails(node, about, f"{changed}: {error.message}", error.remedy)
-    return Change(Weight.DIFFERS, about, f"{changed}; what the step gives to it still fits", node.key)
+    return Obstacle(Weight.DIFFERS, about, f"{changed}; what the step gives to it still fits", node.key)
 
 
 def _known_arguments(node: Node) -> Any:
@@ -219,7 +219,7 @@ def _known_arguments(node: Node) -> Any:
         return None  # it fails with any tool
 
 
-def _other_effects(key: str, tool: Tool, pinned: ToolFacts) -> Iterator[Change]:
+def _other_effects(key: str, tool: Tool, pinned: ToolFacts) -> Iterator[Obstacle]:
     now, then = tool.effects, pinned.effects
     if now == then:
         return
@@ -229,27 +229,27 @@ def _other_effects(key: str, tool: Tool, pinned: ToolFacts) -> Iterator[Change]:
         meaning = "the run may still call it again, as it was told it might"
     declared = f"effects '{now or 'once'}' now, and '{then or 'once'}' when the run began"
     words = f"tool {tool.name!r} declares {declared}; {meaning}"
-    yield Change(Weight.DIFFERS, f"tool {tool.name}", words, key)
+    yield Obstacle(Weight.DIFFERS, f"tool {tool.name}", words, key)
 
 
-def not_allowed_now(needed: Needed, registry: ToolRegistry, allow: tuple[str, ...] | None) -> Iterator[Change]:
+def not_allowed_now(needed: Needed, registry: ToolRegistry, allow: tuple[str, ...] | None) -> Iterator[Obstacle]:
     """Yield tools that a run that began now would not be allowed."""
     for node in needed.nodes:
         for name in tools_named(node.step):
             if registry.resolve(name) is not None and not registry.allows(name, allow):
                 words = f"tool {name!r} is not allowed here any more; the run keeps what it was allowed when it began"
                 remedy = "cancel the run if it must not be called"
-                yield Change(Weight.DIFFERS, f"allow {name}", words, node.key, remedy)
+                yield Obstacle(Weight.DIFFERS, f"allow {name}", words, node.key, remedy)
 
 
-def changed_agents(needed: Needed, started: RunStarted, agents: AgentRegistry) -> Iterator[Change]:
+def changed_agents(needed: Needed, started: RunStarted, agents: AgentRegistry) -> Iterator[Obstacle]:
     for name in sorted(needed.agents & started.agents.keys()):
         if name in agents and agents.facts(name).digest != started.agents[name].digest:
             words = f"agent {name!r} is another one than when the run began; it works as it is now"
-            yield Change(Weight.DIFFERS, f"agent {name}", words)
+            yield Obstacle(Weight.DIFFERS, f"agent {name}", words)
 
 
-def changed_models(needed: Needed, started: RunStarted, models: Models) -> Iterator[Change]:
+def changed_models(needed: Needed, started: RunStarted, models: Models) -> Iterator[Obstacle]:
     """Yield models that a name stands for, or prices, that are not those the run was told; it keeps those."""
     for ref in sorted(needed.models & started.models.keys()):
         then = started.models[ref]
@@ -257,26 +257,26 @@ def changed_models(needed: Needed, started: RunStarted, models: Models) -> Itera
             now = models.facts(ref, priced=then.price is not None)
         except ConfigError as error:
             words = f"a new run could not ask model {ref!r}: {error.message}; this one asks {then.uri}"
-            yield Change(Weight.DIFFERS, f"model {ref}", words)
+            yield Obstacle(Weight.DIFFERS, f"model {ref}", words)
             continue
         if now.uri != then.uri:
             words = f"{ref!r} stands for {now.uri} now; the run goes on asking {then.uri}"
-            yield Change(Weight.DIFFERS, f"model {ref}", words)
+            yield Obstacle(Weight.DIFFERS, f"model {ref}", words)
         elif now.price != then.price:
             words = f"the price of model {ref!r} is another one now; the run reckons with the one it was told"
-            yield Change(Weight.DIFFERS, f"model {ref}", words)
+            yield Obstacle(Weight.DIFFERS, f"model {ref}", words)
 
 
-def another_decision(run_id: str, record: Sequence[Recorded]) -> Iterator[Change]:
+def another_decision(run_id: str, record: Sequence[Recorded]) -> Iterator[Obstacle]:
     """Yield where this planloom would have decided otherwise than the one that recorded the run."""
     other = diverges(run_id, record)
     if other is not None:
         then, now = (type(event).__name__ if event else "nothing" for event in (other.recorded, other.decided))
         words = f"at event {other.seq} this planloom would decide {now}, and {then} is on record; the record counts"
-        yield Change(Weight.DIFFERS, "decision", words, remedy=f"planloom replay {run_id} shows it")
+        yield Obstacle(Weight.DIFFERS, "decision", words, remedy=f"planloom replay {run_id} shows it")
 
 
-def problems_left(machine: RunMachine, found: Mapping[str, list[PlanError]]) -> Iterator[Change]:
+def problems_left(machine: RunMachine, found: Mapping[str, list[PlanError]]) -> Iterator[Obstacle]:
     """Yield what would keep a plan from being started here, as far as steps are concerned that are left.
 
     Args:
@@ -295,10 +295,10 @@ def problems_left(machine: RunMachine, found: Mapping[str, list[PlanError]]) -> 
             if fails and node is not None:
                 yield _fails(node, "plan", problem.message, problem.remedy)
             elif fails:  # inside a sub-plan that has not begun
-                yield Change(Weight.FAILS, "plan", problem.message, key, problem.remedy)
+                yield Obstacle(Weight.FAILS, "plan", problem.message, key, problem.remedy)
             elif not isinstance(problem, _TOLD_ELSEWHERE):
                 words = f"a new run of this plan would be refused: {problem.message}"
-                yield Change(Weight.DIFFERS, "plan", words, key, problem.remedy)
+                yield Obstacle(Weight.DIFFERS, "plan", words, key, problem.remedy)
 
 
 def _is_over(key: str, machine: RunMachine) -> bool:
@@ -311,17 +311,17 @@ def _is_over(key: str, machine: RunMachine) -> bool:
     return False
 
 
-def _fails(node: Node, about: str, words: str, remedy: str = "") -> Change:
+def _fails(node: Node, about: str, words: str, remedy: str = "") -> Obstacle:
     step = node.step
     if node.waiting == "unknown":
-        return Change(Weight.DIFFERS, about, words, node.key, "resolve the step with --output or --fail")
+        return Obstacle(Weight.DIFFERS, about, words, node.key, "resolve the step with --output or --fail")
     is_borne = step.on_error is not OnError.FAIL or (node.index is not None and step.on_item_error == "collect")
-    return Change(Weight.FAILS, about, words, node.key, remedy, is_borne)
+    return Obstacle(Weight.FAILS, about, words, node.key, remedy, is_borne)
 
 
-def once_each(findings: list[Change]) -> list[Change]:
+def once_each(findings: list[Obstacle]) -> list[Obstacle]:
     """Return the findings, what is the same for many items of a step only once, the gravest first."""
-    seen: dict[tuple[str, ...], Change] = {}
+    seen: dict[tuple[str, ...], Obstacle] = {}
     for one in findings:
         seen.setdefault((one.weight, one.about, one.words, _ITEM.sub("", one.step)), one)
     return sorted(seen.values(), key=lambda one: list(Weight).index(one.weight))
