@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Lane(target.name, engine, round(asked.inputs * target.share[ENGINES.index(engine)] / whole), asked.seed)
         for target in chosen
         for engine in engines
+        if target.share[ENGINES.index(engine)]
     ]
     print(f"{sum(lane.count for lane in lanes):,} inputs, seed {asked.seed}, {asked.jobs} at a time", flush=True)
     done = run_lanes(lanes, jobs=asked.jobs)

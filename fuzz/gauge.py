@@ -37,6 +37,8 @@ LOOK_MB = 1.0
 """MB that the process grows by from which it is, too."""
 MOST_INPUT_BYTES = 32 * 1024
 """Of an input, whoever made it: the two bounds above are for inputs of this size."""
+MOST_PUT_OFF = 300
+"""Inputs that are measured again at the end of a lane, where they are not at once."""
 MOST_FINDINGS = 20
 """Different findings of one lane that are kept."""
 SPARE_BYTES = 2 << 30
@@ -76,6 +78,8 @@ class Gauge:
 
     Attributes:
         slowest_ms, largest_mb: Of one input.
+        looks_later: What took long is measured again at the end: reading it twice would tell the engine that makes
+            inputs by coverage something else each time.
         digest: Of all inputs in order, so that two runs of one seed can be compared.
     """
 
@@ -86,7 +90,9 @@ class Gauge:
     largest_mb: float = 0.0
     findings: dict[tuple[str, str], Finding] = field(default_factory=dict)
     told: Progress | None = None
+    looks_later: bool = False
     _digest: Any = field(default_factory=hashlib.sha256)
+    _to_look_at: list[tuple[float, float, bytes]] = field(default_factory=list)
     _held: Held = field(default_factory=lambda: Held())
 
     @property
@@ -113,14 +119,36 @@ class Gauge:
         took_ms, accepted, wrong = self._once(data)
         grown_mb = self._held.grown_mb()
         self.accepted += accepted
-        if wrong is None and took_ms > LOOK_MS:
-            took_ms = min(took_ms, self._once(data)[0])  # the first one may have paid for others' garbage
-        if wrong is None and took_ms > MOST_MS:
+        if wrong is not None:
+            return self._found(*wrong, data)
+        if took_ms <= LOOK_MS and grown_mb <= LOOK_MB:
+            self.slowest_ms, self.largest_mb = max(self.slowest_ms, took_ms), max(self.largest_mb, grown_mb)
+            return None
+        if self.looks_later:
+            self._to_look_at.append((took_ms, grown_mb, data))
+            return None
+        return self._look(took_ms, grown_mb, data)
+
+    def settle(self) -> None:
+        """Look at what was put off, the slowest first."""
+        for took_ms, grown_mb, data in sorted(self._to_look_at, reverse=True)[:MOST_PUT_OFF]:
+            if self.told is not None:
+                self.told.about(self.inputs - 1, data)
+            self._look(took_ms, grown_mb, data)
+        self._to_look_at.clear()
+
+    def _look(self, took_ms: float, grown_mb: float, data: bytes) -> Finding | None:
+        """Measure an input again that took long, or much."""
+        wrong: tuple[str, str] | None = None
+        took_ms = min(took_ms, self._once(data)[0])  # the first one may have paid for others' garbage
+        if took_ms > MOST_MS:
             took_ms = min(took_ms, *(self._once(data)[0] for _ in range(_TIMES)))
             if took_ms > MOST_MS:
                 wrong = (f"took {took_ms:.0f} ms, the most is {MOST_MS:.0f}", "")
-        self.slowest_ms = max(self.slowest_ms, took_ms)
-        wrong = wrong or self._memory(data, took_ms, grown_mb)
+        grown_mb = max(grown_mb, peak_mb(lambda: self._once(data)))
+        if grown_mb > MOST_MB:
+            wrong = wrong or (f"needed {grown_mb:.0f} MB, the most is {MOST_MB:.0f}", "")
+        self.slowest_ms, self.largest_mb = max(self.slowest_ms, took_ms), max(self.largest_mb, grown_mb)
         return None if wrong is None else self._found(*wrong, data)
 
     def _once(self, data: bytes) -> tuple[float, bool, tuple[str, str] | None]:
@@ -144,12 +172,6 @@ class Gauge:
             wrong = (f"{type(error).__name__}: {str(error)[:200]}", _place_of(error))
         took_s = time.thread_time() - started if took_s is None else took_s
         return took_s * 1000, check is not None, wrong
-
-    def _memory(self, data: bytes, took_ms: float, grown_mb: float) -> tuple[str, str] | None:
-        if took_ms > LOOK_MS or grown_mb > LOOK_MB:
-            grown_mb = max(grown_mb, peak_mb(lambda: self._once(data)))
-        self.largest_mb = max(self.largest_mb, grown_mb)
-        return None if grown_mb <= MOST_MB else (f"needed {grown_mb:.0f} MB, the most is {MOST_MB:.0f}", "")
 
     def _found(self, what: str, where: str, data: bytes) -> Finding | None:
         kind = (where or what.split(maxsplit=1)[0], what.split(":", maxsplit=1)[0] if where else "")

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from fuzz.gauge import Gauge, Progress
     from fuzz.targets import TARGETS
 
-    gauge = Gauge(TARGETS[asked.target], told=Progress(asked.progress))
+    gauge = Gauge(TARGETS[asked.target], told=Progress(asked.progress), looks_later=asked.engine == "coverage")
     os.chdir(tempfile.mkdtemp(prefix="fuzz-"))  # a plan may name files; there are none
     gauge.start()
     if asked.engine == "grammar":
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def reads(data: bytes) -> None:
         gauge.take(data)
         if gauge.inputs >= asked.count:
+            gauge.settle()
             report(gauge, asked.report)
             os._exit(0)
 

@@ -92,6 +92,18 @@ def test_an_input_that_takes_long_every_time_is_a_finding(monkeypatch: pytest.Mo
     assert found.what.startswith("took ")
 
 
+def test_what_takes_long_can_be_looked_at_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "MOST_MS", 10.0)
+    gauge = reading(slow)
+    gauge.looks_later = True
+
+    assert gauge.take(b"") is None
+    assert not gauge.findings
+    gauge.settle()
+
+    assert [finding.what.split()[0] for finding in gauge.findings.values()] == ["took"]
+
+
 def test_what_is_refused_or_taken_is_none() -> None:
     refusing, taking = reading(refused), reading(lambda raw: taken)
 
