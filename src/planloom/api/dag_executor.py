@@ -187,14 +187,14 @@ def _given(initial_state: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what a caller has a run begin with.
 
     Raises:
-        InputsError: It is no mapping of texts to values.
+        InputsError: It is no mapping of texts to values, or a text is none that can be written down.
     """
     if initial_state is None:
         return {}
     if not isinstance(initial_state, Mapping):
         raise InputsError(f"the initial state is a {type(initial_state).__name__}", remedy="give a dict: key → value")
     for key in initial_state:
-        if not isinstance(key, str):
+        if not isinstance(key, str) or any("\ud800" <= letter <= "\udfff" for letter in key):
             raise InputsError(f"{key!r:.80} is no key of a state", remedy="make every key a text")
     return dict(initial_state)
 
