@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from planloom.agents.authority import Authority
-from planloom.core import answers, ended, endings, fold, machine, ready, replanning, run_state, speculation, starts
+from planloom.core import answers, ended, endings, fold, machine, replanning, run_state, speculation, starts
 from planloom.core.ahead import alive, lane_key
 from planloom.core.commands import SetTimer
 from planloom.core.events import RunResumed, StepExpanded
-from planloom.core.ready import _WAITING
 from planloom.core.result import StepStatus
 from planloom.core.speculation import _sort_runs_ahead, digest
 from tests.simulation.bugs import applied, bug, patched
@@ -202,20 +201,6 @@ def time_limit_ignored() -> Iterator[None]:
         return endless
 
     with patched(run_state.RunState, "time_runs", make), patched(machine.RunMachine, "handle", without):
-        yield
-
-
-@bug("after a restart a step starts by the claim that it had before")
-def stale_claim_after_resume() -> Iterator[None]:
-    """As it really was; the simulation found it."""
-
-    def is_alive(queue: Any, entry: Any, claim: Any) -> bool:
-        turn, node = entry
-        if not node.queued or node.status not in _WAITING or node.waiting is not None:
-            return False
-        return queue._began_at is None or turn == queue._turn(node)
-
-    with patched(ready.ReadySteps, "_alive", lambda _: is_alive):
         yield
 
 
