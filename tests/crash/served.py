@@ -22,8 +22,8 @@ SCHEMA = {"type": "object", "properties": {"number": {"type": "integer"}}, "requ
 WORLD = Effects(Path(sys.argv[1]) if __name__ == "__main__" else Path())
 
 
-def send(number: Any, result: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps({"jsonrpc": "2.0", "id": number, "result": result}) + "\n")
+def send(number: Any, **told: Any) -> None:
+    sys.stdout.write(json.dumps({"jsonrpc": "2.0", "id": number} | told) + "\n")
     sys.stdout.flush()
 
 
@@ -38,7 +38,10 @@ def answered(method: str, params: dict[str, Any]) -> dict[str, Any] | None:
             }
         case "tools/call":
             name, number = params["name"], params["arguments"]["number"]
-            effects, key = "once" if name == "pay" else "none", params["_meta"]["planloom/idempotency_key"]
+            effects, key = (
+                "once" if name == "pay" else "none",
+                (params.get("_meta") or {}).get("planloom/idempotency_key", ""),
+            )
             WORLD.note(f"calc.{name}", effects, number, step=f"{name}[{number}]", attempt=1, key=key)
             time.sleep(MOMENT_S)
             return {"content": [{"type": "text", "text": str(number + 1)}], "isError": False}
@@ -60,7 +63,9 @@ def main() -> None:
         message = json.loads(line)
         result = answered(message["method"], message.get("params") or {})
         if result is not None:
-            send(message["id"], result)
+            send(message["id"], result=result)
+        elif "id" in message:
+            send(message["id"], error={"code": -32601, "message": "no such method"})
     while is_deaf:
         time.sleep(3600)
 

@@ -69,7 +69,8 @@ class Witness:
         assert max(log.counted("once").values(), default=0) <= 1, "I3: a once effect happened twice"
         if self.events:
             calls = read_tool_log(log.path, run_id=self._run_id) if lines else []
-            assert check_history(self.events, before=before, tool_calls=calls, run_id=self._run_id) == []
+            broken = check_history(self.events, before=before, tool_calls=calls, run_id=self._run_id)
+            assert broken == [], broken
 
     @property
     def has_ended(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from planloom import Engine, MemoryJournal, RunResult, RunStatus, ToolContext, tool
-from planloom.core.events import ApprovalAnswered, AttemptFailed, StepDispatched
+from planloom.core.events import ApprovalAnswered, AttemptFailed, OutputStreamed, StepDispatched
 from planloom.errors import ConfigError
 from planloom.ports import Recorded
 from planloom.runtime import posted
@@ -363,3 +363,30 @@ def test_an_attempt_of_a_record_from_the_future_has_all_of_its_time_and_no_more(
     assert failed.kind == "timeout"
     assert (failed.started_at, failed.at) == (pytest.approx(began), pytest.approx(began + 30))
     assert check_history(record) == []
+
+
+def test_what_was_on_its_way_while_something_else_was_heard_is_not_on_record_as_earlier() -> None:
+    async def main() -> list[Recorded]:
+        clock, go_on = ManualClock(), asyncio.Event()
+
+        @tool(name="work", effects="none")
+        async def work() -> None:
+            """Wait for a sign."""
+            await go_on.wait()
+
+        async with Engine(clock=clock, tools=[work]) as engine:
+            run = await engine.start(plan({"id": "a", "tool": "work"}), run_id="r")
+            driver = engine._drivers["r"]
+            driver.deliver(OutputStreamed("a", 1, 1, "late", NOON + 9))
+            driver.deliver(OutputStreamed("a", 1, 1, "early", NOON + 8))
+            go_on.set()
+            await run.result()
+            return await engine.journal.read("r")
+
+    record = asyncio.run(main())
+
+    assert [event.text for event in (entry.event for entry in record) if isinstance(event, OutputStreamed)] == [
+        "late",
+        "early",
+    ]
+    assert times(record) == sorted(times(record))

@@ -107,6 +107,8 @@ class Driver:
         if self._broken is not None or self._closed:
             return False
         assert self._writer is not None
+        if fact.at < self.machine.state.last_at:  # it was on its way while something else was taken in
+            fact = replace(fact, at=self.machine.state.last_at)
         self._delivering = True
         try:
             turn = self.machine.handle(fact)
