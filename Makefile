@@ -43,7 +43,7 @@ crash: $(STAMP)  ## kill real processes KILLS times; then stop plans of every sh
 
 mutation: $(STAMP)  ## change each line of the heart a little and see whether a test notices; SAMPLE=500 tries so many
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group mutation
-	PLANLOOM_WALKS=0.1 $(BIN)/python -m scripts.mutation --sample $(or $(SAMPLE),0)
+	CI=true PLANLOOM_WALKS=0.1 $(BIN)/python -m scripts.mutation --sample $(or $(SAMPLE),0)
 
 # How many hostile inputs `make fuzz` makes, and from which seed.
 FUZZ ?= 200000
