@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from planloom.core.chat import LLMResponse, ToolCall
-from planloom.core.code import ErrorType, ProgramCall, SandboxResult
+from planloom.core.code import LEAST_MEMORY_MB, ErrorType, ProgramCall, SandboxLimits, SandboxResult
 from planloom.core.model_uri import ModelUri, text_of
 from planloom.core.result import Usage
+from planloom.errors import ConfigError
 
 USED = Usage(1, 2, 3, 4, 5, 6)
 
@@ -91,3 +92,25 @@ def test_an_address_is_written_so_that_it_is_read_as_it_was_meant(uri: ModelUri,
 
 def test_a_setting_is_written_as_an_address_has_it() -> None:
     assert [text_of(value) for value in (True, False, 1, 0.5, "Yes")] == ["true", "false", "1", "0.5", "Yes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("memory_mb", LEAST_MEMORY_MB),
+        ("cpu_percent", 1),
+        ("wall_s", 0.001),
+        ("output_bytes", 1),
+        ("result_bytes", 1),
+        ("processes", 1),
+        ("source_bytes", 1),
+        ("disk_mb", 0),
+        ("tool_calls", 0),
+    ],
+)
+def test_a_limit_of_a_sandbox_has_a_least_value_and_says_so(name: str, least: float) -> None:
+    too_little = 0 if name == "wall_s" else least - 1
+
+    assert getattr(SandboxLimits(**{name: least}), name) == least
+    with pytest.raises(ConfigError, match=f"^{name} of a sandbox is {too_little!r}\n  try: give it "):
+        SandboxLimits(**{name: too_little})

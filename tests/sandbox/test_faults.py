@@ -120,7 +120,7 @@ def test_a_sandbox_that_is_killed_before_its_program_begins_has_died_and_is_not_
 
     async def main() -> SandboxResult:
         await backend_of("cpython").run(Program("1"))  # which looks at what there is to be shown to programs
-        running = asyncio.create_task(backend_of("cpython").run(Program("1")))
+        running = asyncio.create_task(backend_of("cpython").run(Program("while True: pass")))
         while not (there := sandboxed()):
             await asyncio.sleep(0)
         os.kill(there[0], signal.SIGKILL)

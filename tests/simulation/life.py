@@ -71,8 +71,9 @@ class Life:
 
 def live(seed: int) -> Life:
     """Live a seed's life."""
-    logging.getLogger("planloom").setLevel(logging.CRITICAL)
-    holder: list[Life] = []
+    logger, holder = logging.getLogger("planloom"), list[Life]()
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)  # of broken disks and late answers there is no end
     try:
         return run(_live(seed, holder), seed=seed, max_turns=MAX_TURNS)
     except SimulationError as error:
@@ -80,6 +81,8 @@ def live(seed: int) -> Life:
             raise
         holder[0].stuck = error.message
         return holder[0]
+    finally:
+        logger.setLevel(before)
 
 
 async def _live(seed: int, holder: list[Life]) -> Life:

@@ -40,7 +40,7 @@ ALL_RUNS = 1_000_000
 )
 @click.argument("run_ids", metavar="[RUN]...", nargs=-1)
 def inflight(call: Invocation, against: Path, run_ids: tuple[str, ...]) -> None:
-    """Say which runs that have not ended would go on with other tools and settings, and why not.
+    """Before a deploy: say which unfinished runs would go on with it, and why not.
 
     Of every such run in the journal, or of those named. Exits with 9 if one of them cannot go on.
     """

@@ -93,9 +93,10 @@ def _parsed(option: str, text: str) -> Any:
 def approve(
     call: Invocation, run_id: str, step_id: str, deny: bool, data: str | None, binding: str | None, by: str
 ) -> None:
-    """Answer a step that asks a person, or a call that needs a person's word.
+    """Answer a step that asks a person.
 
-    The answer counts for exactly what is asked now, once: if that changes before it is heard, it is refused.
+    Or a call that needs a person's word. The answer counts for exactly what is asked now, once: if that changes before it
+    is heard, it is refused.
     """
     output = None if data is None else _parsed("--data", data)
 
