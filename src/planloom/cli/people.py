@@ -95,8 +95,8 @@ def approve(
 ) -> None:
     """Answer a step that asks a person.
 
-    Or a call that needs a person's word. The answer counts for exactly what is asked now, once: if that changes before it
-    is heard, it is refused.
+    Or a call that needs a person's word. The answer counts for exactly what is asked now, once: if that changes before
+    it is heard, it is refused.
     """
     output = None if data is None else _parsed("--data", data)
 
