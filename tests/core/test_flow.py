@@ -644,6 +644,16 @@ def test_a_plan_cannot_talk_a_tool_out_of_its_effects() -> None:
     assert drive.machine.state.blocked.keys() == {"out"}
 
 
+@pytest.mark.parametrize("of_tool", [Effects.IDEMPOTENT, Effects.ONCE], ids=str)
+def test_of_what_tool_and_plan_say_happens_outside_the_graver_counts(of_tool: Effects) -> None:
+    tools = LABELLED | {"put": ToolFacts("p", of_tool)}
+    drive = flowing(fetch(), given("out", "fetch", tool_name="put", effects="none"), tools=tools)
+
+    drive.ok("fetch")
+
+    assert drive.machine.state.blocked.keys() == {"out"}
+
+
 def test_what_a_plan_says_happens_outside_counts_although_the_tool_says_it_does_not() -> None:
     drive = flowing(fetch(), given("out", "fetch", effects="once"))
 

@@ -130,6 +130,16 @@ def test_a_plan_that_goes_beyond_the_step_is_refused_whole(answer: Any, says: st
     run.assert_replays()
 
 
+@pytest.mark.parametrize("effects", ["idempotent", "once"])
+def test_a_plan_may_say_of_a_tool_what_it_says_itself_or_more(effects: str) -> None:
+    run = drive()
+
+    run.fail("get", error="503")
+    run.ok("get", other(tool("x", tool="key", effects=effects)))
+
+    assert run.running == ["get/x"]
+
+
 def test_without_any_allowlist_only_tools_that_the_plan_itself_names_may_be_used() -> None:
     named = drive(get(), tool("after", "get", tool="mirror"), allow=None)
     unnamed = drive(allow=None)

@@ -16,6 +16,7 @@ from planloom.core.needs import agent_facts
 from planloom.core.result import StepStatus
 from planloom.plan.flow import ALLOWED, SECRET, FlowVerdict, decide, decide_model, labels_after
 from planloom.plan.policy import JUDGED, Effects, FailureKind
+from planloom.plan.rules import STRICTNESS
 
 if TYPE_CHECKING:
     from planloom.core.events import ToolFacts
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from planloom.core.turns import Turns
 
 _GRAVE = ("refused", "needs_approval")
-_BY_GRAVITY = (Effects.NONE, Effects.IDEMPOTENT, Effects.ONCE)
 
 
 def may_start(machine: Turns, node: Node, args: dict[str, Any], key: str) -> Labels | None:
@@ -137,7 +137,7 @@ def _effects(node: Node, facts: ToolFacts | None) -> Effects:
     """Return what a call does outside: what its tool says or what the step says, whichever is graver."""
     of_tool = (facts.effects if facts is not None else None) or Effects.ONCE
     said = node.entry.step.effects
-    return of_tool if said is None else max(of_tool, said, key=_BY_GRAVITY.index)
+    return of_tool if said is None else max(of_tool, said, key=STRICTNESS.__getitem__)
 
 
 def why_not_told(state: RunState, labels: Labels) -> str | None:
