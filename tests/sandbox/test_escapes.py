@@ -210,7 +210,10 @@ EXPECTED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 def test_what_stopped_it_is_what_should(name: str, host: Host, ran: dict[str, tuple[Ran, int]]) -> None:
-    assert results("cpython", host, ran)[0][name].error_type is EXPECTED[name]
+    why = results("cpython", host, ran)[0][name].error_type
+
+    # On a busy machine the time of what goes on for ever may be up before anything else stops it.
+    assert why is EXPECTED[name] or (why is ErrorType.TIMEOUT and name.endswith("without end"))
 
 
 @pytest.mark.slow
