@@ -91,6 +91,16 @@ def test_who_looks_is_told_all_of_it_and_how_to_say_yes_to_just_that() -> None:
     }
 
 
+def test_two_questions_that_read_the_same_are_two() -> None:
+    drive = flowing({"id": "a", "approve": "Go?"}, {"id": "b", "approve": "Go?"})
+
+    asked = {event.step: event.binding for event in drive.of_type(ApprovalRequested)}
+
+    assert asked.keys() == {"a", "b"}
+    assert len(set(asked.values())) == 2
+    assert None not in asked.values()
+
+
 def test_yes_lets_that_attempt_start_and_no_other() -> None:
     drive = flowing(pay(), tool("b", "pay"))
 

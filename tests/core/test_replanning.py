@@ -20,6 +20,7 @@ from planloom.core.events import (
 )
 from planloom.core.prices import ModelFacts, ModelPrice
 from planloom.core.result import RunStatus, StepStatus
+from planloom.plan.flow import FlowPolicy
 from planloom.plan.model import Plan
 from planloom.plan.policy import Effects, FailureKind, ResourceLimits
 from tests.core.driving import NONE, TOOLS, Drive, kinds, plan, tool, usage
@@ -128,6 +129,16 @@ def test_a_plan_that_goes_beyond_the_step_is_refused_whole(answer: Any, says: st
     assert run.of_type(StepReplanned) == []
     assert run.status is RunStatus.FAILED
     run.assert_replays()
+
+
+def test_who_asks_for_the_plan_has_the_facts_and_the_policy_of_the_run() -> None:
+    policy = FlowPolicy()
+    run = drive(flow=policy)
+
+    run.fail("get", error="503")
+
+    assert (run.under_way["get"].role, run.under_way["get"].tools) == ("replan", HERE)
+    assert run.under_way["get"].flow is policy
 
 
 @pytest.mark.parametrize("effects", ["idempotent", "once"])
