@@ -34,7 +34,8 @@ def drawn() -> dict[str, str]:
 def stale() -> list[str]:
     """Return the names of pages that are missing, differ from the code, or are drawn by nobody."""
     on_disk = {path.name: path.read_text(encoding="utf-8") for path in (*FOLDER.glob("*.md"), *FOLDER.glob("*.json"))}
-    return sorted(name for name in on_disk.keys() | drawn().keys() if on_disk.get(name) != drawn().get(name))
+    pages = drawn()
+    return sorted(name for name in on_disk.keys() | pages.keys() if on_disk.get(name) != pages.get(name))
 
 
 def main(arguments: list[str]) -> int:

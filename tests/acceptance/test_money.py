@@ -112,16 +112,17 @@ def race(seed: int) -> Drive:
 
 
 @pytest.mark.slow
-def test_a13_in_ten_thousand_races_nothing_is_overspent() -> None:
+@pytest.mark.parametrize("seeds", [range(2_000), pytest.param(range(2_000, 10_000), marks=pytest.mark.crash)], ids=len)
+def test_a13_in_ten_thousand_races_nothing_is_overspent(seeds: range) -> None:
     limited = stopped = retried = 0
 
-    for seed in range(10_000):
+    for seed in seeds:
         drive = race(seed)
         limited += "max_total_cost_usd" in drive.result.exceeded_limits
         retried += len(drive.started) > len({request.key for request in drive.started})
         stopped += drive.result.status.value == "failed"
 
-    assert min(limited, retried, stopped) > 500, "the races are about something"
+    assert min(limited, retried, stopped) > len(seeds) / 20, "the races are about something"
 
 
 # --- with real executors --------------------------------------------------------------------------

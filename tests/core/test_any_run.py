@@ -568,14 +568,19 @@ def walked(kind: type[AnyRun], *, examples: int, steps: int) -> Any:
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    return pytest.mark.slow(case)
+    return case
 
 
 class AnyLongRun(AnyRun):
     """The same with more of everything."""
 
 
-TestAnyRun = walked(AnyRun, examples=250, steps=30)
-TestAnyRunInSmallTurns = walked(AnyRunInSmallTurns, examples=200, steps=30)
-TestAnyLabelledRun = walked(AnyLabelledRun, examples=80, steps=30)
-TestAnyLongRun = walked(AnyLongRun, examples=200, steps=80)
+class AnyRunAtLength(AnyRun):
+    """The same as often as there is time for beside the kill loops."""
+
+
+TestAnyRun = pytest.mark.slow(walked(AnyRun, examples=150, steps=30))
+TestAnyRunInSmallTurns = pytest.mark.slow(walked(AnyRunInSmallTurns, examples=120, steps=30))
+TestAnyLabelledRun = pytest.mark.slow(walked(AnyLabelledRun, examples=60, steps=30))
+TestAnyLongRun = pytest.mark.slow(walked(AnyLongRun, examples=100, steps=80))
+TestAnyRunAtLength = pytest.mark.crash(walked(AnyRunAtLength, examples=400, steps=80))

@@ -241,7 +241,7 @@ def generous() -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(step=steps(), seed=st.integers(0, 10_000))
 def test_with_what_is_set_aside_for_it_a_step_asks_all_it_would_ask_without_a_limit(
     step: dict[str, Any], seed: int

@@ -567,14 +567,14 @@ def is_plan_or_plan_error(source: Any) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text() | st.lists(FRAGMENTS, max_size=40).map("".join) | DOCUMENTS.map(json.dumps))
 def test_any_text_is_a_plan_or_a_plan_error(text: str) -> None:
     is_plan_or_plan_error(text + "\n")
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(NAMES, DOCUMENTS, max_size=6)
     | st.lists(st.dictionaries(NAMES, DOCUMENTS, max_size=6), max_size=4).map(lambda steps: {"steps": steps})

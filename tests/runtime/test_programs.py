@@ -207,7 +207,7 @@ def test_an_agent_that_cannot_start_leaves_nothing_open() -> None:
     assert closed == ["tools"]
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 def test_two_thousand_programs_leave_nothing_behind() -> None:
     async def main() -> tuple[int, int, int, int, int, int]:
         pool = SlotPool(1, 8)

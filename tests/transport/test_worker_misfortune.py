@@ -204,7 +204,7 @@ COMES_TO = {"o.signals": None, "o.quit": FailureKind.REFUSED} | dict.fromkeys(
 )
 
 
-@slow
+@pytest.mark.crash
 def test_what_a_tool_does_to_its_own_process_harms_no_other_step() -> None:
     troubles: list[dict[str, Any]] = []
 
