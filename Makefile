@@ -13,7 +13,7 @@ SWEPT := $(patsubst %,tests/crash/test_%.py,power_cuts power_cuts_inside random_
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt test slow crash sim fuzz mutation check docs bench demo clean
+.PHONY: help setup fmt test timing slow crash sim fuzz mutation check docs bench demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,9 +30,11 @@ fmt: $(STAMP)  ## format the code, sort imports
 	$(BIN)/ruff check --fix-only $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-test: $(STAMP)  ## every offline test but the kill loops; under five minutes
+test: $(STAMP)  ## every offline test but the kill loops and those that measure time; under five minutes
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not crash and not live and not timing'
-	$(BIN)/python -m pytest -m 'timing and not crash and not live' || test $$? -eq 5
+
+timing: $(STAMP)  ## the tests that measure time, one after the other
+	$(BIN)/python -m pytest -m 'timing and not crash and not live'
 
 slow: $(STAMP)  ## only the tests that take over a quarter of a second
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'slow and not crash and not live and not timing'
