@@ -21,12 +21,11 @@ from planloom.agents.thinking import Thought, think
 from planloom.core.asking import messages_of, text_of
 from planloom.core.chat import LLMResponse, ModelCall
 from planloom.core.result import StepOutcome
-from planloom.errors import ArgumentsError, FlowError, IncompleteError, InnerCallError, NotAllowedError, OutputError
+from planloom.errors import ArgumentsError, IncompleteError, InnerCallError, NotAllowedError, OutputError
 from planloom.executors import classify
 from planloom.executors.calls import CallCost, ToolCalls, check_grant, context_for
 from planloom.executors.foreign_agent import ask_foreign, memory_of, named_tools
 from planloom.executors.inner import MODEL, TOOL, Inner, is_unknown
-from planloom.executors.labels import refuse_flow
 from planloom.executors.meter import Meter
 from planloom.models.structured import problems_of
 from planloom.plan.model import DEFAULT_AGENT
@@ -183,7 +182,7 @@ class _Working:
         effects = tool.effects or Effects.ONCE
         key = self.inner.key(TOOL, tool.name, arguments)
         if key not in self.request.recorded:
-            self._check_flow(tool, arguments)
+            self.inner.check_flow(tool, arguments, tells_model=True)
             check_grant([tool], self.request, self.context)
         try:
             return await self.inner.once(
@@ -198,13 +197,6 @@ class _Working:
         except Exception as error:
             unknown = is_unknown(classify.type_names(error), effects)
             raise InnerCallError(classify.text_of(error), is_unknown=unknown, call=tool.name) from error
-
-    def _check_flow(self, tool: Tool, arguments: dict[str, Any]) -> None:
-        try:
-            refuse_flow(tool, self.request, self.context, tells_model=True)
-        except FlowError as error:
-            self.inner.deny(tool.name, arguments, error)
-            raise
 
     def _refused(self, name: str) -> None:
         """Put on record that the model asked for a tool that there is, and that the agent may not use here."""

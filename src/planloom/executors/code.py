@@ -23,7 +23,6 @@ from planloom.errors import (
     CodeError,
     CodeRefusedError,
     ConfigError,
-    FlowError,
     GrantError,
     NoAnswerError,
     NotAllowedError,
@@ -32,7 +31,6 @@ from planloom.errors import (
 )
 from planloom.executors.calls import CallCost, check_grant, context_for, fits
 from planloom.executors.inner import TOOL, Inner
-from planloom.executors.labels import refuse_flow
 from planloom.plan.policy import Effects
 from planloom.sandbox.program import is_variable
 from planloom.sandbox.sandbox import BACKENDS, backend_of
@@ -145,7 +143,7 @@ class _Working:
         tool.validate(arguments)
         key = self.inner.key(TOOL, tool.name, arguments)
         if key not in self.request.recorded:
-            self._check_flow(tool, arguments)
+            self.inner.check_flow(tool, arguments, tells_model=False)
             check_grant([*self.under_way, tool], self.request, self._settled())
         one, effects = _Call(self, tool, arguments, key), tool.effects or Effects.ONCE
         self.under_way.append(tool)
@@ -157,13 +155,6 @@ class _Working:
         finally:
             self.under_way.remove(tool)
             self.counted -= one.is_counted
-
-    def _check_flow(self, tool: Tool, arguments: dict[str, Any]) -> None:
-        try:
-            refuse_flow(tool, self.request, self.context, tells_model=False)
-        except FlowError as error:
-            self.inner.deny(tool.name, arguments, error)
-            raise
 
     def _settled(self) -> _Settled:
         """Return what calls used that have ended: those under way are counted with the next one."""

@@ -20,16 +20,18 @@ from typing import TYPE_CHECKING, Any
 
 from planloom.core.events import CallEnded, CallStarted
 from planloom.core.result import Usage
-from planloom.errors import InnerCallError, OutputError
+from planloom.errors import FlowError, InnerCallError, OutputError
 from planloom.executors.classify import text_of, type_names
+from planloom.executors.labels import refuse_flow
 from planloom.executors.part import Part
 from planloom.plan.policy import Effects
 from planloom.plan.values import as_json
 
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
-    from planloom.errors import FlowError, NotAllowedError
+    from planloom.errors import NotAllowedError
     from planloom.ports import AttemptContext
+    from planloom.tools.tool import Tool
 
 MODEL, TOOL, OTHER = "model", "tool", "other"
 """Kinds of call."""
@@ -114,6 +116,17 @@ class Inner:
         """Put on record that a model's answer is of no use, so that a later attempt asks again."""
         now = self._context.clock.now()
         self._context.note(self._ended(Part(self._context), key, name, MODEL, now, None, OutputError(why)))
+
+    def check_flow(self, tool: Tool, arguments: dict[str, Any], *, tells_model: bool) -> None:
+        """Let a call pass that needs nobody's word; put on record that another was denied.
+
+        Raises: as `labels.refuse_flow`.
+        """
+        try:
+            refuse_flow(tool, self._request, self._context, tells_model=tells_model)
+        except FlowError as error:
+            self.deny(tool.name, arguments, error)
+            raise
 
     def deny(self, name: str, asked: Any, error: NotAllowedError | FlowError) -> None:
         """Put on record that a tool was asked for and denied: it was not called, and may be asked for again."""

@@ -44,11 +44,8 @@ class Labelled:
         Args:
             pinned: What the run is told of tools: those that the plan names, or that a plan in its place may.
         """
-        if any(map(declares_flow, pinned.values())):
-            return self.policy
-        steps = _steps_of(plan)
-        inner = (facts for step in steps for facts in (self.tools_of_agent(step) or {}).values())
-        return self.policy if any(map(declares_flow, inner)) else None
+        is_declared = any(map(declares_flow, pinned.values())) or self._agents_declare(plan)
+        return self.policy if is_declared else None
 
     def paths(self, plan: Plan) -> list[FlowPath]:
         """Return how labelled values may reach tools and models; none of a plan that is not sound."""

@@ -14,7 +14,7 @@ from planloom.errors import ConfigError
 from planloom.plan.flow import Labels
 from planloom.plan.policy import Effects
 from planloom.tools.json_schema import JsonSchema
-from planloom.tools.labels import checked_flow
+from planloom.tools.labels import SourceLabels
 from planloom.tools.names import check_name
 
 ToolType = Literal["mcp", "function", "code_exec", "agent", "tool"]
@@ -119,18 +119,12 @@ class ToolDefinition(_Written):
     version: str = "1"
     examples: tuple[ToolExample, ...] = ()
     effects: Effects | None = None
-    source: Labels = ()
+    source: SourceLabels = ()
     secret: bool = False
     sink: bool | None = None
     accepts: Labels = ()
     cleans: Labels = ()
     needs_approval: bool = False
-
-    @field_validator("source")
-    @classmethod
-    def _is_no_secret(cls, source: tuple[str, ...]) -> tuple[str, ...]:
-        checked_flow({"source": source})
-        return source
 
     @field_validator("name")
     @classmethod

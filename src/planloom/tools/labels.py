@@ -5,10 +5,12 @@ Rule 1: what cannot be meant is refused where it is declared: a tool that would 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from planloom.errors import ConfigError
-from planloom.plan.flow import labels_of
+from planloom.plan.flow import Labels, labels_of
 
 FLOW_OPTIONS = ("source", "secret", "sink", "accepts", "cleans", "needs_approval")
 """What `@tool` takes of it; see `plan.flow.FlowFacts`."""
@@ -35,3 +37,12 @@ def checked_flow(options: dict[str, Any], *, where: str = "a tool") -> dict[str,
                 raise ConfigError(f"{name}={options[name]!r:.60} of {where} is no switch", remedy="give True or False")
             found[name] = options[name]
     return found
+
+
+def _no_secret(source: tuple[str, ...]) -> tuple[str, ...]:
+    checked_flow({"source": source})
+    return source
+
+
+SourceLabels = Annotated[Labels, AfterValidator(_no_secret)]
+"""Labels of a source, where outside data comes in: any but "secret"."""

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from planloom.errors import ConfigError, MissingKeyError, UnknownFieldError, field_problems, suggestion
 from planloom.plan.flow import Labels
 from planloom.plan.policy import Effects
-from planloom.tools.labels import FLOW_OPTIONS, checked_flow
+from planloom.tools.labels import FLOW_OPTIONS, SourceLabels
 from planloom.tools.names import NAMESPACES
 
 ANY_TOOL = "*"
@@ -35,18 +35,12 @@ class McpLabels(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: Labels = ()
+    source: SourceLabels = ()
     secret: bool = False
     sink: bool | None = None
     accepts: Labels = ()
     cleans: Labels = ()
     needs_approval: bool = False
-
-    @field_validator("source")
-    @classmethod
-    def _is_no_secret(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        checked_flow({"source": value})
-        return value
 
 
 class McpTerms(McpLabels):
