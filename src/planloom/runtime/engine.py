@@ -381,8 +381,10 @@ class Engine:
         self._check_open()
         if run_id in self._drivers:
             raise RunBusyError(f"run {run_id} is driven by this engine already", remedy="use the Run in hand")
-        record = await self._journal.read(run_id)
-        machine = replayed(run_id, record)
+        return await self._take_up(run_id, replayed(run_id, await self._journal.read(run_id)))
+
+    async def _take_up(self, run_id: str, machine: RunMachine) -> Run:
+        """Go on with a run that stood like this when it was last looked at."""
         if machine.ended:
             return Run(machine, None, self._journal, self._clock)
         self._checks.recorded(machine)
@@ -435,11 +437,15 @@ class Engine:
 
         One that cannot (its tools are missing, its record is damaged) is logged and left as it is.
         """
+        self._check_open()
         runs = []
         for row in await self._journal.runs(status=RunStatus.RUNNING.value, limit=1_000_000):
+            if row.run_id in self._drivers:
+                continue
             try:
-                if not replayed(row.run_id, await self._journal.read(row.run_id)).state.paused:
-                    runs.append(await self.resume(row.run_id))
+                machine = replayed(row.run_id, await self._journal.read(row.run_id))
+                if not machine.state.paused:
+                    runs.append(await self._take_up(row.run_id, machine))
             except RunBusyError:
                 continue
             except (ConfigError, JournalFormatError, PlanError) as error:
