@@ -157,7 +157,8 @@ class ModelMetadata:
 
     Attributes:
         version: Of a model whose name has none of its own; "" for the newest.
-        capabilities: Some of "tools", "json_schema", "json", "streaming", "prediction", "logits".
+        capabilities: Some of "tools", "json_schema", "json", "streaming", "prediction", "logits",
+            "attention_mask" (it takes the `material` of a call).
         roles: What messages it takes, e.g. ("system", "user", "assistant", "tool").
         context_window: Tokens of prompt and answer together, or None where unknown.
         max_tokens_per_request: Most tokens of one answer, or None where unknown.

@@ -94,6 +94,8 @@ def prompt_ceiling(call: ModelCall) -> int:
     if call.output is not None:
         # Twice: a provider that takes no schema is told it in words as well.
         tokens += 2 * schema_ceiling(call.output)
+    if call.material is not None:
+        tokens += sum(PER_MESSAGE + size_bytes(passage.text) for passage in call.material.passages)
     return tokens + size_bytes(call.prediction or "")
 
 

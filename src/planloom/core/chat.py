@@ -7,9 +7,12 @@ Rule 2: an answer is whole or it is an error: a refusal, a cut-off or a broken s
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planloom.core.result import Usage
+
+if TYPE_CHECKING:
+    from planloom.plan.gasa import GasaPolicy
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -62,6 +65,35 @@ class ToolSpec:
     parameters: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a document, put before the question.
+
+    Attributes:
+        node: What it is called in the graph, e.g. a document's id.
+        text: As the model reads it, its title included.
+    """
+
+    node: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a model reads before the question, and which piece may read which: for models whose attention can be masked.
+
+    Attributes:
+        passages: In the order in which they stand in the prompt.
+        near: For each, the places of the others that it may read, with how many hops away each is (0: of the same
+            document, or no node of the graph). A place that is not listed is not read; itself is always.
+        policy: How it is masked.
+    """
+
+    passages: tuple[Passage, ...]
+    near: tuple[dict[int, int], ...]
+    policy: GasaPolicy
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCall:
     """One request to a model, complete.
@@ -78,6 +110,7 @@ class ModelCall:
         stop: Texts at which the answer ends.
         timeout_s: Seconds to wait for the provider; None: the model's setting.
         options: Settings of one provider, as its adapter documents them.
+        material: Documents that stand before the last message; only for models with the capability "attention_mask".
     """
 
     messages: tuple[Message, ...]
@@ -91,6 +124,7 @@ class ModelCall:
     stop: tuple[str, ...] = ()
     timeout_s: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    material: Material | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -292,6 +292,8 @@ class _Turn:
     async def begin(self, call: ModelCall, on_wait: OnWait | None) -> None:
         said = sum(estimated_tokens(message.content) for message in call.messages)
         said += sum(estimated_tokens(tool.description + text_of(tool.parameters)) for tool in call.tools)
+        if call.material is not None:
+            said += sum(estimated_tokens(passage.text) for passage in call.material.passages)
         # Until it is known better, everything was used: a call cut short has been billed all the same.
         self._reserved = self._used = said + (call.max_tokens or 0)
         await self._rates.admit(self._key, self._reserved, self._limit, on_wait=on_wait)
