@@ -59,7 +59,7 @@ class GasaPolicy(_Frozen):
     unknown_nodes: Literal["dense", "isolate"] = "dense"
     """A document that is no node of the graph reads and is read by all, or by itself alone."""
     positions: Literal["global", "parallel"] = "global"
-    """`parallel`: every chunk begins at the position after the instructions, so that what is kept of it fits anywhere."""
+    """`parallel`: every chunk begins right after the instructions, so that what is kept of it fits anywhere."""
     backend: Backend = "auto"
     """`auto`: what this model and this machine can do, and nothing where it would not pay."""
     fallback_strategy: Fallback = "prompt_composer"
@@ -85,7 +85,7 @@ class GasaPolicy(_Frozen):
     mask_cache_size: PositiveInt = 128
     add_summary_token: bool = False
     """Whether `summary_token` stands after the chunks, reads them all, and is read by the question."""
-    summary_token: Annotated[str, Field(min_length=1, max_length=100)] = "[SUM]"
+    summary_token: Annotated[str, Field(min_length=1, max_length=100)] = "[SUM]"  # noqa: S105 - no secret
     chunk_kv: ChunkKVConfig | None = None
     """None: nothing is kept between prompts."""
 
