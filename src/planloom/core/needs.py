@@ -26,6 +26,8 @@ from planloom.core.asking import (
     ROUND_TASKS,
     VERDICT_PROMPT_BYTES,
     VERDICT_TOKENS,
+    documents_ceiling,
+    parts_ceiling,
     size_bytes,
     step_ceiling,
     task_of,
@@ -111,9 +113,13 @@ def model_claim(step: Step, args: Mapping[str, Any], models: Models, tools: Mapp
     quoted = _quoted(step.max_tokens or models[step.model or ""].max_tokens)
     policy, times = step.verify, 1
     whole = _Both()
-    whole.add(_once(step, models, prompt), times=_samples(policy))
+    once = _once(step, models, prompt)
+    once.add(_apart(step, models, args, prompt))
+    whole.add(once, times=_samples(policy))
     for more in _told_again(policy, quoted):
-        whole.spare_all(_once(step, models, prompt + more))
+        again = _once(step, models, prompt + more)
+        again.add(_apart(step, models, args, prompt + more))
+        whole.spare_all(again)
         times += 1
     whole.add(_judging(policy, models, step.model or "", prompt + quoted, times=times))
     calls = MAX_CALLS * times * _samples(policy) if step.tools else 0
@@ -216,6 +222,18 @@ def _once(step: Step, models: Models, prompt: int) -> _Both:
         found.spare.ask(own, prompt + rounds * a_round + mended, answer)
     if mended:
         found.spare.ask(own, prompt_with_draft + MAX_ROUNDS * a_round + mended, answer)
+    return found
+
+
+def _apart(step: Step, models: Models, args: Mapping[str, Any], prompt: int) -> _Both:
+    """Return what reading documents in parts takes beyond one call with all of them: no part can be left out."""
+    found, parts = _Both(), parts_ceiling(step.gasa, args)
+    if parts:
+        own = models[step.model or ""]
+        answer = step.max_tokens or own.max_tokens
+        question = prompt - documents_ceiling(step.gasa, args)
+        found.need.ask(own, question, answer, times=parts)
+        found.need.ask(own, question + parts * _quoted(answer), answer)
     return found
 
 

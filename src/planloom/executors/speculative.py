@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from planloom.core.asking import VERDICT_TOKENS, messages_of, text_of
+from planloom.core.asking import VERDICT_TOKENS, task_of, text_of
 from planloom.core.chat import Message, ModelCall
 from planloom.core.prices import PER
 from planloom.core.result import StepOutcome, Usage
@@ -233,7 +233,7 @@ class _Attempt:
         return None
 
     async def _judged(self, draft: str) -> LLMResponse:
-        said = "\n\n".join(message.content for message in messages_of(self.request.args))
+        said = task_of(self.request.step, self.request.args)
         call = ModelCall(
             messages=(Message("system", _QUESTION), Message("user", fenced({"REQUEST": said, "DRAFT": draft}))),
             max_tokens=VERDICT_TOKENS,
@@ -273,7 +273,7 @@ class _Attempt:
         draft, judge, target = prices
         if answer is None or draft is None or judge is None or target is None:
             return None
-        said = " ".join(message.content for message in messages_of(self.request.args))
+        said = task_of(self.request.step, self.request.args)
         prompt = self._llm(step.model or "default").estimate_tokens(said)
         answered = round(answer)
         whole = target.cost_usd(Usage(prompt, answered, 1))

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from planloom.errors import FieldError, PlanError, suggestion
 from planloom.plan.document import MAX_PROBLEMS, Path
+from planloom.plan.gasa import GasaPolicy
 from planloom.plan.model import FORMAT_VERSION, Need, Plan, Step
 from planloom.plan.policy import (
     AgentPolicy,
@@ -44,6 +45,7 @@ _POLICIES: dict[str, tuple[str, ...]] = {
     "cache": tuple(CachePolicy.model_fields),
     "verify": tuple(VerifyPolicy.model_fields),
     "speculate": tuple(SpeculatePolicy.model_fields),
+    "gasa": tuple(GasaPolicy.model_fields),
     "needs": tuple(entry.name for entry in fields(Need)),
 }
 

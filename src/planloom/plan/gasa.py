@@ -18,6 +18,10 @@ MaskStrategy = Literal["binary", "soft"]
 HopMode = Literal["layered", "strict"]
 Backend = Literal["auto", "blockrow", "flex", "sdpa_mask", "packing", "off"]
 Fallback = Literal["prompt_composer", "block_diagonal", "windowed", "dense", "shadow_model"]
+READ_APART = frozenset({"block_diagonal", "windowed"})
+"""Fallbacks that ask once for each part, and once more to put the answers together."""
+MAX_PARTS = 16
+"""Most parts; of more, neighbouring ones are read together."""
 
 
 class _Frozen(BaseModel):

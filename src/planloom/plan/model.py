@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, field_validator
 from pydantic.dataclasses import dataclass
 
 from planloom.errors import DuplicateStepError, FieldError, UnknownStepError, suggestion
+from planloom.plan.gasa import GasaPolicy
 from planloom.plan.policy import (
     AgentPolicy,
     ApprovePolicy,
@@ -119,6 +120,8 @@ class Step:
     cache: CachePolicy | None = None
     verify: VerifyPolicy | None = None
     speculate: SpeculatePolicy | None = None
+    gasa: GasaPolicy | None = None
+    """How the model reads the `documents` that are `with` the step, and along which `graph`."""
     replan: ReplanPolicy | None = None
     """What a failed step may ask for instead; for steps that may run again."""
     stream: bool = False
@@ -171,6 +174,13 @@ class Step:
     @classmethod
     def _speculate(cls, value: Any) -> Any:
         return {"draft": value} if isinstance(value, str) else value
+
+    @field_validator("gasa", mode="before")
+    @classmethod
+    def _gasa(cls, value: Any) -> Any:
+        if isinstance(value, GasaPolicy):  # a plan holds plain values: of `GASAConfig` what was set
+            return GasaPolicy(**{name: getattr(value, name) for name in value.model_fields_set})
+        return GasaPolicy() if value is True else None if value is False else value
 
     @field_validator("replan", mode="before")
     @classmethod

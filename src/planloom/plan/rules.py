@@ -13,6 +13,7 @@ from typing import Any
 from planloom.errors import ExpressionError, FieldError, PlanError, suggestion
 from planloom.plan.document import Path
 from planloom.plan.expression import parse_expression
+from planloom.plan.gasa import READ_APART
 from planloom.plan.model import KINDS, Plan, Step
 from planloom.plan.policy import Effects
 from planloom.plan.schemas import schema_problem
@@ -39,6 +40,7 @@ _FITS: dict[str, frozenset[str]] = {
     "verify": _TRIED,
     "timeout_seconds": _DOING,
     "speculate": frozenset({"model"}),
+    "gasa": frozenset({"model"}),
     "stream": _ASKING,
     "replan": _TRIED,
 }
@@ -89,6 +91,7 @@ def step_problems(step: Step, path: Path, *, dropped: frozenset[str] = frozenset
     found += _replaced(step, path)
     found += again_problems(step, path, own_effects(step))
     found += _stream(step, path)
+    found += _documents(step, path, dropped)
     found += _condition(step, path)
     for field, schema in (("output", step.output), ("form", step.approve.form if step.approve else None)):
         place = (*path, "approve", "form") if field == "form" else (*path, field)
@@ -304,6 +307,25 @@ def _stream(step: Step, path: Path) -> Iterator[PlanError]:
             "be shown while it comes",
             remedy=f"take 'stream' out, or {names}",
             path=(*path, "stream"),
+        )
+
+
+def _documents(step: Step, path: Path, dropped: frozenset[str]) -> Iterator[PlanError]:
+    """Reading along a graph needs something to read, and parts that are read apart are put together by one answer."""
+    if step.gasa is None or step.kind not in _FITS["gasa"]:
+        return
+    if "documents" not in step.args and "with" not in dropped:
+        yield FieldError(
+            f"step {step.id!r} has 'gasa' and no documents",
+            remedy="write `with: {documents: …}`, a list of texts or of {id, content}, and `graph: …` beside them",
+            path=(*path, "gasa"),
+        )
+    if step.tools and step.gasa.fallback_strategy in READ_APART:
+        yield FieldError(
+            f"step {step.id!r} has 'tools', and with fallback_strategy '{step.gasa.fallback_strategy}' its model would "
+            "be asked about several parts at once",
+            remedy="take 'tools' out, or write `fallback_strategy: prompt_composer`",
+            path=(*path, "gasa", "fallback_strategy"),
         )
 
 

@@ -149,6 +149,7 @@ def _digest(request: RunStep, registry: ToolRegistry, models: Models, agents: Ag
         step.output,
         step.verify.model_dump(mode="json") if step.verify else None,
         step.speculate.model_dump(mode="json") if step.speculate else None,
+        step.gasa.model_dump(mode="json") if step.gasa else None,
     ]
     return json.dumps(parts, sort_keys=True, separators=(",", ":"))
 
