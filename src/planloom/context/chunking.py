@@ -1,0 +1,129 @@
+"""Where a long text is cut: `Chunk` and `spans`.
+
+Rule 1: every character is in a chunk, no chunk is longer than `size`, and each begins exactly `overlap` characters
+before the end of the one before it.
+Rule 2: within that, a cut falls where a paragraph, line, sentence or word ends, if one does in the latter half of the new.
+Rule 3: a position counts characters of the text as Python does (code points), so that it never splits one.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from planloom.errors import ValidationError
+
+_ENDS = (re.compile(r"\n[^\S\n]*\n"), re.compile(r"\n"), re.compile(r"[.!?]\s"), re.compile(r"\s"))
+"""What a chunk may end with, best first: a paragraph, a line, a sentence, a word."""
+_JOINER = "\u200d"
+_TONES = range(0x1F3FB, 0x1F400)
+"""Skin tones, which stand behind the sign that they colour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a document.
+
+    Attributes:
+        id: "DOC#0", "DOC#1", …, with the document's own id before the number.
+        document: Id of the document.
+        start, end: Where it stands in the document's text, in characters; `end` is the first that is not in it.
+    """
+
+    id: str
+    document: str
+    content: str
+    start: int
+    end: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {
+            "id": self.id,
+            "document": self.document,
+            "content": self.content,
+            "start": self.start,
+            "end": self.end,
+        }
+
+
+def chunks_of(document: str, text: str, size: int, overlap: int = 0) -> list[Chunk]:
+    """Return a text cut into chunks; [] for "".
+
+    Args:
+        document: Id of the document, in which the chunks are numbered.
+        size: Most characters of a chunk.
+        overlap: Characters at the beginning of each but the first that are also the end of the one before.
+
+    Raises:
+        ValidationError: `size` is no whole number above 0, or `overlap` none from 0 to below `size`.
+    """
+    return [
+        Chunk(f"{document}#{number}", document, text[start:end], start, end)
+        for number, (start, end) in enumerate(spans(text, size, overlap))
+    ]
+
+
+def spans(text: str, size: int, overlap: int = 0) -> Iterator[tuple[int, int]]:
+    """Return where each chunk of a text begins and ends; arguments and errors as `chunks_of`."""
+    for name, value, least in (("chunk_size", size, 1), ("chunk_overlap", overlap, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValidationError(f"{name} is {value!r}", remedy=f"give a whole number of characters, at least {least}")
+    if overlap >= size:
+        raise ValidationError(
+            f"chunk_overlap {overlap} is not smaller than chunk_size {size}: no chunk would bring anything new",
+            remedy="give an overlap that is smaller than the size, e.g. an eighth of it",
+        )
+    return _spans(text, size, overlap)
+
+
+def _spans(text: str, size: int, overlap: int) -> Iterator[tuple[int, int]]:
+    start = 0
+    while start < len(text):
+        if start + size >= len(text):
+            yield start, len(text)
+            return
+        end = _cut(text, start + overlap, start + size)
+        yield start, end
+        start = end - overlap
+
+
+def _cut(text: str, known: int, most: int) -> int:
+    """Return where to cut: above `known`, at most `most`, best where something ends."""
+    half = known + (most - known) // 2
+    for end in _ENDS:
+        found = 0
+        for match in end.finditer(text, half, most):
+            found = match.end()
+        if found > known:
+            return found
+    return next((place for place in range(most, half, -1) if not _inside_sign(text, place)), most)
+
+
+def _inside_sign(text: str, place: int) -> bool:
+    """Tell whether a cut here would part what is read as one sign: a letter and its accent, an emoji of several."""
+    before, after = text[place - 1], text[place]
+    if before == "\r" and after == "\n":
+        return True
+    if after.isascii():
+        return False
+    joined = _JOINER in (before, after) or ord(after) in _TONES
+    return joined or unicodedata.category(after) in ("Mn", "Me", "Mc")
+
+
+def read_chunk(told: Mapping[str, Any], number: int, document: str, text: str) -> Chunk:
+    """Return the chunk of `to_dict`; its id may be missing.
+
+    Raises:
+        ValidationError: It is none, or not of this text.
+    """
+    start, end = told.get("start"), told.get("end")
+    if not isinstance(start, int) or not isinstance(end, int) or not 0 <= start < end <= len(text):
+        raise ValidationError(
+            f"chunk {number} of document {document!r} does not say where it stands",
+            remedy="give its `start` and `end`, in characters of the document's text",
+        )
+    return Chunk(str(told.get("id", f"{document}#{number}")), document, text[start:end], start, end)
