@@ -24,7 +24,7 @@ from planloom.models.schemes import open_model
 from planloom.models.uri import checked, parse_uri, uri_for
 from planloom.ports import Model, ModelMetadata
 
-__all__ = ["COMMON_PARAMS", "LLM", "Asker", "Billed", "OnWait", "Prepared", "ask_plainly", "estimated_tokens"]
+__all__ = ["COMMON_PARAMS", "LLM", "Asker", "Billed", "Counting", "OnWait", "Prepared", "ask_plainly", "estimated_tokens"]
 
 SHARED_RATES = RateLimits()
 """Of all models of the process that are given none of their own: a provider counts per account, not per object."""
@@ -213,11 +213,12 @@ class LLM:
     # --- estimates ------------------------------------------------------------------------------
 
     def estimate_tokens(self, text: str) -> int:
-        """Return about how many tokens a text is: a quarter of its UTF-8 bytes, at least one a word.
+        """Return how many tokens a text is, where the model has its tokenizer here.
 
-        Neither exact nor a bound: for what a call may cost at most, see `core.asking.prompt_ceiling`.
+        Else about how many: a quarter of its UTF-8 bytes, at least one a word. That is neither exact nor a bound: for
+        what a call may cost at most, see `core.asking.prompt_ceiling`.
         """
-        return estimated_tokens(text)
+        return self.model.count(text) if isinstance(self.model, Counting) else estimated_tokens(text)
 
     def estimate_cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Return what a call with so many tokens costs, in US dollars.
@@ -267,6 +268,15 @@ class Prepared(Protocol):
 
     def ready(self) -> None:
         """Raise MissingKeyError or ConfigError if it cannot be asked."""
+        ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A model whose tokenizer is on this machine."""
+
+    def count(self, text: str) -> int:
+        """Return how many tokens a text is, by itself."""
         ...
 
 

@@ -69,9 +69,9 @@ class GasaPolicy(_Frozen):
     fallback_strategy: Fallback = "prompt_composer"
     """For models that take no mask: the best chunks within `token_budget`; a call for each connected part, or for each
     window of `token_budget`, and one that merges; all documents as they are. `shadow_model` is `prompt_composer`
-    counting with the tokenizer at `shadow_model_path`."""
-    shadow_model_path: str | None = None
-    """Folder of a tokenizer on this machine. Nothing is ever downloaded for it."""
+    counting as `shadow_model` does."""
+    shadow_model: str | None = None
+    """Name or address of a local model whose tokenizer counts for one that cannot be asked; nothing else of it is used."""
     block_size: Annotated[int, Field(ge=16, le=4096)] = 128
     """Tokens of a block of the mask."""
     soft_bias: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -97,8 +97,8 @@ class GasaPolicy(_Frozen):
     def _fit_together(self) -> Self:
         if self.chunk_size is not None and self.chunk_overlap >= self.chunk_size:
             raise ValueError("chunk_overlap must be smaller than chunk_size")
-        if self.fallback_strategy == "shadow_model" and self.shadow_model_path is None:
-            raise ValueError("fallback_strategy 'shadow_model' needs shadow_model_path")
+        if self.fallback_strategy == "shadow_model" and self.shadow_model is None:
+            raise ValueError("fallback_strategy 'shadow_model' needs shadow_model")
         if self.reader_scope == "hops" and not self.anchors:
             raise ValueError("reader_scope 'hops' needs anchors")
         return self

@@ -77,6 +77,8 @@ def _by_step(step: Step) -> Iterator[tuple[str, Path]]:
         yield step.speculate.draft, ("speculate", "draft")
         if step.speculate.judge is not None:
             yield step.speculate.judge, ("speculate", "judge")
+    if step.gasa is not None and step.gasa.shadow_model is not None:
+        yield step.gasa.shadow_model, ("gasa", "shadow_model")
     if step.replan is not None:
         yield step.replan.model, ("replan", "model")
 

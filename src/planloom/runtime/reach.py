@@ -69,6 +69,7 @@ class Reach:
         verify, speculate = step.verify, step.speculate
         asked = [step.model, verify.model if verify else None]
         asked += [speculate.draft, speculate.judge] if speculate else []
+        asked += [step.gasa.shadow_model] if step.gasa else []
         for name in asked:
             if name in self.models or name in self.judges:
                 yield "judge" if name in self.judges else "model", str(name)

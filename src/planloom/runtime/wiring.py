@@ -136,6 +136,8 @@ def _digest(request: RunStep, registry: ToolRegistry, models: Models, agents: Ag
     refs = [step.model, step.verify.model if step.verify else None, step.replan.model if step.replan else None]
     if step.speculate is not None:
         refs += [step.speculate.draft, step.speculate.judge]
+    if step.gasa is not None:
+        refs.append(step.gasa.shadow_model)
     tools = [name for name in (step.tool, *(step.tools or ())) if name is not None]
     parts: list[Any] = [
         request.role,
