@@ -24,7 +24,17 @@ from planloom.models.schemes import open_model
 from planloom.models.uri import checked, parse_uri, uri_for
 from planloom.ports import Model, ModelMetadata
 
-__all__ = ["COMMON_PARAMS", "LLM", "Asker", "Billed", "Counting", "OnWait", "Prepared", "ask_plainly", "estimated_tokens"]
+__all__ = [
+    "COMMON_PARAMS",
+    "LLM",
+    "Asker",
+    "Billed",
+    "Counting",
+    "OnWait",
+    "Prepared",
+    "ask_plainly",
+    "estimated_tokens",
+]
 
 SHARED_RATES = RateLimits()
 """Of all models of the process that are given none of their own: a provider counts per account, not per object."""

@@ -71,7 +71,7 @@ class GasaPolicy(_Frozen):
     window of `token_budget`, and one that merges; all documents as they are. `shadow_model` is `prompt_composer`
     counting as `shadow_model` does."""
     shadow_model: str | None = None
-    """Name or address of a local model whose tokenizer counts for one that cannot be asked; nothing else of it is used."""
+    """Name or address of a local model whose tokenizer counts for one that cannot be asked. It is asked nothing."""
     block_size: Annotated[int, Field(ge=16, le=4096)] = 128
     """Tokens of a block of the mask."""
     soft_bias: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
