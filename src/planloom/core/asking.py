@@ -46,6 +46,9 @@ VERDICT_PROMPT_BYTES = 1_500
 """Most of what the judge of a draft is told besides the request and the draft."""
 MAX_TITLE = 200
 """Characters of a document's title that are shown."""
+CONTENT_NAMES = ("content", "text", "page_content")
+"""Under which names others keep the text of a document."""
+TITLE_NAMES = ("title", "name")
 PASSAGE_BYTES = 140
 """Most that stands around a passage in a prompt, besides its title."""
 DOCUMENTS_LEAD = (
@@ -160,36 +163,36 @@ def _shown(document: Any) -> str:
 
 def title_of(document: Any) -> str:
     """Return what a document is called, "" if it is called nothing: its title, else its name, else its id."""
-    named = [document.get(name) for name in ("title", "name", "id")] if isinstance(document, Mapping) else []
-    title = next((one for one in named if one is not None), "")
+    if not isinstance(document, Mapping):
+        return ""
+    told = [document, document.get("metadata")]
+    named = [one.get(name) for one in told if isinstance(one, Mapping) for name in TITLE_NAMES]
+    title = next((one for one in (*named, document.get("id")) if one is not None), "")
     return " ".join(str(title).split())[:MAX_TITLE]
 
 
 def _document_ceiling(policy: GasaPolicy, document: Any) -> int:
-    content = _content(document)
+    content, passages = _content(document), _passages(policy, document)
     if not isinstance(content, str):
         return size_bytes(text_of(document))  # refused before anything is asked
-    size = size_bytes(content) if policy.chunk_size is None else _repeated(size_bytes(content), policy)
-    shown = size_bytes(title_of(document))
+    size = size_bytes(content)
+    if policy.chunk_size is not None:
+        size += passages * policy.chunk_overlap * (1 if content.isascii() else 4)
     chunks = document.get("chunks") if isinstance(document, Mapping) else None
     own = size_bytes(text_of(chunks)) if chunks else 0
-    return max(size, own) + _passages(policy, document) * (PASSAGE_BYTES + 2 * shown)
-
-
-def _repeated(size: int, policy: GasaPolicy) -> int:
-    """Return the size of a text in chunks that overlap."""
-    whole = policy.chunk_size or 1
-    return -(-size * whole // (whole - policy.chunk_overlap))
+    return max(size, own) + passages * (PASSAGE_BYTES + 2 * size_bytes(title_of(document)))
 
 
 def _passages(policy: GasaPolicy, document: Any) -> int:
-    """Return how many chunks a document has at most."""
+    """Return how many chunks a document has at most: each brings at least half of what it could."""
     content = _content(document)
     chunks = document.get("chunks") if isinstance(document, Mapping) else None
     if policy.chunk_size is None or not isinstance(content, str):
         return len(chunks) if isinstance(chunks, list) and chunks else 1
-    return 1 + len(content) // (policy.chunk_size - policy.chunk_overlap)
+    return 1 + len(content) // max(1, (policy.chunk_size - policy.chunk_overlap) // 2)
 
 
 def _content(document: Any) -> Any:
-    return document.get("content") if isinstance(document, Mapping) else document
+    if not isinstance(document, Mapping):
+        return document
+    return next((document[name] for name in CONTENT_NAMES if document.get(name) is not None), None)
