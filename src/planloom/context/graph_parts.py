@@ -1,0 +1,127 @@
+"""What a dependency graph is made of: nodes and edges, checked where they are made.
+
+Rule 1: a node is a name and what it is called; what a document says is the store's.
+Rule 2: an edge runs from a node to what that node depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, Literal
+
+from planloom.errors import ConfigError, OutputError
+from planloom.plan.values import as_json
+
+Kind = Literal["document", "entity"]
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphNode:
+    """A document, or an entity: what documents are about.
+
+    Attributes:
+        title: What people call it; "" where it has no other name than its id.
+        metadata: JSON; of a document it stays with the document.
+    """
+
+    id: str
+    kind: Kind = "document"
+    title: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the node as JSON, without what is empty."""
+        told: dict[str, Any] = {"id": self.id, "kind": self.kind}
+        return told | {name: value for name in ("title", "metadata") if (value := getattr(self, name))}
+
+
+@dataclass(frozen=True, slots=True)
+class GraphEdge:
+    """That `src` depends on `dst`.
+
+    Attributes:
+        relationship_type: In what way, e.g. "imports".
+        weight: How strongly: finite, 0 or more.
+        metadata: JSON.
+    """
+
+    src: str
+    dst: str
+    relationship_type: str = "depends_on"
+    weight: float = 1.0
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        """What no two edges of a graph share."""
+        return (self.src, self.dst, self.relationship_type)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the edge as JSON, without empty metadata."""
+        told: dict[str, Any] = {
+            "src": self.src,
+            "dst": self.dst,
+            "relationship_type": self.relationship_type,
+            "weight": self.weight,
+        }
+        return told | ({"metadata": self.metadata} if self.metadata else {})
+
+
+def node_id(told: object) -> str:
+    """Return an id.
+
+    Raises:
+        ConfigError: No text, or an empty one.
+    """
+    if isinstance(told, str) and told:
+        return told
+    raise ConfigError(
+        f"a node's id must be text, at least one character, not {told!r:.60}", remedy="give each node an id"
+    )
+
+
+def checked_edge(
+    src: object, dst: object, relationship_type: object, weight: object, metadata: Mapping[str, Any] | None
+) -> GraphEdge:
+    """Return an edge.
+
+    Raises:
+        ConfigError: From a node to itself, a weight that is no finite number of 0 or more, metadata that is no JSON.
+    """
+    ends = node_id(src), node_id(dst)
+    where = f"the edge {ends[0]!r:.80} -> {ends[1]!r:.80}"
+    if ends[0] == ends[1]:
+        raise ConfigError(f"{where} leads from a node to itself", remedy="leave it out: a node always reads itself")
+    if not isinstance(relationship_type, str) or not relationship_type:
+        raise ConfigError(
+            f"{where} has the relationship_type {relationship_type!r:.60}", remedy="give a word, e.g. 'depends_on'"
+        )
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise ConfigError(f"{where} has the weight {weight!r:.60}", remedy="give a number")
+    try:
+        number = float(weight)
+    except OverflowError:
+        number = float("inf")
+    if not isfinite(number) or number < 0:
+        raise ConfigError(f"{where} has the weight {number!r}", remedy="give a finite number, 0 or more")
+    return GraphEdge(*ends, relationship_type, number, as_metadata(metadata, where=where))
+
+
+def as_metadata(told: Mapping[str, Any] | None, *, where: str) -> dict[str, Any]:
+    """Return a copy of metadata as JSON.
+
+    Raises:
+        ConfigError: Not a mapping, or something in it is no JSON.
+    """
+    if told is None:
+        return {}
+    try:
+        made = as_json(told, where="metadata")
+    except OutputError as error:
+        raise ConfigError(f"{where}: {error.message}", remedy=error.remedy) from error
+    if not isinstance(made, dict):
+        raise ConfigError(f"{where} has metadata {told!r:.60}", remedy="give names and values")
+    return made
