@@ -97,6 +97,11 @@ def size_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
+def estimated_tokens(text: str) -> int:
+    """Return about how many tokens a text is: a quarter of its UTF-8 bytes, at least one a word; no bound."""
+    return max(-(-size_bytes(text) // 4), len(text.split()))
+
+
 def prompt_ceiling(call: ModelCall) -> int:
     """Return a number of prompt tokens that this call cannot pass."""
     tokens = PER_MESSAGE

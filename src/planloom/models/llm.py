@@ -12,7 +12,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
-from planloom.core.asking import size_bytes, text_of
+from planloom.core.asking import estimated_tokens, text_of
 from planloom.core.chat import LLMResponse, ModelCall
 from planloom.core.model_uri import ModelUri, Param
 from planloom.core.prices import ModelPrice
@@ -343,11 +343,6 @@ async def _closing(pieces: AsyncIterator[Piece]) -> AsyncGenerator[AsyncIterator
     finally:
         if isinstance(pieces, AsyncGenerator):
             await pieces.aclose()
-
-
-def estimated_tokens(text: str) -> int:
-    """Return about how many tokens a text is; see `LLM.estimate_tokens`."""
-    return max(-(-size_bytes(text) // 4), len(text.split()))
 
 
 _NUMBERS = {
