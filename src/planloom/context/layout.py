@@ -20,6 +20,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from planloom.context.blocks import bit_runs, tables_of
 from planloom.context.near import near_of
 from planloom.errors import ConfigError
 from planloom.plan.gasa import GasaPolicy
@@ -27,6 +28,7 @@ from planloom.plan.gasa import GasaPolicy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from planloom.context.blocks import BlockTables
     from planloom.context.near import HopGraph
     from planloom.core.chat import Material
 
@@ -136,6 +138,16 @@ class SegmentLayout:
             if end > start:
                 ranges.append((start, end))
         return tuple(ranges)
+
+    def block_tables(self, block_size: int | None = None) -> BlockTables:
+        """Return which blocks there is anything to compute in; `block_size` in tokens, None: the policy's."""
+        reading = []
+        for at, (start, end) in enumerate(zip(self.starts, self.ends, strict=True)):
+            ranges = self.reads(at)
+            joined = bool(ranges) and ranges[-1][1] == start
+            own = (*ranges[:-1], (ranges[-1][0], end)) if joined else (*ranges, (start, end))
+            reading.append((start, end, own))
+        return tables_of(reading, block_size or self.policy.block_size)
 
     @cached_property
     def allowed_pairs(self) -> int:
@@ -285,20 +297,6 @@ def layout_of(material: Material, lengths: Sequence[int], sink: int, reader: int
     ]
     segments = (*sinks, *chunks, *readers)
     return SegmentLayout(segments, (*[{}] * first, *near, *[{}] * len(readers)), material.policy)
-
-
-def bit_runs(bits: int) -> list[tuple[int, int]]:
-    """Return the runs of ones in an int that is not negative, as (first, after the last), lowest first."""
-    runs = []
-    at = 0
-    while bits:
-        zeros = (bits & -bits).bit_length() - 1
-        bits >>= zeros
-        ones = (~bits & (bits + 1)).bit_length() - 1
-        bits >>= ones
-        runs.append((at + zeros, at + zeros + ones))
-        at += zeros + ones
-    return runs
 
 
 def _bits(places: dict[int, int]) -> int:
