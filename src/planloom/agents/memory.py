@@ -18,13 +18,14 @@ from itertools import chain
 from operator import mul
 from typing import Any, Literal
 
+from planloom.context.lexical import terms
+from planloom.context.vectors import Embed
 from planloom.core.asking import text_of
 from planloom.core.chat import ROLES, Message, ToolCall
 from planloom.errors import ConfigError, suggestion
 from planloom.models.llm import estimated_tokens
 from planloom.models.prompts import messages_from
 from planloom.plan.values import as_json
-from planloom.tools.search import Embed, terms
 
 Backend = Literal["in_memory", "vector"]
 BACKENDS = ("in_memory", "vector")

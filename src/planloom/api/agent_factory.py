@@ -26,10 +26,10 @@ from planloom.tools.registry import ToolRegistry
 from planloom.tools.tool import Tool
 
 if TYPE_CHECKING:
+    from planloom.context.vectors import Embed
     from planloom.core.chat import Message
     from planloom.plan.policy import ResourceLimits
     from planloom.ports import Journal, Model
-    from planloom.tools.search import Embed
 
 Schema = type[BaseModel] | Mapping[str, Any]
 GEMMA = "gemma3:27b"

@@ -2,7 +2,8 @@
 
 Rule 1: every character is in a chunk, no chunk is longer than `size`, and each begins exactly `overlap` characters
 before the end of the one before it.
-Rule 2: within that, a cut falls where a paragraph, line, sentence or word ends, if one does in the latter half of the new.
+Rule 2: within that, a cut falls where a paragraph, a line, a sentence or a word ends, if one does in the latter half of
+what is new.
 Rule 3: a position counts characters of the text as Python does (code points), so that it never splits one.
 """
 

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from planloom.context.vectors import Embed
 from planloom.errors import ConfigError, PlanSyntaxError, UnknownToolError, field_problems, suggestion
 from planloom.plan.yaml_text import read_yaml
 from planloom.tools.definition import (
@@ -28,7 +29,7 @@ from planloom.tools.definition import (
 from planloom.tools.labels import FLOW_OPTIONS
 from planloom.tools.names import NAMESPACES
 from planloom.tools.registry import ToolRegistry, llm_name
-from planloom.tools.search import Embed, ToolIndex
+from planloom.tools.search import ToolIndex
 from planloom.tools.tool import Tool
 
 FORMAT_VERSION = 1
