@@ -9,12 +9,13 @@ so, and counted either way.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from planloom.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from planloom.plan.gasa import GasaPolicy
 
@@ -24,11 +25,13 @@ class HopGraph(Protocol):
 
     def __contains__(self, node: object, /) -> bool: ...
 
-    def hops(self, node: str, max_hops: int, direction: str = "both") -> Mapping[str, int]:
-        """Return every node within `max_hops`, itself included, with how many hops away it is."""
+    def hop_rows(
+        self, nodes: Sequence[str], max_hops: int, direction: Literal["both", "dependencies"] = "both"
+    ) -> Sequence[Mapping[int, int]]:
+        """Return for each place in `nodes` the places within `max_hops`, with how many hops away each is."""
         ...
 
-    def topological(self, ids: Collection[str]) -> Sequence[str]:
+    def topological(self, ids: AbstractSet[str]) -> Sequence[str]:
         """Return the nodes, dependencies first."""
         ...
 
@@ -59,29 +62,18 @@ def near_of(
     """
     _same_length(nodes, documents)
     known = _known(nodes, documents, graph)
-    places: dict[str, list[int]] = {}
-    for place, node in enumerate(known):
-        if node is not None:
-            places.setdefault(node, []).append(place)
-    siblings = _siblings(documents)
     unknown = [place for place, node in enumerate(known) if node is None]
     dense = unknown if policy.unknown_nodes == "dense" else []
-    reach: dict[str, dict[int, int]] = {}
+    everywhere = range(len(known)) if dense else ()
+    reached = _reached(known, graph, policy)
     near = []
-    for place, node in enumerate(known):
-        if node is None:
-            found = dict.fromkeys(range(len(known)), 0) if dense else {}
-        else:
-            if node not in reach:
-                hops = graph.hops(node, policy.max_hops, policy.direction) if graph is not None else {}
-                reach[node] = {
-                    other: away for name, away in hops.items() if name in places for other in places[name]
-                } | dict.fromkeys(dense, 0)
-            found = dict(reach[node])
-        found.update(dict.fromkeys(siblings[place], 0))
+    for place, siblings in enumerate(_siblings(documents)):
+        found = dict(reached[place]) if place in reached else dict.fromkeys(everywhere, 0)
+        found.update(dict.fromkeys(dense, 0))
+        found.update(dict.fromkeys(siblings, 0))
         found.pop(place, None)
-        near.append(dict(sorted(found.items())))
-    return Near(tuple(near), len({documents[place] or f"\0{place}" for place in unknown}))
+        near.append(found)
+    return Near(tuple(near), len({_document_key(documents[place], place) for place in unknown}))
 
 
 def ordered(
@@ -133,6 +125,17 @@ def _known(nodes: Sequence[str | None], documents: Sequence[str | None], graph: 
         return [None] * len(nodes)
     pairs = zip(nodes, documents, strict=True)
     return [next((name for name in pair if name is not None and name in graph), None) for pair in pairs]
+
+
+def _reached(known: Sequence[str | None], graph: HopGraph | None, policy: GasaPolicy) -> dict[int, Mapping[int, int]]:
+    """Return for each place that is in the graph which places it reaches there."""
+    if graph is None:
+        return {}
+    places = [place for place, node in enumerate(known) if node is not None]
+    rows = graph.hop_rows([node for node in known if node is not None], policy.max_hops, policy.direction)
+    return {
+        place: {places[other]: away for other, away in row.items()} for place, row in zip(places, rows, strict=True)
+    }
 
 
 def _siblings(documents: Sequence[str | None]) -> list[list[int]]:

@@ -22,9 +22,9 @@ class GasaStats:
             or "dense": everything read everything before it.
         backend: What did it: "blockrow", "flex", "sdpa_mask", "packing" or "off".
         tokens: Of the prompt, or None where nobody could count them before the model did.
-        allowed_pairs: Pairs of tokens that were computed, of `dense_pairs` without a mask; `pair_fraction` of them.
-            Told also as `kept_pairs` and `density`.
-        block_fraction: The share of blocks computed, of those without a mask.
+        allowed_pairs: Pairs of tokens that read each other, of `dense_pairs` where nothing is masked or left out; told
+            also as `kept_pairs`.
+        block_fraction: The share of blocks computed, of those without a mask; None: no mask was cut into blocks.
         mask_ms: Milliseconds for who reads whom, and its tables.
         prefill_s: Seconds until the model had read the prompt; None where it does not tell.
         kv_chunks_reused, kv_tokens_reused: Of chunks whose keys and values were kept from a prompt before.
@@ -41,8 +41,7 @@ class GasaStats:
     max_hops: int = 0
     allowed_pairs: int = 0
     dense_pairs: int = 0
-    pair_fraction: float = 1.0
-    block_fraction: float = 1.0
+    block_fraction: float | None = None
     mask_ms: float = 0.0
     mask_cache_hit: bool = False
     prefill_s: float | None = None
@@ -61,7 +60,6 @@ class GasaStats:
             strategy=layout.policy.mask_strategy,
             backend=backend,
             allowed_pairs=layout.allowed_pairs,
-            pair_fraction=layout.pair_fraction,
             block_fraction=block_fraction,
             **(_counts(layout) | more),
         )
@@ -77,9 +75,15 @@ class GasaStats:
             **(_counts(layout) | more),
         )
 
+    @property
+    def pair_fraction(self) -> float:
+        """Return which share of the pairs was kept; told also as `density`."""
+        return self.allowed_pairs / self.dense_pairs if self.dense_pairs else 1.0
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the stats as JSON, each pair count by both of its names."""
-        return {**asdict(self), "density": self.pair_fraction, "kept_pairs": self.allowed_pairs}
+        """Return the stats as JSON, under every name they are known by."""
+        share = {"pair_fraction": self.pair_fraction, "density": self.pair_fraction}
+        return asdict(self) | share | {"kept_pairs": self.allowed_pairs}
 
 
 def _counts(layout: SegmentLayout) -> dict[str, Any]:
