@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from threading import get_ident
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from planloom.api.shared_state import SharedState, StateEntry, check_key
 from planloom.errors import ConfigError, OutputError, field_problems, suggestion
 from planloom.plan.values import as_json
+from planloom.whole_file import write_whole
 
 STATE_VERSION = 1
 """Of the format of exported states."""
@@ -133,13 +133,7 @@ class StateManager:
 
 
 def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.tmp")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        write_whole(path, text)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written: {error}", remedy="give another path") from error

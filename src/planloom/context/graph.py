@@ -9,11 +9,14 @@ Rule 3: equal graphs are equal, and written equally, in whatever order they were
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from planloom.context import graph_search
-from planloom.context.graph_parts import GraphEdge, GraphNode, Kind, as_metadata, checked_edge, node_id
+from planloom.context import graph_file, graph_search
+from planloom.context.graph_parts import GraphEdge, GraphNode, Kind, checked_edge, checked_node
 from planloom.context.graph_paths import shortest_paths
 from planloom.context.graph_search import Links
 from planloom.errors import ConfigError, suggestion
@@ -88,20 +91,16 @@ class DependencyGraph:
         return self._add_node(entity, "entity")
 
     def _add_node(self, told: object, kind: Kind) -> str:
-        fields: Mapping[str, Any] = {"id": told} if isinstance(told, str) else _fields(told)
-        node = node_id(fields.get("id"))
-        where = f"the node {node!r:.80}"
-        there = self._nodes.get(node)
+        node = checked_node(told, kind)
+        there = self._nodes.get(node.id)
         if there is not None and there.kind != kind:
-            raise ConfigError(f"{where} is there already, and no {kind}", remedy="give one of the two another id")
-        title = fields.get("title") or fields.get("name") or ""
-        if not isinstance(title, str):
-            raise ConfigError(f"{where} has the title {title!r:.60}", remedy="give text")
-        metadata = as_metadata(fields.get("metadata"), where=where) if kind == "entity" else {}
-        self._nodes[node] = GraphNode(node, kind, title, metadata)
-        self._out.setdefault(node, {})
-        self._in.setdefault(node, {})
-        return node
+            raise ConfigError(
+                f"the node {node.id!r:.80} is there, and no {kind}", remedy="give one of the two another id"
+            )
+        self._nodes[node.id] = node
+        self._out.setdefault(node.id, {})
+        self._in.setdefault(node.id, {})
+        return node.id
 
     def add_edge(
         self,
@@ -119,9 +118,12 @@ class DependencyGraph:
         edge = checked_edge(src, dst, relationship_type, weight, metadata)
         self._known(edge.src)
         self._known(edge.dst)
+        self._put(edge)
+        return edge
+
+    def _put(self, edge: GraphEdge) -> None:
         self._out[edge.src].setdefault(edge.dst, {})[edge.relationship_type] = edge
         self._in[edge.dst].setdefault(edge.src, {})[edge.relationship_type] = edge
-        return edge
 
     def _known(self, node: str) -> str:
         if node not in self._nodes:
@@ -130,6 +132,25 @@ class DependencyGraph:
                 remedy=suggestion(node, self._nodes, otherwise="add it with add_document_node or add_entity_node"),
             )
         return node
+
+    def update(self, other: DependencyGraph) -> None:
+        """Add all nodes and edges of another graph.
+
+        Raises:
+            ConfigError: A document here is an entity there, or the other way round. Nothing was added.
+        """
+        for node in other._nodes.values():
+            if self._nodes.get(node.id, node).kind != node.kind:
+                raise ConfigError(
+                    f"the node {node.id!r:.80} is a document in one graph and an entity in the other",
+                    remedy="give one of the two another id",
+                )
+        for node in other._nodes.values():
+            self._nodes[node.id] = node
+            self._out.setdefault(node.id, {})
+            self._in.setdefault(node.id, {})
+        for edge in other._all_edges():
+            self._put(edge)
 
     # --- asking it ----------------------------------------------------------------------------
 
@@ -199,17 +220,82 @@ class DependencyGraph:
         paths = shortest_paths(self._known(src), self._known(dst), max_hops, limit, forth, back)
         return [list(path) for path in paths]
 
+    def get_subgraph(self, ids: Iterable[str], max_hops: int = 1, *, direction: Reach = "both") -> DependencyGraph:
+        """Return the graph of the nodes within `max_hops` of any of `ids`, and all edges between them.
+
+        Raises:
+            ConfigError: No such node.
+        """
+        found = graph_search.within([self._known(node) for node in ids], max_hops, self._links(direction))
+        made = DependencyGraph()
+        for node in found:
+            made._nodes[node] = self._nodes[node]
+            made._out[node] = {dst: dict(types) for dst, types in self._out[node].items() if dst in found}
+            made._in[node] = {src: dict(types) for src, types in self._in[node].items() if src in found}
+        return made
+
+    # --- keeping it ---------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the graph as JSON, in the same order for equal graphs; `from_dict` gives an equal one back."""
+        nodes = [self._nodes[node].to_dict() for node in sorted(self._nodes)]
+        return {"version": graph_file.VERSION, "nodes": nodes, "edges": [edge.to_dict() for edge in self.edges]}
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Self:
+        """Return the graph of `to_dict`. Of two edges of one type between the same nodes the last counts.
+
+        Raises:
+            ConfigError: It is none; the message says what is wrong, and where.
+        """
+        return cls._read(told, "the graph")
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Return the graph that `save` wrote.
+
+        Raises:
+            ConfigError: The file cannot be read, or is none.
+        """
+        return cls._read(graph_file.read_file(Path(path)), str(path))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the graph to a file as JSON: whoever reads it meanwhile finds the old one or the new one.
+
+        Raises:
+            ConfigError: The file cannot be written.
+        """
+        graph_file.write_file(Path(path), self.to_dict())
+
+    @classmethod
+    def _read(cls, told: Mapping[str, Any], where: str) -> Self:
+        held = graph_file.checked(told, where=where)
+        made = cls()
+        for place, node in enumerate(held.nodes):
+            if node.id in made:
+                raise ConfigError(
+                    f"{where}: nodes[{place}]: the id {node.id!r:.80} stands twice", remedy="keep one of the two"
+                )
+            with _at(f"{where}: nodes[{place}]"):
+                made._add_node(node, node.kind)
+        for place, edge in enumerate(held.edges):
+            with _at(f"{where}: edges[{place}]"):
+                made.add_edge(edge.src, edge.dst, edge.relationship_type, edge.weight, edge.metadata)
+        return made
+
     def _links(self, direction: Reach) -> tuple[Links, ...]:
         return _choice(direction, {"both": (self._out, self._in), "dependencies": (self._out,)})
+
+
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.message}", remedy=error.remedy) from error
 
 
 def _choice(name: str, choices: Mapping[str, tuple[_Side, ...]]) -> tuple[_Side, ...]:
     if name not in choices:
         raise ConfigError(f"there is no direction {name!r:.60}", remedy=suggestion(name, choices))
     return choices[name]
-
-
-def _fields(told: object) -> Mapping[str, Any]:
-    if isinstance(told, Mapping):
-        return told
-    return {name: getattr(told, name, None) for name in ("id", "title", "name", "metadata")}

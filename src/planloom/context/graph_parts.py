@@ -74,13 +74,39 @@ def node_id(told: object) -> str:
     """Return an id.
 
     Raises:
-        ConfigError: No text, or an empty one.
+        ConfigError: No text, an empty one, or one that UTF-8 cannot write.
     """
-    if isinstance(told, str) and told:
-        return told
-    raise ConfigError(
-        f"a node's id must be text, at least one character, not {told!r:.60}", remedy="give each node an id"
-    )
+    return _text(told, f"a node's id is {told!r:.60}", "give each node an id, text of at least one character")
+
+
+def _text(told: object, problem: str, remedy: str) -> str:
+    if not isinstance(told, str) or not told:
+        raise ConfigError(problem, remedy=remedy)
+    try:
+        told.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{problem}, which has half of a character at {error.start}", remedy=remedy) from error
+    return told
+
+
+def checked_node(told: object, kind: Kind) -> GraphNode:
+    """Return a node of an id, a mapping or an object with such fields.
+
+    Raises:
+        ConfigError: It has no id, its title is no text, or the metadata of an entity is no JSON.
+    """
+    names = ("id", "title", "name", "metadata")
+    if isinstance(told, str):
+        fields: Mapping[str, Any] = {"id": told}
+    else:
+        fields = told if isinstance(told, Mapping) else {name: getattr(told, name, None) for name in names}
+    node = node_id(fields.get("id"))
+    where = f"the node {node!r:.80}"
+    title = fields.get("title") or fields.get("name") or ""
+    if title:
+        _text(title, f"{where} has the title {title!r:.60}", "give text")
+    metadata = as_metadata(fields.get("metadata"), where=where) if kind == "entity" else {}
+    return GraphNode(node, kind, "" if title == node else title, metadata)
 
 
 def checked_edge(
@@ -95,10 +121,9 @@ def checked_edge(
     where = f"the edge {ends[0]!r:.80} -> {ends[1]!r:.80}"
     if ends[0] == ends[1]:
         raise ConfigError(f"{where} leads from a node to itself", remedy="leave it out: a node always reads itself")
-    if not isinstance(relationship_type, str) or not relationship_type:
-        raise ConfigError(
-            f"{where} has the relationship_type {relationship_type!r:.60}", remedy="give a word, e.g. 'depends_on'"
-        )
+    kind = _text(
+        relationship_type, f"{where} has the relationship_type {relationship_type!r:.60}", "give a word: 'depends_on'"
+    )
     if isinstance(weight, bool) or not isinstance(weight, int | float):
         raise ConfigError(f"{where} has the weight {weight!r:.60}", remedy="give a number")
     try:
@@ -107,7 +132,7 @@ def checked_edge(
         number = float("inf")
     if not isfinite(number) or number < 0:
         raise ConfigError(f"{where} has the weight {number!r}", remedy="give a finite number, 0 or more")
-    return GraphEdge(*ends, relationship_type, number, as_metadata(metadata, where=where))
+    return GraphEdge(*ends, kind, number, as_metadata(metadata, where=where))
 
 
 def as_metadata(told: Mapping[str, Any] | None, *, where: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def hop_rows(nodes: Sequence[str], max_hops: int, *links: Links) -> list[dict[in
     places: dict[str, int] = {}
     for place, node in enumerate(nodes):
         places[node] = places.get(node, 0) | 1 << place
-    around = {node: set().union(*(side.get(node, ()) for side in links)) for node in _within(places, max_hops, links)}
+    around = {node: set().union(*(side.get(node, ()) for side in links)) for node in within(places, max_hops, links)}
     reached = {node: places.get(node, 0) for node in around}
     rows: dict[str, dict[int, int]] = {node: dict.fromkeys(_places_of(bits), 0) for node, bits in places.items()}
     for hop in range(1, max_hops + 1):
@@ -53,7 +53,8 @@ def hop_rows(nodes: Sequence[str], max_hops: int, *links: Links) -> list[dict[in
     return [dict(rows[node]) for node in nodes]
 
 
-def _within(nodes: Iterable[str], max_hops: int, links: Sequence[Links]) -> set[str]:
+def within(nodes: Iterable[str], max_hops: int, links: Sequence[Links]) -> set[str]:
+    """Return every node within `max_hops` of any of some."""
     found = set(nodes)
     frontier: set[str] = found
     for _ in range(max_hops):
@@ -64,7 +65,14 @@ def _within(nodes: Iterable[str], max_hops: int, links: Sequence[Links]) -> set[
     return found
 
 
-def _places_of(bits: int) -> Iterator[int]:
+def _places_of(bits: int) -> Iterable[int]:
+    if bits.bit_count() * 16 < bits.bit_length():  # few of many: one by one is sooner done than a look at each
+        places = []
+        while bits:
+            lowest = bits & -bits
+            places.append(lowest.bit_length() - 1)
+            bits ^= lowest
+        return places
     flags = bin(bits)[:1:-1].encode().translate(_AS_FLAGS)
     return compress(range(len(flags)), flags)
 

@@ -8,9 +8,6 @@ Rule 2: what is approved in it cannot be told apart from what is not by anything
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from planloom.errors import ConfigError
 from planloom.tools.mcp_listing import Pin
+from planloom.whole_file import write_whole
 
 PINS_FILE = "planloom.mcp.lock"
 
@@ -60,21 +58,6 @@ def write_pins(path: Path, server: str, tools: dict[str, Pin]) -> None:
     ordered = {name: dict(sorted(servers[name].items())) for name in sorted(servers)}
     text = json.dumps(_Document(servers=ordered).model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     try:
-        _replace(path, text)
+        write_whole(path, text)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}", remedy="make its folder writable") from error
-
-
-def _replace(path: Path, text: str) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
