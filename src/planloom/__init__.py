@@ -22,6 +22,7 @@ _HOMES = {
     "planloom.api.execute": ("execute_plan", "run_plan"),
     "planloom.api.execution": ("ExecutionResult", "ExecutorConfig"),
     "planloom.api.executor": ("Executor", "SpeculativeExecutor"),
+    "planloom.api.gasa": ("GASAConfig",),
     "planloom.api.reasoning": ("AgentResponse", "ReasoningAgent"),
     "planloom.api.sandbox_environment": ("ProgrammaticToolExecutor", "SandboxEnvironment"),
     "planloom.api.shared_state": ("SharedState", "StateEntry"),
@@ -29,6 +30,7 @@ _HOMES = {
     "planloom.api.step_forms": ("ExecutionStep", "RetryConfig", "StepType"),
     "planloom.api.step_wrappers": ("CachedStepExecutor", "MetricsStepExecutor", "PooledStepExecutor"),
     "planloom.api.steps": ("StepExecutor",),
+    "planloom.context.graph": ("DependencyGraph",),
     "planloom.core.chat": ("LLMResponse", "Message"),
     "planloom.core.result": ("RunResult", "RunStatus", "StepResult", "StepStatus", "Usage"),
     "planloom.errors": (

@@ -54,6 +54,9 @@ from planloom.api.executor import (
     Executor as Executor,
     SpeculativeExecutor as SpeculativeExecutor,
 )
+from planloom.api.gasa import (
+    GASAConfig as GASAConfig,
+)
 from planloom.api.reasoning import (
     AgentResponse as AgentResponse,
     ReasoningAgent as ReasoningAgent,
@@ -81,6 +84,9 @@ from planloom.api.step_wrappers import (
 )
 from planloom.api.steps import (
     StepExecutor as StepExecutor,
+)
+from planloom.context.graph import (
+    DependencyGraph as DependencyGraph,
 )
 from planloom.core.chat import (
     LLMResponse as LLMResponse,

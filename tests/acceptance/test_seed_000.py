@@ -153,8 +153,62 @@ VERIFICATION = """
     asyncio.run(main())
 """
 
+GASA = """
+    from saplings.executor import Executor, ExecutorConfig
+    from saplings.gasa import GASAConfig
+    from saplings.core.model_adapter import LLM
+    from saplings.memory import DependencyGraph
+    import asyncio
 
-PROGRAMS = {0: BASIC, 1: AGENT, 2: SPECULATIVE, 3: VERIFICATION}
+    # Create a model
+    model = LLM.from_uri("openai://gpt-4")
+
+    # Create a dependency graph
+    graph = DependencyGraph()
+
+    # Add nodes and edges to the graph
+    # ...
+
+    # Create a GASA configuration
+    gasa_config = GASAConfig(
+        max_hops=2,
+        mask_strategy="binary",
+        cache_masks=True,
+    )
+
+    # Create an executor configuration
+    executor_config = ExecutorConfig(
+        enable_gasa=True,
+        max_tokens=2048,
+        temperature=0.7,
+    )
+
+    # Create an executor with GASA
+    executor = Executor(
+        model=model,
+        config=executor_config,
+        gasa_config=gasa_config,
+        dependency_graph=graph,
+    )
+
+    # Execute a task with GASA
+    async def main():
+        documents = [...]  # List of documents
+        result = await executor.execute(
+            prompt="Summarize these documents:",
+            documents=documents,
+        )
+
+        print(f"Result: {result.text}")
+        print(f"Token usage: {result.usage}")
+        print(f"GASA stats: {result.metadata.get('gasa_stats', {})}")
+
+    # Run the async function
+    asyncio.run(main())
+"""
+
+
+PROGRAMS = {0: BASIC, 1: AGENT, 2: SPECULATIVE, 3: VERIFICATION, 4: GASA}
 """By their place on the page."""
 
 
@@ -220,3 +274,29 @@ def test_a70_a_verification_flow_judges_what_an_executor_answered(
     assert "Verification result: True\n" in shown
     assert "Verification feedback: It explains the concept.\n" in shown
     assert provider.count == 3
+
+
+@pytest.mark.slow
+def test_a70_documents_are_read_along_a_graph(provider: ProviderServer, capsys: pytest.CaptureFixture[str]) -> None:
+    run(GASA)
+
+    shown = capsys.readouterr().out
+    assert f"Result: {ANSWER}\n" in shown
+    assert "'fallback_reason': 'there are no documents'" in shown, "the page leaves them to its reader"
+
+
+@pytest.mark.slow
+def test_a70_documents_that_a_reader_puts_in_reach_the_model(
+    provider: ProviderServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents = '[{"id": "a", "content": "Tea is from China."}, {"id": "b", "content": "So is silk."}]'
+    edges = 'for name in "ab": graph.add_document_node({"id": name})\n    graph.add_edge("b", "a")'
+
+    run(GASA.replace("[...]", documents).replace("# Add nodes and edges to the graph", edges))
+
+    shown = capsys.readouterr().out
+    [asked] = provider.requests
+    places = [asked.prompt.index(text) for text in ("Tea is from China.", "So is silk.", "Summarize these documents:")]
+    assert places == sorted(places)
+    assert "'strategy': 'prompt_composer'" in shown
+    assert "'unknown_nodes': 0" in shown

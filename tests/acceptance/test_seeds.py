@@ -1,7 +1,6 @@
 """A70: every block of code of the founding documents runs, or is listed here with the reason why it does not.
 
-Rule 1: `test_seed_000` to `test_seed_004` run them; this module sees that none is left out and that the list shrinks.
-Rule 2: a block that waits for something fails for just that reason; one that no longer fails must leave the list.
+Rule 1: `test_seed_000` to `test_seed_004` run them; this module sees that none is left out.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ from planloom.tools.declare import tool
 from tests.acceptance import test_seed_000, test_seed_001, test_seed_003, test_seed_004
 from tests.acceptance.founding import FOLDER, blocks, parameters, plain, program, run
 
-AWAITED = {("000", 4): "GASAConfig"}
-"""Block → the one name that it imports and that is not there yet: graph-aligned sparse attention."""
 DECIDED_OTHERWISE = {("003", 5), ("003", 6)}
 """Blocks that call an agent's sync `run` inside a running loop, which is a clear error here (A39)."""
 SIGNATURES = {
@@ -27,7 +24,7 @@ SIGNATURES = {
 }
 """Blocks of document 001 that are no programs."""
 RUN = {
-    "000": {**test_seed_000.PROGRAMS, 4: "from saplings.gasa import GASAConfig"},
+    "000": test_seed_000.PROGRAMS,
     "001": {**SIGNATURES, **test_seed_001.PROGRAMS},
     "003": test_seed_003.OURS,
     "004": test_seed_004.OURS,
@@ -54,16 +51,8 @@ def test_a70_programs_that_are_kept_here_are_those_of_the_page(number: str, prog
         assert plain(text) == plain(page[place])
 
 
-@pytest.mark.parametrize(("block", "name"), AWAITED.items(), ids=lambda value: "-".join(map(str, value))[:20])
-def test_a70_a_block_that_waits_fails_for_the_one_reason_that_is_listed(block: tuple[str, int], name: str) -> None:
-    number, place = block
-
-    with pytest.raises(ImportError, match=rf"cannot import name '{name}' from 'planloom'"):
-        run(program(number, place, RUN[number]), asyncio=asyncio)
-
-
-def test_a70_the_list_of_what_waits_or_was_decided_otherwise_names_blocks_that_there_are() -> None:
-    assert all(place in RUN[number] for number, place in AWAITED.keys() | DECIDED_OTHERWISE)
+def test_a70_the_list_of_what_was_decided_otherwise_names_blocks_that_there_are() -> None:
+    assert all(place in RUN[number] for number, place in DECIDED_OTHERWISE)
 
 
 # --- document 001: what is no program -----------------------------------------------------------

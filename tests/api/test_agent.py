@@ -60,7 +60,7 @@ def test_what_is_no_document_is_refused_when_it_is_added() -> None:
     with pytest.raises(ConfigError, match="document"):
         agent.add_document(7)
     with pytest.raises(ConfigError, match="document 2"):
-        agent.add_documents(["fine", {"text": "not so"}])
+        agent.add_documents(["fine", {"words": "not so"}])
     assert agent.documents == ()
 
 

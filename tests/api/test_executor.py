@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from planloom.api.executor import ExecutionResult, Executor, ExecutorConfig, ExecutorStats
+from planloom.api.gasa import GASAConfig
 from planloom.api.kept import KeptResults
 from planloom.api.one_step import llm_of
+from planloom.context.graph import DependencyGraph
 from planloom.core.chat import LLMResponse, ModelCall
 from planloom.core.prices import ModelPrice
 from planloom.core.result import Usage
@@ -177,19 +179,60 @@ def test_a_bad_value_in_one_call_is_an_error() -> None:
         ask(Executor("scripted://echo"), temperature=9)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"config": ExecutorConfig(enable_gasa=True)},
-        {"gasa_config": object()},
-        {"dependency_graph": object()},
-        {"trace_manager": object()},
-    ],
-    ids=["enable_gasa", "gasa_config", "dependency_graph", "trace_manager"],
-)
-def test_what_is_not_installed_is_refused(options: dict[str, Any]) -> None:
+def test_what_is_not_installed_is_refused() -> None:
     with pytest.raises(ConfigError, match="not installed"):
+        Executor("scripted://echo", trace_manager=object())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"config": ExecutorConfig(enable_gasa=True)}, "dependency_graph"),
+        ({"gasa_config": object()}, "gasa_config"),
+        ({"dependency_graph": object()}, "dependency_graph"),
+    ],
+    ids=["no graph", "no config", "no such graph"],
+)
+def test_what_cannot_be_read_along_is_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
         Executor("scripted://echo", **options)
+
+
+def test_s0_15_documents_are_read_along_the_graph_where_the_configuration_says_so() -> None:
+    graph = DependencyGraph()
+    for name in ("roof", "wall", "river"):
+        graph.add_document_node(name)
+    graph.add_edge("roof", "wall")
+    documents = [{"id": name, "content": f"All about the {name}."} for name in ("roof", "wall", "river")]
+    config = GASAConfig(max_hops=1, token_budget=100)
+
+    on = ask(Executor("scripted://echo", ExecutorConfig(enable_gasa=True), config, graph), "Roof?", documents=documents)
+    off = ask(Executor("scripted://echo", ExecutorConfig(), config, graph), "Roof?", documents=documents)
+
+    assert on.text.index("about the wall") < on.text.index("about the roof"), "dependencies first"
+    assert "about the river" not in on.text
+    assert on.metadata["gasa_stats"]["pruned_chunks"] == 1
+    assert "about the river" in off.text
+    assert "gasa_stats" not in off.metadata
+
+
+def test_another_edge_is_another_question_and_no_kept_result_answers_it() -> None:
+    graph = DependencyGraph()
+    for name in ("a", "b"):
+        graph.add_document_node(name)
+    executor = Executor("scripted://echo", ExecutorConfig(enable_gasa=True), None, graph)
+    documents = [{"id": "a", "content": "one"}, {"id": "b", "content": "two"}]
+
+    async def main() -> list[bool]:
+        kept = []
+        for edge in (False, False, True):
+            if edge:
+                graph.add_edge("a", "b")
+            result = await executor.execute("Q", documents)
+            kept.append(result.metadata.get("cached", False))
+        return kept
+
+    assert asyncio.run(main()) == [False, True, False]
 
 
 def test_speculation_with_one_model_is_refused() -> None:
@@ -296,10 +339,8 @@ def test_a_title_stays_on_its_line() -> None:
     assert "\nObey" not in said
 
 
-@pytest.mark.parametrize(
-    "documents", ["one text", {"content": "one dict"}, [7], [{"text": "no content"}], [Page("a", None)]]
-)  # type: ignore[arg-type]  # what is refused
-def test_what_is_no_list_of_documents_is_refused(documents: Any) -> None:
+@pytest.mark.parametrize("documents", [7, [7], [{"words": "no content"}], [Page("a", None)]])  # type: ignore[arg-type]
+def test_what_are_no_documents_is_refused(documents: Any) -> None:
     with pytest.raises(ConfigError):
         ask(Executor("scripted://echo"), documents=documents)
 

@@ -17,6 +17,7 @@ from planloom.api.documents import with_documents
 from planloom.api.execution import ExecutionResult, ExecutorConfig, ExecutorStats
 from planloom.api.kept import KeptResults, key_of
 from planloom.api.one_step import ANSWER, DRAFT, JUDGE, MODEL, Asked, Question, Seen, llm_of, pieces, raise_for
+from planloom.context.document import documents_of
 from planloom.core.result import RunResult, StepResult, StepStatus, Usage
 from planloom.errors import ConfigError, UnknownFieldError, VerificationError, suggestion
 from planloom.executors.acceptance import AcceptanceGate
@@ -25,7 +26,9 @@ from planloom.plan.policy import VerifyPolicy
 from planloom.verify.flow import VerificationFlow
 
 if TYPE_CHECKING:
+    from planloom.context.graph import DependencyGraph
     from planloom.models.llm import LLM
+    from planloom.plan.gasa import GasaPolicy
     from planloom.plan.policy import SpeculatePolicy
     from planloom.ports import Model
     from planloom.verify.checks import ValidatorRegistry
@@ -51,6 +54,8 @@ class Door:
         validators: ValidatorRegistry | None,
         speculate: SpeculatePolicy | None = None,
         is_speculative: bool = False,
+        gasa: GasaPolicy | None = None,
+        graph: DependencyGraph | None = None,
     ) -> None:
         self.config = config
         self.stats = ExecutorStats()
@@ -60,6 +65,8 @@ class Door:
             llms[JUDGE] = judge_agent.model
         self._verify = _verification(config, llms[MODEL], judge_agent, validators)
         self._is_speculative = is_speculative
+        self._gasa = gasa
+        self._graph = graph
         self._is_compared = speculate is not None and speculate.policy == "compare"
         self._speculate = None if self._is_compared else speculate
         self._asked = Asked(
@@ -141,8 +148,14 @@ class Door:
         told = {"max_tokens": most, "temperature": config.temperature if warm is None else warm}
         told |= {name: value for name, value in generation.items() if name != "system" and value is not None}
         checked = ExecutorConfig(**told)
+        reading: dict[str, Any] = {"prompt": with_documents(prompt, documents)}
+        if self._gasa is not None:
+            # What is looked at is the text: a vector would only make the record long.
+            read = tuple(replace(document, embedding=None).to_dict() for document in documents_of(documents))
+            graph = None if self._graph is None else self._graph.to_dict()
+            reading = {"prompt": prompt, "documents": read, "graph": graph, "gasa": self._gasa}
         return Question(
-            prompt=with_documents(prompt, documents),
+            **reading,
             system=generation.get("system"),
             max_tokens=checked.max_tokens,
             temperature=checked.temperature,

@@ -15,8 +15,11 @@ from pydantic import ValidationError
 
 from planloom.api.door import Door
 from planloom.api.execution import ExecutionResult, ExecutorConfig, ExecutorStats
-from planloom.api.one_step import CHECK, DRAFT, MODEL
+from planloom.api.gasa import GASAConfig
+from planloom.api.one_step import CHECK, DRAFT, MODEL, SHADOW
+from planloom.context.graph import DependencyGraph
 from planloom.errors import ConfigError, field_problems
+from planloom.plan.gasa import GasaPolicy
 from planloom.plan.policy import SpeculatePolicy
 
 if TYPE_CHECKING:
@@ -36,7 +39,9 @@ class Executor:
         model: An `LLM`, its URI, or a `ports.Model`.
         judge_agent: Who judges answers, for the strategies `judge`, `full` and `model`; None: the model itself.
         validator_registry: Where the validators of `validator` and `full` are looked up; None: the built-in ones.
-        gasa_config, dependency_graph, trace_manager: Not installed yet.
+        gasa_config: How documents are read if the configuration says `enable_gasa`; None: `GASAConfig()`.
+        dependency_graph: How they hang together; `enable_gasa` needs it.
+        trace_manager: Not installed yet.
 
     Raises:
         ConfigError: Something the configuration asks for is missing or not installed.
@@ -46,20 +51,32 @@ class Executor:
         self,
         model: LLM | Model | str,
         config: ExecutorConfig | None = None,
-        gasa_config: Any = None,
-        dependency_graph: Any = None,
+        gasa_config: GasaPolicy | None = None,
+        dependency_graph: DependencyGraph | None = None,
         judge_agent: JudgeAgent | None = None,
         validator_registry: ValidatorRegistry | None = None,
         trace_manager: Any = None,
     ) -> None:
         config = config or ExecutorConfig()
-        _check_installed(config, gasa_config, dependency_graph, trace_manager)
+        _check_installed(trace_manager)
         if config.enable_speculative:
             raise ConfigError(
                 "speculation needs a second, cheaper model, and Executor has one",
                 remedy="use SpeculativeExecutor(draft_model, verify_model, config)",
             )
-        self._door = Door({MODEL: model}, config, judge_agent=judge_agent, validators=validator_registry)
+        gasa = _reading(config, gasa_config, dependency_graph)
+        models = {MODEL: model}
+        if gasa is not None and gasa.shadow_model is not None:
+            models[SHADOW] = gasa.shadow_model
+            gasa = gasa.model_copy(update={"shadow_model": SHADOW})
+        self._door = Door(
+            models,
+            config,
+            judge_agent=judge_agent,
+            validators=validator_registry,
+            gasa=gasa,
+            graph=dependency_graph,
+        )
 
     @property
     def config(self) -> ExecutorConfig:
@@ -74,7 +91,9 @@ class Executor:
         """Ask, and return the answer with what it took.
 
         Args:
-            documents: Texts, dicts with "content" or objects with `.content`; they come before the prompt.
+            documents: Texts, dicts with "content" or objects with `.content`; they come before the prompt. With
+                `enable_gasa` they are read along the graph, whose nodes their ids are; `metadata["gasa_stats"]` tells
+                how.
             generation: `max_tokens`, `temperature` and `system` of this call.
 
         Raises:
@@ -134,7 +153,11 @@ class SpeculativeExecutor:
         validator_registry: ValidatorRegistry | None = None,
     ) -> None:
         config = config or ExecutorConfig(enable_speculative=True)
-        _check_installed(config)
+        if config.enable_gasa:
+            raise ConfigError(
+                "SpeculativeExecutor has no graph to read documents along (GASA)",
+                remedy="use Executor(model, config, gasa_config, dependency_graph), or leave enable_gasa out",
+            )
         try:
             speculate = SpeculatePolicy(
                 draft=DRAFT,
@@ -186,11 +209,26 @@ class SpeculativeExecutor:
         await self.close()
 
 
-def _check_installed(config: ExecutorConfig, *later: Any) -> None:
-    if config.enable_gasa or any(one is not None for one in later[:2]):
+def _reading(config: ExecutorConfig, policy: GasaPolicy | None, graph: DependencyGraph | None) -> GasaPolicy | None:
+    """Return how documents are read, None if as they are given.
+
+    Raises:
+        ConfigError: They are to be read along a graph, and there is none; or one of the two is something else.
+    """
+    if policy is not None and not isinstance(policy, GasaPolicy):
+        raise ConfigError(f"gasa_config is a {type(policy).__name__}", remedy="give a GASAConfig")
+    if graph is not None and not isinstance(graph, DependencyGraph):
+        raise ConfigError(f"dependency_graph is a {type(graph).__name__}", remedy="give a DependencyGraph")
+    if not config.enable_gasa or (policy is not None and not policy.enabled):
+        return None
+    if graph is None:
         raise ConfigError(
-            "graph-aligned sparse attention (GASA) is not installed here",
-            remedy="leave enable_gasa, gasa_config and dependency_graph out; documents= works without them",
+            "enable_gasa needs a dependency_graph: what depends on what",
+            remedy="give dependency_graph=…, a DependencyGraph with an edge for each dependency, or no enable_gasa",
         )
-    if any(one is not None for one in later):
+    return policy or GASAConfig()
+
+
+def _check_installed(trace_manager: Any) -> None:
+    if trace_manager is not None:
         raise ConfigError("tracing is not installed here", remedy="leave trace_manager out; see `stats`")

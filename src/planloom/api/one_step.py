@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from planloom.core.chat import LLMResponse, ModelCall
     from planloom.executors.acceptance import AcceptanceGate
     from planloom.models.llm import OnWait
+    from planloom.plan.gasa import GasaPolicy
     from planloom.plan.policy import SpeculatePolicy, VerifyPolicy
     from planloom.ports import Model
     from planloom.runtime.run import Run
@@ -41,6 +42,8 @@ JUDGE = "judge"
 """Who verifies the answer."""
 CHECK = "check"
 """Who scores the draft."""
+SHADOW = "shadow"
+"""Whose tokenizer counts for a model that cannot be asked."""
 
 
 def llm_of(model: LLM | Model | str) -> LLM:
@@ -121,6 +124,10 @@ class Question:
     """What a model is asked, and how."""
 
     prompt: str
+    documents: tuple[dict[str, Any], ...] = ()
+    """What is read along a graph; documents that are not stand in the prompt."""
+    graph: dict[str, Any] | None = None
+    gasa: GasaPolicy | None = None
     system: str | None = None
     max_tokens: int | None = None
     temperature: float | None = None
@@ -137,6 +144,10 @@ class Question:
         if self.system is not None:
             inputs["system"] = {"type": "string"}
             asked["system"] = "${{ inputs.system }}"
+        if self.gasa is not None:
+            inputs |= {"documents": {"type": "array"}, "graph": {"type": ["object", "null"]}}
+            asked |= {"args": {"documents": "${{ inputs.documents }}", "graph": "${{ inputs.graph }}"}}
+            asked["gasa"] = self.gasa
         asked |= {"max_tokens": self.max_tokens, "temperature": self.temperature}
         # What an accepted draft would take the place of is not shown before it is settled.
         is_streamed = self.is_streamed and (self.speculate is None or self.speculate.policy in STREAMED_DRAFTS)
@@ -150,8 +161,13 @@ class Question:
         )
 
     @property
-    def inputs(self) -> dict[str, str]:
-        return {"prompt": self.prompt} | ({"system": self.system} if self.system is not None else {})
+    def inputs(self) -> dict[str, Any]:
+        given: dict[str, Any] = {"prompt": self.prompt}
+        if self.system is not None:
+            given["system"] = self.system
+        if self.gasa is not None:
+            given |= {"documents": list(self.documents), "graph": self.graph}
+        return given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

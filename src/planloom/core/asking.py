@@ -49,6 +49,10 @@ MAX_TITLE = 200
 CONTENT_NAMES = ("content", "text", "page_content")
 """Under which names others keep the text of a document."""
 TITLE_NAMES = ("title", "name")
+PIECES = 16
+"""Most pieces of a document that is cut because it is larger than what may be read."""
+UNCUT_BYTES = 16_000
+"""No window of a model is so small that a document of this size would have to be cut."""
 PASSAGE_BYTES = 140
 """Most that stands around a passage in a prompt, besides its title."""
 DOCUMENTS_LEAD = (
@@ -117,6 +121,7 @@ def prompt_ceiling(call: ModelCall) -> int:
         tokens += 2 * schema_ceiling(call.output)
     if call.material is not None:
         tokens += sum(PER_MESSAGE + size_bytes(passage.text) for passage in call.material.passages)
+        tokens += size_bytes(call.material.lead)
     return tokens + size_bytes(call.prediction or "")
 
 
@@ -145,7 +150,7 @@ def documents_ceiling(policy: GasaPolicy | None, args: Mapping[str, Any]) -> int
     """Return a number of tokens that a step's documents cannot pass in a prompt."""
     if policy is None:
         return 0
-    return size_bytes(DOCUMENTS_LEAD) + sum(_document_ceiling(policy, one) for one in _documents(args))
+    return PASSAGE_BYTES + size_bytes(DOCUMENTS_LEAD) + sum(_document_ceiling(policy, one) for one in _documents(args))
 
 
 def parts_ceiling(policy: GasaPolicy | None, args: Mapping[str, Any]) -> int:
@@ -185,7 +190,8 @@ def _document_ceiling(policy: GasaPolicy, document: Any) -> int:
         size += passages * policy.chunk_overlap * (1 if content.isascii() else 4)
     chunks = document.get("chunks") if isinstance(document, Mapping) else None
     own = size_bytes(text_of(chunks)) if chunks else 0
-    return max(size, own) + passages * (PASSAGE_BYTES + 2 * size_bytes(title_of(document)))
+    named = str(document.get("id", ""))[:MAX_TITLE] if isinstance(document, Mapping) else ""
+    return max(size, own) + size_bytes(named) + passages * (PASSAGE_BYTES + 2 * size_bytes(title_of(document)))
 
 
 def _passages(policy: GasaPolicy, document: Any) -> int:
@@ -193,7 +199,10 @@ def _passages(policy: GasaPolicy, document: Any) -> int:
     content = _content(document)
     chunks = document.get("chunks") if isinstance(document, Mapping) else None
     if policy.chunk_size is None or not isinstance(content, str):
-        return len(chunks) if isinstance(chunks, list) and chunks else 1
+        pieces = len(chunks) if isinstance(chunks, list) and chunks else 1
+        # No token is less than a byte. One that might not fit into the budget is cut, and pieces of it are read.
+        might_be_cut = isinstance(content, str) and size_bytes(content) > (policy.token_budget or UNCUT_BYTES)
+        return max(pieces, PIECES) if might_be_cut else pieces
     return 1 + len(content) // max(1, (policy.chunk_size - policy.chunk_overlap) // 2)
 
 

@@ -87,11 +87,13 @@ class Material:
         near: For each, the places of the others that it may read, with how many hops away each is (0: of the same
             document, or no node of the graph). A place that is not listed is not read; itself is always.
         policy: How it is masked.
+        lead: What is said before the first of them.
     """
 
     passages: tuple[Passage, ...]
     near: tuple[dict[int, int], ...]
     policy: GasaPolicy
+    lead: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,21 +8,26 @@ Rule 3: what is streamed, put together, is the output. What may still be thrown 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from planloom.core.asking import messages_of
+from planloom.core.asking import messages_of, question_of
 from planloom.core.chat import LLMResponse, ModelCall
 from planloom.core.result import StepOutcome
 from planloom.errors import OutputError
 from planloom.executors.conversation import Conversation
+from planloom.executors.documents import read_for
 from planloom.executors.meter import Meter
 from planloom.models.structured import answer_value, ask_for_value, problems_of
+from planloom.together import together
 
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
     from planloom.executors.calls import ToolCalls
+    from planloom.executors.documents import Reading
     from planloom.models.catalogue import Models
+    from planloom.plan.gasa import GasaPolicy
     from planloom.ports import AttemptContext
 
 PIECE_CHARACTERS = 20
@@ -49,13 +54,16 @@ class LlmExecutor:
         meter = Meter(context, request, self.models)
         talk = Conversation(ref, meter, self.calls, request, context)
         call = ModelCall(
-            messages=messages_of(request.args),
+            messages=messages_of(question_of(step, request.args)),
             max_tokens=step.max_tokens,
             temperature=step.temperature,
             tools=talk.specs,
             output=step.output,
             prediction=prediction,
         )
+        reading = None if step.gasa is None else await self._reading(step.gasa, ref, meter, request, call)
+        if reading is not None:
+            call = await _read(reading, call, ref, meter)
         output: Any
         if step.output is not None and request.role == "draft":
             answer = await talk.answer(call)  # only once: a draft that has to be mended saves nothing
@@ -70,8 +78,31 @@ class LlmExecutor:
             answer = await talk.answer(call)
             output = answer.text
         metadata = _metadata(str(meter.llm(ref).uri), meter, answer, talk)
+        if reading is not None:
+            metadata["gasa_stats"] = reading.told(answer)
         cost_usd = context.reported_usd if meter.is_priced else None
         return StepOutcome(output, context.reported_usage, cost_usd, metadata=metadata)
+
+    async def _reading(self, policy: GasaPolicy, ref: str, meter: Meter, request: RunStep, call: ModelCall) -> Reading:
+        """Return what the step reads."""
+        facts = request.models.get(ref)
+        most = call.max_tokens or (None if facts is None else facts.max_tokens)
+        return await read_for(
+            meter.llm(ref),
+            replace(call, max_tokens=most),
+            policy,
+            request.args,
+            shadow=None if policy.shadow_model is None else meter.llm(policy.shadow_model),
+            window=None if facts is None else facts.context_window,
+        )
+
+
+async def _read(reading: Reading, call: ModelCall, ref: str, meter: Meter) -> ModelCall:
+    """Return the call that is to be answered, once what is read apart has been read."""
+    if not reading.is_apart:
+        return reading.whole(call)
+    answers = await together([partial(meter.ask, ref, part) for part in reading.parts(call)])
+    return reading.merged(call, answers)
 
 
 def model_of(request: RunStep) -> str:
