@@ -1,4 +1,4 @@
-"""Where a long text is cut: `Chunk` and `spans`.
+"""Where a long text is cut.
 
 Rule 1: every character is in a chunk, no chunk is longer than `size`, and each begins exactly `overlap` characters
 before the end of the one before it.
@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 from planloom.errors import ValidationError
 
@@ -24,52 +22,16 @@ _TONES = range(0x1F3FB, 0x1F400)
 """Skin tones, which stand behind the sign that they colour."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A piece of a document.
-
-    Attributes:
-        id: "DOC#0", "DOC#1", …, with the document's own id before the number.
-        document: Id of the document.
-        start, end: Where it stands in the document's text, in characters; `end` is the first that is not in it.
-    """
-
-    id: str
-    document: str
-    content: str
-    start: int
-    end: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON."""
-        return {
-            "id": self.id,
-            "document": self.document,
-            "content": self.content,
-            "start": self.start,
-            "end": self.end,
-        }
-
-
-def chunks_of(document: str, text: str, size: int, overlap: int = 0) -> list[Chunk]:
-    """Return a text cut into chunks; [] for "".
+def spans(text: str, size: int, overlap: int = 0) -> Iterator[tuple[int, int]]:
+    """Return where each chunk of a text begins and ends; none of "".
 
     Args:
-        document: Id of the document, in which the chunks are numbered.
         size: Most characters of a chunk.
         overlap: Characters at the beginning of each but the first that are also the end of the one before.
 
     Raises:
         ValidationError: `size` is no whole number above 0, or `overlap` none from 0 to below `size`.
     """
-    return [
-        Chunk(f"{document}#{number}", document, text[start:end], start, end)
-        for number, (start, end) in enumerate(spans(text, size, overlap))
-    ]
-
-
-def spans(text: str, size: int, overlap: int = 0) -> Iterator[tuple[int, int]]:
-    """Return where each chunk of a text begins and ends; arguments and errors as `chunks_of`."""
     for name, value, least in (("chunk_size", size, 1), ("chunk_overlap", overlap, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValidationError(f"{name} is {value!r}", remedy=f"give a whole number of characters, at least {least}")
@@ -98,7 +60,8 @@ def _cut(text: str, known: int, most: int) -> int:
     for end in _ENDS:
         found = 0
         for match in end.finditer(text, half, most):
-            found = match.end()
+            if not _inside_sign(text, match.end()):
+                found = match.end()
         if found > known:
             return found
     return next((place for place in range(most, half, -1) if not _inside_sign(text, place)), most)
@@ -113,18 +76,3 @@ def _inside_sign(text: str, place: int) -> bool:
         return False
     joined = _JOINER in (before, after) or ord(after) in _TONES
     return joined or unicodedata.category(after) in ("Mn", "Me", "Mc")
-
-
-def read_chunk(told: Mapping[str, Any], number: int, document: str, text: str) -> Chunk:
-    """Return the chunk of `to_dict`; its id may be missing.
-
-    Raises:
-        ValidationError: It is none, or not of this text.
-    """
-    start, end = told.get("start"), told.get("end")
-    if not isinstance(start, int) or not isinstance(end, int) or not 0 <= start < end <= len(text):
-        raise ValidationError(
-            f"chunk {number} of document {document!r} does not say where it stands",
-            remedy="give its `start` and `end`, in characters of the document's text",
-        )
-    return Chunk(str(told.get("id", f"{document}#{number}")), document, text[start:end], start, end)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from planloom.context.chunking import Chunk, chunks_of, read_chunk
+from planloom.context.chunking import spans
 from planloom.errors import OutputError, ValidationError
 from planloom.plan.values import as_json
 
@@ -20,6 +20,33 @@ _CONTENT = ("content", "text", "page_content")
 """Under which names others keep the text of a document."""
 _ID = ("id", "document_id")
 _TITLE = ("title", "name")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a document.
+
+    Attributes:
+        id: "DOC#0", "DOC#1", …, with the document's own id before the number.
+        document: Id of the document.
+        start, end: Where it stands in the document's text, in characters; `end` is the first that is not in it.
+    """
+
+    id: str
+    document: str
+    content: str
+    start: int
+    end: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {
+            "id": self.id,
+            "document": self.document,
+            "content": self.content,
+            "start": self.start,
+            "end": self.end,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +104,10 @@ class Document:
             ValidationError: `chunk_size` is below 1, or `chunk_overlap` is below 0 or not below `chunk_size`. It is a
                 `ValueError`, too.
         """
-        return chunks_of(self.id, self.content, chunk_size, chunk_overlap)
+        return [
+            Chunk(f"{self.id}#{number}", self.id, self.content[start:end], start, end)
+            for number, (start, end) in enumerate(spans(self.content, chunk_size, chunk_overlap))
+        ]
 
     def chunked(self, chunk_size: int, chunk_overlap: int = 0) -> Document:
         """Return the same document, to be read in these pieces; arguments and errors as `chunk`."""
@@ -105,12 +135,12 @@ class Document:
         name = _first(told, _ID)
         if name is None:
             raise ValidationError("a document without an id", remedy="give it an `id`, one that no other has")
-        return _read(told, name)
+        return _read(told, name, told)
 
     def _own(self, chunks: Iterable[Any]) -> tuple[Chunk, ...]:
         found: list[Chunk] = []
         for number, one in enumerate(chunks):
-            chunk = read_chunk(one, number, self.id, self.content) if isinstance(one, Mapping) else one
+            chunk = _read_chunk(one, number, self.id, self.content) if isinstance(one, Mapping) else one
             if not isinstance(chunk, Chunk) or chunk.document != self.id:
                 raise ValidationError(
                     f"chunk {number} of document {self.id!r} is none of its pieces",
@@ -132,18 +162,18 @@ def documents_of(values: Any) -> tuple[Document, ...]:
         values: Any number of texts, `Document`s, dicts with "content" (or "text", "page_content") and perhaps "id",
             "title" or "name", "metadata", "embedding" and "chunks", or objects with attributes of these names; or one
             of these alone; or a `MemoryStore`; or None. What has no id is called "document 1", "document 2", … by its
-            place.
+            place. `...` stands for documents that are yet to be filled in and is left out.
 
     Raises:
         ValidationError: A value is none of these, or two documents have one id. It is a `ConfigError`, too.
     """
     if values is None:
         return ()
-    if isinstance(values, str | Document | Mapping) or not isinstance(values, Iterable):
+    if isinstance(values, str | Document | Mapping) or not isinstance(values, Iterable) or _has_text(values):
         values = (values,)
     found: dict[str, Document] = {}
-    for place, value in enumerate(values, start=1):
-        document = _document(value, f"document {place}")
+    for place, value in enumerate((value for value in values if value is not ...), start=1):
+        document = document_of(value, f"document {place}")
         if document.id in found:
             raise ValidationError(
                 f"two documents are called {document.id!r}", remedy="give each document an `id` of its own"
@@ -152,7 +182,17 @@ def documents_of(values: Any) -> tuple[Document, ...]:
     return tuple(found.values())
 
 
-def _document(value: Any, otherwise: str) -> Document:
+def _has_text(value: object) -> bool:
+    """Tell whether it is one document itself, although something can be gone through: a pydantic model's fields can."""
+    return any(isinstance(getattr(value, name, None), str) for name in _CONTENT)
+
+
+def document_of(value: Any, otherwise: str) -> Document:
+    """Return as a document what `documents_of` takes for one; `otherwise` is its id where it has none.
+
+    Raises:
+        ValidationError: It is none.
+    """
     if isinstance(value, Document):
         return value
     if isinstance(value, str):
@@ -163,13 +203,13 @@ def _document(value: Any, otherwise: str) -> Document:
         names = (*_ID, *_TITLE, *_CONTENT, "metadata", "embedding", "chunks")
         told = {name: getattr(value, name) for name in names if hasattr(value, name)}
     name = _first(told, _ID)
-    return _read(told, otherwise if name is None else name)
+    return _read(told, otherwise if name is None else name, value)
 
 
-def _read(told: Mapping[str, Any], name: Any) -> Document:
+def _read(told: Mapping[str, Any], name: Any, value: object) -> Document:
     content = _first(told, _CONTENT)
     if content is None:
-        raise _no_document(told)
+        raise _no_document(value)
     metadata = told.get("metadata")
     title = _first(told, _TITLE)
     if title is not None and (metadata is None or isinstance(metadata, Mapping)):
@@ -185,6 +225,17 @@ def _read(told: Mapping[str, Any], name: Any) -> Document:
 
 def _first(told: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((told[name] for name in names if told.get(name) is not None), None)
+
+
+def _read_chunk(told: Mapping[str, Any], number: int, document: str, text: str) -> Chunk:
+    """Return the chunk of `to_dict`; its id may be missing."""
+    start, end = told.get("start"), told.get("end")
+    if not isinstance(start, int) or not isinstance(end, int) or not 0 <= start < end <= len(text):
+        raise ValidationError(
+            f"chunk {number} of document {document!r} does not say where it stands",
+            remedy="give its `start` and `end`, in characters of the document's text",
+        )
+    return Chunk(str(told.get("id", f"{document}#{number}")), document, text[start:end], start, end)
 
 
 def _metadata(metadata: Any, name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 from functools import lru_cache
@@ -25,6 +26,8 @@ STOP_WORDS = frozenset(
 """Words that are in every text and tell none from another."""
 
 _WORD = re.compile(r"[^\W_]+")
+_UNSPACED = re.compile(r"([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]+)")
+"""Chinese and Japanese, which put no space between words: pairs of signs stand for them."""
 _HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _WORDS_REMEMBERED = 1 << 16
 
@@ -79,7 +82,7 @@ def terms(text: str, weight: float = 1.0, *, ignored: Container[str] = STOP_WORD
         ignored: Words, in small letters, that do not count.
     """
     found: defaultdict[str, float] = defaultdict(float)
-    for piece, times in Counter(_WORD.findall(text)).items():
+    for piece, times in Counter(pieces(text)).items():
         for word, term, beginning in _parts(piece):
             if word in ignored:
                 continue
@@ -89,16 +92,26 @@ def terms(text: str, weight: float = 1.0, *, ignored: Container[str] = STOP_WORD
     return dict(found)
 
 
+def pieces(text: str) -> list[str]:
+    """Return the runs of letters and digits of a text, with accents written as one sign with their letter."""
+    return _WORD.findall(text if text.isascii() else unicodedata.normalize("NFC", text))
+
+
 def words(piece: str) -> list[str]:
-    """Return the words of a name: "sendMail_now" as "send", "Mail" and "now"."""
-    return [part for word in _WORD.findall(piece) for part in _HUMPS.split(word)]
+    """Return the words of a piece: of "sendMail" "send" and "Mail"."""
+    found: list[str] = []
+    for part in _HUMPS.split(piece):
+        for run in (part,) if part.isascii() else filter(None, _UNSPACED.split(part)):
+            is_unspaced = len(run) > 2 and _UNSPACED.match(run)
+            found += [run[at : at + 2] for at in range(len(run) - 1)] if is_unspaced else [run]
+    return found
 
 
 @lru_cache(maxsize=_WORDS_REMEMBERED)
 def _parts(piece: str) -> tuple[tuple[str, str, str], ...]:
     """Return the words of a piece in small letters, the term each counts as, and its beginning ("" of a short one)."""
     found = []
-    for part in _HUMPS.split(piece):
+    for part in words(piece):
         word = part.lower()
         term = _singular(word)
         found.append((word, term, f"{term[:BEGINNING]}…" if len(term) > BEGINNING else ""))

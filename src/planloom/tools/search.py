@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from planloom.context import lexical
-from planloom.context.lexical import STOP_WORDS, LexicalIndex
+from planloom.context.lexical import STOP_WORDS, LexicalIndex, pieces, words
 from planloom.context.vectors import embedded, fused, likeness
 
 if TYPE_CHECKING:
@@ -114,6 +114,6 @@ def _weighted(definition: ToolDefinition) -> dict[str, float]:
 
 def _said(definition: ToolDefinition) -> str:
     """Return what is said of a tool as one text, for an embedding."""
-    name = " ".join(lexical.words(definition.name))
+    name = " ".join(word for piece in pieces(definition.name) for word in words(piece))
     parameters = ", ".join(parameter.name for parameter in definition.parameters)
     return "\n".join(part for part in (name, definition.domain, definition.description, parameters) if part)
