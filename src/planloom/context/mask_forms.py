@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from math import exp, inf
@@ -60,7 +60,7 @@ class Mask:
     form: Form
     block_size: int
     soft_bias: float | None
-    cells: tuple[bytes, ...] | tuple[Band, ...] | dict[tuple[int, int], bytes]
+    cells: tuple[bytes, ...] | tuple[Band, ...] | dict[tuple[int, int], bytes] = field(repr=False)
 
     @classmethod
     def of(cls, layout: SegmentLayout, form: Form = "sparse") -> Mask:
