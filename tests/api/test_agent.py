@@ -54,6 +54,15 @@ def test_every_question_is_asked_with_the_documents_that_were_added() -> None:
     assert len(agent.documents) == 2
 
 
+def test_documents_are_found_again_by_what_they_are_about() -> None:
+    agent = Agent(ECHO)
+    agent.add_documents([{"id": "tower", "content": "It stands in Paris."}, {"id": "bridge", "content": "In London."}])
+
+    found = agent.retrieve("What is there in Paris?")
+
+    assert [one.id for one in found] == ["tower"]
+
+
 def test_what_is_no_document_is_refused_when_it_is_added() -> None:
     agent = Agent(ECHO)
 

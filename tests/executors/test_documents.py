@@ -174,17 +174,40 @@ def test_a66_connected_parts_are_asked_apart_and_put_together_by_one_more_call()
     assert result.step("a").usage.requests == 3
 
 
-def test_windows_are_read_apart_and_never_more_than_so_many() -> None:
+def test_windows_are_read_apart() -> None:
     model = FunctionModel(lambda call: "ok")
     many = step(fallback_strategy="windowed", token_budget=60)
-    many["with"] = {"documents": [f"Text number {number} of many." for number in range(3 * MAX_PARTS)]}
+    many["with"] = {"documents": [f"Text number {number} of many." for number in range(9)]}
 
     result = run(model, many)
 
-    assert stats(result)["parts"] == MAX_PARTS
-    assert len(model.calls) == MAX_PARTS + 1
+    assert stats(result)["parts"] == 9
+    assert len(model.calls) == 10
     said = "\n".join(call.messages[-1].content for call in model.calls[:-1])
-    assert all(f"Text number {number} of many." in said for number in range(3 * MAX_PARTS))
+    assert all(f"Text number {number} of many." in said for number in range(9))
+
+
+def test_of_too_many_parts_neighbours_are_read_together() -> None:
+    model = FunctionModel(lambda call: "ok")
+    many = step(fallback_strategy="block_diagonal", unknown_nodes="isolate")
+    many["with"] = {"documents": [f"Text number {number} of many." for number in range(MAX_PARTS + 9)]}
+
+    result = run(model, many)
+
+    assert 1 < stats(result)["parts"] <= MAX_PARTS
+    said = "\n".join(call.messages[-1].content for call in model.calls[:-1])
+    assert all(f"Text number {number} of many." in said for number in range(MAX_PARTS + 9))
+
+
+def test_parts_that_do_not_fit_into_so_many_calls_fail_the_step_before_the_model_is_asked() -> None:
+    model = ScriptedModel(["never"])
+    many = step(fallback_strategy="windowed", token_budget=50)
+    many["with"] = {"documents": [f"Text number {number} of many." for number in range(MAX_PARTS + 1)]}
+
+    result = run(model, many)
+
+    assert "65 parts" in (result.step("a").error or "")
+    assert model.calls == []
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from planloom.api.execute import execute_plan
 from planloom.api.execution import ExecutorConfig
 from planloom.api.executor import Executor
 from planloom.api.one_step import llm_of
+from planloom.context.document import Document, documents_of
+from planloom.context.lexical import LexicalIndex
 from planloom.errors import ConfigError, UnknownFieldError, field_problems, suggestion
 from planloom.verify.judge import JudgeAgent
 
@@ -103,6 +105,12 @@ class Agent:
         added = list(documents)
         with_documents("", added)
         self._documents += added
+
+    def retrieve(self, query: str, limit: int = 5) -> list[Document]:
+        """Return the documents that were added and have most to do with a question, best first; see `LexicalIndex`."""
+        documents = documents_of(self._documents)
+        index = LexicalIndex([f"{one.title}\n{one.content}" for one in documents])
+        return [documents[place] for place, _ in index.best(query, limit)]
 
     async def execute(self, prompt: str, documents: Sequence[Any] | None = None, **generation: Any) -> dict[str, Any]:
         """Return the answer: `text`, `usage`, `cost` in US dollars (None where no price is known) and `metadata`.

@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from planloom.context.composer import Composition, ContextComposer
 from planloom.context.document import documents_of
 from planloom.context.graph import DependencyGraph
+from planloom.context.groups import Groups, groups_of
 from planloom.context.stats import GasaStats
 from planloom.core.asking import DOCUMENTS_LEAD, MAX_TITLE
 from planloom.core.chat import LLMResponse, Material, Message, ModelCall, Passage
@@ -68,7 +70,7 @@ class Reading:
 
     composed: Composition
     titles: tuple[str, ...]
-    groups: tuple[tuple[int, ...], ...]
+    groups: Groups
     stats: GasaStats
     material: Material | None = None
 
@@ -148,12 +150,11 @@ def _read_for(
     composed = composer.compose(question, documents, budget if packs else None)
     title = {one.id: "" if one.id == f"document {place}" else one.title for place, one in enumerate(documents, start=1)}
     titles = tuple(title[name] for name in composed.documents)
-    groups: tuple[tuple[int, ...], ...] = (tuple(range(len(titles))),)
-    if strategy in READ_APART:
-        from planloom.context.groups import groups_of
-
-        groups = _at_most(groups_of(strategy, composed.passages, graph, policy, count, budget))
     sizes = [count(passage.text) for passage in composed.passages]
+    groups: Groups = (tuple(range(len(titles))),)
+    if strategy in READ_APART:
+        found = groups_of(strategy, composed.passages, graph, policy, count, budget, documents=composed.documents)
+        groups = _at_most(found, sizes, budget)
     stats = GasaStats(
         strategy=strategy,
         backend="off" if strategy == "dense" else "packing",
@@ -193,13 +194,33 @@ def _budget(policy: GasaPolicy, call: ModelCall, counting: LLM, window: int | No
     return left if policy.token_budget is None else min(left, policy.token_budget)
 
 
-def _at_most(groups: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """Return no more than MAX_PARTS groups; neighbours are read together, as evenly as can be."""
-    count = min(len(groups), MAX_PARTS)
-    found: list[list[int]] = [[] for _ in range(count)]
-    for place, group in enumerate(groups):
-        found[place * count // len(groups)].extend(group)
-    return tuple(map(tuple, found))
+def _at_most(groups: Groups, sizes: Sequence[int], budget: int | None) -> Groups:
+    """Return no more than MAX_PARTS groups: of more, neighbours are read together as far as they fit.
+
+    Raises:
+        ValidationError: They do not fit.
+    """
+    if len(groups) <= MAX_PARTS:
+        return groups
+    if budget is None:
+        cuts = [part * len(groups) // MAX_PARTS for part in range(MAX_PARTS + 1)]
+        return tuple(sum(groups[start:end], ()) for start, end in pairwise(cuts))
+    found: list[tuple[int, ...]] = []
+    filled = budget
+    for group in groups:
+        size = sum(sizes[place] for place in group)
+        if found and filled + size <= budget:
+            found[-1] += group
+            filled += size
+        else:
+            found.append(group)
+            filled = size
+    if len(found) > MAX_PARTS:
+        raise ValidationError(
+            f"the documents come to {len(found)} parts, and {MAX_PARTS} are read at most",
+            remedy="raise token_budget, give fewer documents, or use fallback_strategy prompt_composer",
+        )
+    return tuple(found)
 
 
 def _pairs(tokens: int) -> int:

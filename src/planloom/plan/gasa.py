@@ -20,8 +20,8 @@ Backend = Literal["auto", "blockrow", "flex", "sdpa_mask", "packing", "off"]
 Fallback = Literal["prompt_composer", "block_diagonal", "windowed", "dense", "shadow_model"]
 READ_APART = frozenset({"block_diagonal", "windowed"})
 """Fallbacks that ask once for each part, and once more to put the answers together."""
-MAX_PARTS = 16
-"""Most parts; of more, neighbouring ones are read together."""
+MAX_PARTS = 64
+"""Most parts that documents are read in; of more, neighbouring ones are read together as far as they fit."""
 
 
 class _Frozen(BaseModel):
