@@ -108,7 +108,7 @@ def apply(
         raise ConfigError(f"this model cannot be masked: {reason}", remedy="run it without a mask, or another model")
     chosen = _chosen(model, backend)
     note = "" if chosen != "blockrow" or blockrow.FUSED else "torch's kernel that tells its log-sum-exp is not here"
-    applied = Applied(layout, chosen, note, masks or MaskCache(4))
+    applied = Applied(layout, chosen, note, MaskCache(4) if masks is None else masks)
     register()
     here = {id(module): applied for module in model.modules()}
     outside = _ACTIVE.set({**_ACTIVE.get(), **here})

@@ -72,6 +72,9 @@ def _reason(config: Any) -> str | None:
         return "a model of several parts, of which text is one"
     if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", None):
         return "attention both ways"
+    kind = str(getattr(config, "model_type", ""))
+    if kind in BY_NAME:
+        return f"{BY_NAME[kind]}: more than a mask of tokens is at work"
     kinds = sorted({str(kind) for kind in getattr(config, "layer_types", None) or ()} - set(PLAIN))
     if kinds:
         return f"layers of {' and '.join(kinds)}, which carry what one chunk says into the next"
@@ -101,9 +104,6 @@ def _position_bias(config: Any) -> str | None:
 
 
 def _stateful(config: Any) -> str | None:
-    kind = str(getattr(config, "model_type", ""))
-    if kind in BY_NAME:
-        return f"{BY_NAME[kind]}: more than attention carries what one chunk says into the next"
     for setting, what in STATEFUL.items():
         if getattr(config, setting, None) not in (None, 0, False, [], {}):
             return f"{what} ({setting}), which carry what one chunk says into the next"
