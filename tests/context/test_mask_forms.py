@@ -52,6 +52,7 @@ def test_a65_every_form_says_what_the_definition_says_on_a_hundred_random_prompt
         assert mask.density == layout.pair_fraction, seed
 
 
+@pytest.mark.slow
 def test_a65_any_form_turns_into_any_other_and_stays_the_same_mask() -> None:
     for seed in range(30):
         layout, _ = random_layout(Random(seed), most_tokens=30)
@@ -82,6 +83,7 @@ def test_a65_a_mask_comes_back_from_its_file(form: Form, tmp_path: Path) -> None
     assert json.loads((tmp_path / "mask.json").read_text())["form"] == form, "it is JSON, and nothing else"
 
 
+@pytest.mark.slow
 def test_a65_the_sparse_forms_of_a_sparse_mask_are_far_smaller_than_the_dense_one() -> None:
     names = [f"n{number}" for number in range(64)]
     graph = graph_of(*((names[at], names[at + 1]) for at in range(0, 63, 8)), nodes=names)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from planloom.errors import ConfigError, suggestion
+from planloom.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -170,7 +171,7 @@ class Mask:
 
     def save(self, path: str | Path) -> None:
         """Write the mask to a file, as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), separators=(",", ":")), encoding="utf-8")
+        write_whole(Path(path), json.dumps(self.to_dict(), separators=(",", ":")))
 
     @classmethod
     def load(cls, path: str | Path) -> Mask:
