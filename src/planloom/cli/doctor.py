@@ -42,6 +42,8 @@ EXTRAS = {
     "rich": ("rich", "progress as a table on a terminal"),
     "uvloop": ("fast", "a faster event loop"),
     "mcp": ("mcp", "tools of MCP servers, and plans as such tools"),
+    "torch": ("transformers", "models in this process"),
+    "transformers": ("transformers", "models in this process"),
 }
 """Package → extra that brings it, and what it is for."""
 SLOW_FSYNC_S = 0.05
