@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from planloom.core.chat import LLMResponse, Message, ModelCall, ToolCall, ToolSpec
+from planloom.core.chat import LLMResponse, Material, Message, ModelCall, Passage, ToolCall, ToolSpec
 from planloom.core.result import Usage
 from planloom.errors import ConfigError, ModelError, ModelRefusedError, UnknownFieldError
 from planloom.models.llm import LLM
 from planloom.models.scripted import FunctionModel, ScriptedModel, register, unregister
+from planloom.plan.gasa import GasaPolicy
 from planloom.testing.models import no_real_models
 from planloom.testing.provider import ProviderServer, Reply
 
@@ -98,6 +99,7 @@ def test_a_file_has_a_line_a_call_with_its_version_and_nothing_that_changes_by_i
         call("a", stop=("x",)),
         call("a", options={"seed": 1}),
         ModelCall(messages=(Message("system", "Be brief."), Message("user", "a"))),
+        call("a", material=Material((Passage("n", "text"),), ({},), GasaPolicy())),
     ],
 )
 def test_any_difference_in_what_the_model_is_told_is_a_miss(
@@ -110,6 +112,28 @@ def test_any_difference_in_what_the_model_is_told_is_a_miss(
         asked(cassette(path, "replay"), other)
 
     assert len(answering.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Material((Passage("n", "other"), Passage("m", "more")), ({1: 0}, {0: 0}), GasaPolicy()),
+        Material((Passage("n", "text"), Passage("m", "more")), ({}, {}), GasaPolicy()),
+        Material((Passage("n", "text"), Passage("m", "more")), ({1: 0}, {0: 0}), GasaPolicy(hop_mode="strict")),
+    ],
+    ids=["text", "mask", "policy"],
+)
+def test_other_documents_or_another_mask_are_another_call(
+    tmp_path: Path, answering: FunctionModel, other: Material
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    first = Material((Passage("n", "text"), Passage("m", "more")), ({1: 0}, {0: 0}), GasaPolicy())
+    asked(cassette(path, "record"), call("a", material=first))
+
+    with pytest.raises(ModelError, match="holds no answer to this call"):
+        asked(cassette(path, "replay"), call("a", material=other))
+
+    assert asked(cassette(path, "replay"), call("a", material=first))[0].text == "1: a"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planloom.core.chat import LLMResponse, Message, ModelCall
+from planloom.core.chat import LLMResponse, Material, Message, ModelCall
 from planloom.errors import ConfigError, ModelError, UnknownFieldError, suggestion
 from planloom.models.llm import COMMON_PARAMS, LLM
 from planloom.models.pricing import unpriced
@@ -167,8 +167,19 @@ def rendered(call: ModelCall) -> dict[str, Any]:
         told["json_mode"] = True
     if call.stop:
         told["stop"] = list(call.stop)
+    if call.material is not None:
+        told["material"] = _material(call.material)
     options = without_secrets(call.options)
     return told | ({"options": options} if options else {})
+
+
+def _material(material: Material) -> dict[str, Any]:
+    return {
+        "lead": material.lead,
+        "passages": [[passage.node, passage.text] for passage in material.passages],
+        "near": [sorted(map(list, row.items())) for row in material.near],
+        "policy": material.policy.model_dump(mode="json", exclude_defaults=True),
+    }
 
 
 def _message(message: Message) -> dict[str, Any]:
