@@ -11,7 +11,20 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import durable, growth, heart, in_memory, journal, large, machine, makespan, pages, sandboxes, start_up
+from benchmarks import (
+    durable,
+    growth,
+    heart,
+    in_memory,
+    journal,
+    large,
+    machine,
+    makespan,
+    masks,
+    pages,
+    sandboxes,
+    start_up,
+)
 from benchmarks.rows import Row, as_text, over_budget, worse_than
 from benchmarks.timing import Scale, wall_s
 
@@ -26,6 +39,7 @@ SUITES: dict[str, Measure] = {
     "growth": growth.measure,
     "journal": journal.measure,
     "sandboxes": sandboxes.measure,
+    "masks": masks.measure,
 }
 BASELINE = Path(__file__).with_name("baseline.json")
 PLACE = Path(".planloom")
