@@ -18,6 +18,7 @@ from planloom.core.model_uri import ModelUri
 from planloom.core.prices import ModelFacts, ModelPrice
 from planloom.errors import UnknownModelError, suggestion
 from planloom.models.llm import LLM
+from planloom.models.local.place import names_a_path
 from planloom.models.pricing import unpriced
 from planloom.models.rates import RateLimit, RateLimits
 from planloom.models.scripted import file_of
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 VOUCH = "name this address below [models] in planloom.toml, or in models={…}, and write that name in the plan"
-_OPERATORS = ("base_url", "key_env", "price_in", "price_out", "rpm", "tpm")
+_OPERATORS = ("base_url", "download", "key_env", "price_in", "price_out", "rpm", "tpm")
 """Params that no plan may say."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 Listed = TypeVar("Listed")
@@ -227,6 +228,8 @@ def _check_a_plan_may_say(uri: ModelUri) -> None:
         what = f"says {' and '.join(named)} of a model, which only who runs it may say"
     elif uri.scheme == "cassette" or (uri.scheme == "scripted" and file_of(uri).suffix == ".json"):
         what = "names a file that a model's answers are kept in, which only who runs it may name"
+    elif uri.scheme in ("transformers", "huggingface") and names_a_path(uri):
+        what = "names a folder that a model is read from, which only who runs it may name"
     else:
         return
     raise UnknownModelError(f"the plan {what}: {uri}", remedy=VOUCH)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from planloom.core.chat import ROLES, Message, ModelCall, ToolCall, ToolSpec
@@ -17,6 +18,7 @@ Prompt = str | Message | Sequence[Message | Mapping[str, Any]]
 OPTIONS = ("tools", "tool_choice", "output", "prediction", "stop", "timeout_s", "options")
 """What `generate` takes beside its own parameters: fields of `ModelCall`."""
 _NAMED = ("max_tokens", "temperature", "functions", "function_call", "json_mode")
+ANSWER_IN_JSON = "Answer in JSON, and with nothing else."
 _OTHER_ROLES = {"developer": "system", "function": "tool"}
 
 
@@ -76,6 +78,15 @@ def messages_from(prompt: Prompt) -> tuple[Message, ...]:
     if not found:
         raise ConfigError("a model is asked nothing: the list of messages is empty", remedy="give at least one message")
     return found
+
+
+def with_words(messages: tuple[Message, ...], words: str) -> tuple[Message, ...]:
+    """Return the conversation with these words at the end of what the user said last."""
+    for place in reversed(range(len(messages))):
+        if messages[place].role == "user":
+            told = replace(messages[place], content=f"{messages[place].content}\n\n{words}")
+            return (*messages[:place], told, *messages[place + 1 :])
+    return (Message("system", words), *messages)
 
 
 def _message(said: Message | Mapping[str, Any]) -> Message:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from planloom.ports import Model
 
 _HOSTED = "planloom.models.hosted"
+_LOCAL = "planloom.models.local.model"
 
 BUILT_IN: dict[str, tuple[str, str]] = {
     "openai": (_HOSTED, "OpenAI, or with base_url= any server that speaks its chat completions"),
@@ -25,6 +26,8 @@ BUILT_IN: dict[str, tuple[str, str]] = {
     "google": (_HOSTED, "Google Gemini"),
     "ollama": (_HOSTED, "an Ollama server, http://localhost:11434 unless base_url= says otherwise"),
     "vllm": (_HOSTED, "a vLLM server, http://localhost:8000 unless base_url= says otherwise"),
+    "transformers": (_LOCAL, "a model in this process, from a folder or the Hugging Face cache"),
+    "huggingface": (_LOCAL, "the same as transformers://"),
     "scripted": ("planloom.models.scripted", "answers from a list, for tests and docs"),
     "cassette": ("planloom.models.cassette", "answers recorded once and replayed"),
 }

@@ -32,10 +32,8 @@ from planloom.errors import (
     suggestion,
 )
 from planloom.models.llm import estimated_tokens
-from planloom.models.prompts import arguments_of
+from planloom.models.prompts import ANSWER_IN_JSON, arguments_of, with_words
 from planloom.models.terms import Terms
-
-ANSWER_IN_JSON = "Answer in JSON, and with nothing else."
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "": (
@@ -160,7 +158,7 @@ def _output(call: ModelCall, model: Model, family: str) -> tuple[ModelCall, Mode
         return call, ModelRequestParameters()
     else:
         words = ANSWER_IN_JSON
-    spoken = replace(call, messages=_with_words(call.messages, words))
+    spoken = replace(call, messages=with_words(call.messages, words))
     # A JSON mode is for objects only, so a schema of anything else goes without it.
     if call.output is not None and call.output.get("type") != "object":
         return spoken, ModelRequestParameters()
@@ -187,15 +185,6 @@ def _is_open(schema: Any) -> bool:
     if free is True or isinstance(free, dict) or (schema.get("type") == "object" and "properties" not in schema):
         return True
     return any(map(_is_open, schema.values()))
-
-
-def _with_words(messages: tuple[Message, ...], words: str) -> tuple[Message, ...]:
-    """Return the conversation with these words at the end of what the user said last."""
-    for place in reversed(range(len(messages))):
-        if messages[place].role == "user":
-            told = replace(messages[place], content=f"{messages[place].content}\n\n{words}")
-            return (*messages[:place], told, *messages[place + 1 :])
-    return (Message("system", words), *messages)
 
 
 def _tool(tool: Any) -> ToolDefinition:
