@@ -9,23 +9,36 @@ Rule 3: equal graphs are equal, and written equally, in whatever order they were
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from planloom.context import graph_file, graph_search
-from planloom.context.graph_parts import GraphEdge, GraphNode, Kind, checked_edge, checked_node
+from planloom.context.code_graph import imports_of
+from planloom.context.graph_parts import GraphEdge, GraphNode, Kind, Skipped, checked_edge, checked_node
 from planloom.context.graph_paths import shortest_paths
 from planloom.context.graph_search import Links
+from planloom.context.link_graph import links_of
+from planloom.context.on_class import on_class_too
 from planloom.errors import ConfigError, suggestion
+
+if TYPE_CHECKING:
+    from planloom.context.document import Document
 
 __all__ = ["DependencyGraph", "Reach"]
 
 Reach = Literal["both", "dependencies"]
+BUILT = ("imports", "links_to", "cites", "depends_on")
+"""Types of the edges that builders make."""
 _Edges = dict[str, dict[str, dict[str, GraphEdge]]]
 _Side = TypeVar("_Side")
+
+
+class Documents(Protocol):
+    """What holds documents, as a `MemoryStore` does."""
+
+    def documents(self) -> Iterable[Document]: ...
 
 
 class DependencyGraph:
@@ -35,6 +48,7 @@ class DependencyGraph:
         self._nodes: dict[str, GraphNode] = {}
         self._out: _Edges = {}
         self._in: _Edges = {}
+        self._skipped: tuple[Skipped, ...] = ()
 
     def __contains__(self, node: object) -> bool:
         return node in self._nodes
@@ -61,6 +75,11 @@ class DependencyGraph:
     def edges(self) -> tuple[GraphEdge, ...]:
         """All edges, ordered by source, target and type."""
         return tuple(sorted(self._all_edges(), key=lambda edge: edge.key))
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """What `build_from_memory` could not read, or could read in two ways; no part of what the graph says."""
+        return self._skipped
 
     def _all_edges(self) -> Iterator[GraphEdge]:
         return (edge for row in self._out.values() for types in row.values() for edge in types.values())
@@ -151,6 +170,36 @@ class DependencyGraph:
             self._in.setdefault(node.id, {})
         for edge in other._all_edges():
             self._put(edge)
+        self._skipped += other._skipped
+
+    @on_class_too
+    def build_from_memory(self, store: Documents, *, relationship_types: Collection[str] = BUILT) -> DependencyGraph:
+        """Add all documents of a store, and edges where one names or imports another; return the graph.
+
+        Called on the class, it makes a new graph. `imports_of` and `links_of` say what makes an edge. What could not be
+        read is in `skipped`.
+
+        Args:
+            store: A `MemoryStore`, or what else has `documents()`.
+            relationship_types: Which edges are made, of "imports", "links_to", "cites" and "depends_on".
+
+        Raises:
+            ConfigError: No such type, or a document has the id of an entity. Nothing was added.
+        """
+        unknown = sorted(set(relationship_types) - set(BUILT))
+        if unknown:
+            raise ConfigError(f"no builder makes edges {unknown[0]!r:.60}", remedy=suggestion(unknown[0], BUILT))
+        documents = list(store.documents())
+        built = DependencyGraph()
+        for document in documents:
+            built.add_document_node(document)
+        for found in (imports_of(documents), links_of(documents)):
+            for edge in found.edges:
+                if edge.relationship_type in relationship_types:
+                    built._put(edge)
+            built._skipped += found.skipped
+        self.update(built)
+        return self
 
     # --- asking it ----------------------------------------------------------------------------
 
@@ -250,14 +299,15 @@ class DependencyGraph:
         """
         return cls._read(told, "the graph")
 
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> Self:
-        """Return the graph that `save` wrote.
+    @on_class_too
+    def load(self, path: str | PathLike[str]) -> DependencyGraph:
+        """Add what `save` wrote; return the graph. Called on the class, it makes a new graph.
 
         Raises:
-            ConfigError: The file cannot be read, or is none.
+            ConfigError: The file cannot be read, or is none. Nothing was added.
         """
-        return cls._read(graph_file.read_file(Path(path)), str(path))
+        self.update(DependencyGraph._read(graph_file.read_file(Path(path)), str(path)))
+        return self
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the graph to a file as JSON: whoever reads it meanwhile finds the old one or the new one.
@@ -271,28 +321,22 @@ class DependencyGraph:
     def _read(cls, told: Mapping[str, Any], where: str) -> Self:
         held = graph_file.checked(told, where=where)
         made = cls()
-        for place, node in enumerate(held.nodes):
-            if node.id in made:
-                raise ConfigError(
-                    f"{where}: nodes[{place}]: the id {node.id!r:.80} stands twice", remedy="keep one of the two"
-                )
-            with _at(f"{where}: nodes[{place}]"):
-                made._add_node(node, node.kind)
-        for place, edge in enumerate(held.edges):
-            with _at(f"{where}: edges[{place}]"):
+        place = ""
+        try:
+            for number, node in enumerate(held.nodes):
+                place = f"nodes[{number}]"
+                if node.id in made:
+                    raise ConfigError(f"the id {node.id!r:.80} stands twice", remedy="keep one of the two")
+                made._add_node({"id": node.id, "title": node.title, "metadata": node.metadata}, node.kind)
+            for number, edge in enumerate(held.edges):
+                place = f"edges[{number}]"
                 made.add_edge(edge.src, edge.dst, edge.relationship_type, edge.weight, edge.metadata)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {place}: {error.message}", remedy=error.remedy) from error
         return made
 
     def _links(self, direction: Reach) -> tuple[Links, ...]:
         return _choice(direction, {"both": (self._out, self._in), "dependencies": (self._out,)})
-
-
-@contextmanager
-def _at(place: str) -> Iterator[None]:
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"{place}: {error.message}", remedy=error.remedy) from error
 
 
 def _choice(name: str, choices: Mapping[str, tuple[_Side, ...]]) -> tuple[_Side, ...]:

@@ -70,6 +70,27 @@ class GraphEdge:
         return told | ({"metadata": self.metadata} if self.metadata else {})
 
 
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something that made no edges, though it may have been meant to.
+
+    Attributes:
+        document: The id of the document it stands in.
+        why: One clause, e.g. "is no Python: invalid syntax at line 3".
+    """
+
+    document: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was read out of documents."""
+
+    edges: tuple[GraphEdge, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+
 def node_id(told: object) -> str:
     """Return an id.
 
@@ -141,7 +162,7 @@ def as_metadata(told: Mapping[str, Any] | None, *, where: str) -> dict[str, Any]
     Raises:
         ConfigError: Not a mapping, or something in it is no JSON.
     """
-    if told is None:
+    if told is None or told == {}:
         return {}
     try:
         made = as_json(told, where="metadata")

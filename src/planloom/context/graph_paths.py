@@ -54,7 +54,7 @@ def _shortest(
     for hop in range(1, max_hops - len(root) + 2):
         if not firsts.isdisjoint(frontier):
             break
-        frontier = _around(frontier, back) - away.keys() - taken
+        frontier = _around(frontier, back).difference(away, taken)
         if not frontier:
             return ()
         away |= dict.fromkeys(frontier, hop)

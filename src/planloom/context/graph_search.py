@@ -21,7 +21,7 @@ def hops_from(start: str, max_hops: int, *links: Links) -> dict[str, int]:
     found = {start: 0}
     frontier: Collection[str] = (start,)
     for hop in range(1, max_hops + 1):
-        frontier = set().union(*(side.get(node, ()) for side in links for node in frontier)) - found.keys()
+        frontier = set().union(*(side.get(node, ()) for side in links for node in frontier)).difference(found)
         if not frontier:
             break
         found |= dict.fromkeys(frontier, hop)
@@ -56,12 +56,12 @@ def hop_rows(nodes: Sequence[str], max_hops: int, *links: Links) -> list[dict[in
 def within(nodes: Iterable[str], max_hops: int, links: Sequence[Links]) -> set[str]:
     """Return every node within `max_hops` of any of some."""
     found = set(nodes)
-    frontier: set[str] = found
+    frontier = set(found)
     for _ in range(max_hops):
         frontier = set().union(*(side.get(node, ()) for side in links for node in frontier)) - found
         if not frontier:
             break
-        found = found | frontier
+        found |= frontier
     return found
 
 
@@ -144,12 +144,12 @@ def _circles(starts: Iterable[str], links: Links) -> list[list[str]]:
 
 def parts_of(ids: Iterable[str], *links: Links) -> list[list[str]]:
     """Return `ids` in groups: together is what any way leads between, also through nodes that are not asked for."""
-    asked = sorted(set(ids))
+    asked = set(ids)
     seen: set[str] = set()
     parts: list[list[str]] = []
-    for start in asked:
+    for start in sorted(asked):
         if start not in seen:
-            found = hops_from(start, sum(map(len, links)) + 1, *links).keys()
+            found = within([start], sum(map(len, links)) + 1, links)
             seen |= found
-            parts.append([node for node in asked if node in found])
+            parts.append(sorted(found & asked))
     return parts
