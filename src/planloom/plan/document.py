@@ -76,7 +76,7 @@ class Positions:
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class PlanDocument:
     """A plan as it was written, in whatever form.
 
     Attributes:

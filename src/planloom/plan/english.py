@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from planloom.errors import DuplicateStepError, PlanError, PlanSyntaxError, UnknownStepError, plan_error, suggestion
-from planloom.plan.document import MAX_PROBLEMS, Document, Place, Positions, read_json
+from planloom.plan.document import MAX_PROBLEMS, Place, PlanDocument, Positions, read_json
 
 MAX_LINES = 2 * 26 * 27
 """Lettered lines that are read: there are not more letters, a to zz, in both cases."""
@@ -63,7 +63,7 @@ def looks_lettered(text: str) -> bool:
     return not _YAML_KEY.search(text) and any(_LETTERED.match(line) for line in lines)
 
 
-def read_english(text: str) -> Document:
+def read_english(text: str) -> PlanDocument:
     """Return the native document of lettered lines.
 
     Raises:
@@ -100,7 +100,7 @@ def read_english(text: str) -> Document:
     positions = Positions({(): (1, 1)})
     for place, entry in enumerate(lines):
         positions.values["steps", place] = (entry.number, entry.column)
-    return Document(document | {"steps": steps}, lambda: positions)
+    return PlanDocument(document | {"steps": steps}, lambda: positions)
 
 
 def _significant(text: str) -> list[tuple[int, str]]:

@@ -17,7 +17,7 @@ from planloom.plan.document import (
     MAX_BYTES,
     MAX_NODES,
     MAX_PROBLEMS,
-    Document,
+    PlanDocument,
     Positions,
     checked_text,
     count_nodes,
@@ -59,7 +59,7 @@ def load_plan(
         return source
     base = None if base_dir is None else Path(base_dir)
     if isinstance(source, Mapping):
-        return _Loading(base, also).plan(Document(python_value(source)))
+        return _Loading(base, also).plan(PlanDocument(python_value(source)))
     if isinstance(source, str) and not _is_path(source):
         return _Loading(base, also).plan(read_document(checked_text(source)))
     if not isinstance(source, str | Path):
@@ -78,7 +78,7 @@ def parse_plan(text: str, *, also: Check | None = None) -> Plan:
     return _Loading(None, also).plan(read_document(checked_text(text)))
 
 
-def read_document(text: str, *, suffix: str = "") -> Document:
+def read_document(text: str, *, suffix: str = "") -> PlanDocument:
     """Return the value of a text in whatever form it is written.
 
     Args:
@@ -88,9 +88,9 @@ def read_document(text: str, *, suffix: str = "") -> Document:
         return read_english(text)
     positions: Callable[[], Positions] = lambda: yaml_positions(text)  # noqa: E731 - a name for what is done later
     if suffix != ".json" and not text.lstrip().startswith(("{", "[")):
-        return Document(read_yaml(text), positions)
+        return PlanDocument(read_yaml(text), positions)
     try:
-        return Document(read_json(text), positions)
+        return PlanDocument(read_json(text), positions)
     except PlanSyntaxError as not_json:
         # YAML's own flow mappings begin like JSON; and where JSON finds a doubled key, YAML knows both lines
         try:
@@ -99,7 +99,7 @@ def read_document(text: str, *, suffix: str = "") -> Document:
             raise (not_yaml if "first_line" in not_yaml.facts else not_json) from None
         if suffix == ".json" or not not_json.message.startswith("this is not JSON"):
             raise
-        return Document(value, positions)
+        return PlanDocument(value, positions)
 
 
 def _is_path(text: str) -> bool:
@@ -156,7 +156,7 @@ class _Loading:
         self.files[real] = (plan, self.nodes - before)
         return plan
 
-    def plan(self, document: Document) -> Plan:
+    def plan(self, document: PlanDocument) -> Plan:
         """Return the plan of a document; its problems get their lines here."""
         with one_plan():
             plan, problems = self.inline(document.value)
