@@ -30,7 +30,9 @@ _HOMES = {
     "planloom.api.step_forms": ("ExecutionStep", "RetryConfig", "StepType"),
     "planloom.api.step_wrappers": ("CachedStepExecutor", "MetricsStepExecutor", "PooledStepExecutor"),
     "planloom.api.steps": ("StepExecutor",),
+    "planloom.context.document": ("Document",),
     "planloom.context.graph": ("DependencyGraph",),
+    "planloom.context.store": ("MemoryStore",),
     "planloom.core.chat": ("LLMResponse", "Message"),
     "planloom.core.result": ("RunResult", "RunStatus", "StepResult", "StepStatus", "Usage"),
     "planloom.errors": (

@@ -85,8 +85,14 @@ from planloom.api.step_wrappers import (
 from planloom.api.steps import (
     StepExecutor as StepExecutor,
 )
+from planloom.context.document import (
+    Document as Document,
+)
 from planloom.context.graph import (
     DependencyGraph as DependencyGraph,
+)
+from planloom.context.store import (
+    MemoryStore as MemoryStore,
 )
 from planloom.core.chat import (
     LLMResponse as LLMResponse,

@@ -69,6 +69,7 @@
         ├── ValidationError (ValueError)  a request that is too large, or not of its form
         ├── SecurityError               a request that looks like an attack
         ├── ToolLogError                a log of tool calls has a line that is none
+        ├── StoreError                  a file of documents cannot be opened, read or written
         └── UnknownFieldError (TypeError)
 
 Rule 1: a message says what is wrong and where; `remedy` says what to do.
@@ -759,6 +760,12 @@ class ToolLogError(ConfigError):
     """What a tool says was called of it cannot be read."""
 
     code = "config.tool_log"
+
+
+class StoreError(ConfigError):
+    """A store of documents cannot be opened, read or written. What was in it before is kept."""
+
+    code = "config.store"
 
 
 class McpTrustError(ConfigError):

@@ -195,15 +195,23 @@ def document_of(value: Any, otherwise: str) -> Document:
     """
     if isinstance(value, Document):
         return value
-    if isinstance(value, str):
-        return Document(otherwise, value)
+    name = own_id(value)
+    return _read(_told(value), otherwise if name is None else name, value)
+
+
+def own_id(value: Any) -> Any:
+    """Return the id that comes with what `documents_of` takes for a document; None where it has none."""
+    return value.id if isinstance(value, Document) else _first(_told(value), _ID)
+
+
+def _told(value: Any) -> Mapping[str, Any]:
+    """Return by name what is said of a document."""
     if isinstance(value, Mapping):
-        told: Mapping[str, Any] = value
-    else:
-        names = (*_ID, *_TITLE, *_CONTENT, "metadata", "embedding", "chunks")
-        told = {name: getattr(value, name) for name in names if hasattr(value, name)}
-    name = _first(told, _ID)
-    return _read(told, otherwise if name is None else name, value)
+        return value
+    if isinstance(value, str):
+        return {"content": value}
+    names = (*_ID, *_TITLE, *_CONTENT, "metadata", "embedding", "chunks")
+    return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
 def _read(told: Mapping[str, Any], name: Any, value: object) -> Document:
