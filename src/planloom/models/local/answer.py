@@ -25,7 +25,7 @@ from planloom.models.local.decode import FAILS, Counts, Decoding, Finish, Pick, 
 from planloom.models.local.masking import Masking, masking_of
 from planloom.models.local.place import SPECULATE, draft_of, place_of
 from planloom.models.local.prompt import PromptTokens, prompt_of, tokenizer_of, unlike_tokens
-from planloom.models.local.terms import Terms
+from planloom.models.local.terms import LocalTerms
 from planloom.models.local.text import Text
 from planloom.models.uri import parse_uri
 
@@ -55,7 +55,7 @@ class _Way:
     reason: str | None = None
 
 
-def answer(weights: Weights, call: ModelCall, terms: Terms) -> LLMResponse:
+def answer(weights: Weights, call: ModelCall, terms: LocalTerms) -> LLMResponse:
     """Return the answer to a call; runs in the thread of `weights`.
 
     Raises:
@@ -118,7 +118,7 @@ def _pick(call: ModelCall) -> Pick:
     )
 
 
-def _most(call: ModelCall, prompt: PromptTokens, loaded: Loaded, terms: Terms) -> int:
+def _most(call: ModelCall, prompt: PromptTokens, loaded: Loaded, terms: LocalTerms) -> int:
     asked, said = call.max_tokens, len(prompt.ids)
     if loaded.window is None:
         return LONGEST if asked is None else asked
@@ -131,7 +131,7 @@ def _most(call: ModelCall, prompt: PromptTokens, loaded: Loaded, terms: Terms) -
     return room if asked is None else min(asked, room)
 
 
-def _way(call: ModelCall, loaded: Loaded, weights: Weights, terms: Terms) -> _Way:
+def _way(call: ModelCall, loaded: Loaded, weights: Weights, terms: LocalTerms) -> _Way:
     said = call.options.get("speculate", terms.speculate)
     if said not in SPECULATE:
         raise ConfigError(f"the option speculate is {said!r}", remedy=f"use one of: {', '.join(SPECULATE)}")
@@ -160,7 +160,7 @@ def _held_back(pace: Pace) -> str:
     return f"speculation was no faster here: {pace.speed_up:.2f} times as fast as without"
 
 
-def _drafted(call: ModelCall, loaded: Loaded, weights: Weights, terms: Terms) -> _Way:
+def _drafted(call: ModelCall, loaded: Loaded, weights: Weights, terms: LocalTerms) -> _Way:
     """Return the way by the draft that the call or the address names; its failure only means that there is none."""
     named = call.options.get("draft")
     place = draft_of(terms.uri, terms.place) if named is None else place_of(parse_uri(str(named)))
@@ -195,7 +195,7 @@ def _learn(way: _Way, loaded: Loaded, counts: Counts) -> None:
             way.pace.sped.add(counts.decoded, counts.decode_s)
 
 
-def _failure(finish: Finish, most: int, call: ModelCall, terms: Terms, usage: Usage) -> ModelError | None:
+def _failure(finish: Finish, most: int, call: ModelCall, terms: LocalTerms, usage: Usage) -> ModelError | None:
     if finish == "stop":
         return None
     failure: ModelError

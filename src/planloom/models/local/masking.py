@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from planloom.models.local.weights import Loaded
     from planloom.plan.gasa import GasaPolicy
 
+KEPT = "chunk_kv"
+"""What is told as the backend where no chunk had to be read at all."""
 Backend = Literal["auto", "blockrow", "flex", "sdpa_mask"]
 
 
@@ -60,7 +62,8 @@ def masking_of(material: Material | None, prompt: PromptTokens, loaded: Loaded) 
         yield Masking()
         return
     policy, began_at = material.policy, time.perf_counter()
-    layout = layout_of(material, [len(ids) for ids in prompt.passages], len(prompt.sink), len(prompt.reader))
+    readers = [len(ids) for ids in (prompt.summary, prompt.reader) if ids]
+    layout = layout_of(material, [len(ids) for ids in prompt.passages], len(prompt.sink), readers)
     (block_fraction, reason), is_hit = _judged(layout, policy, loaded)
     mask_ms = (time.perf_counter() - began_at) * 1e3
     if reason is not None:
@@ -104,7 +107,7 @@ def _from_kept(layout: SegmentLayout, prompt: PromptTokens, loaded: Loaded, told
     counts = prepared.counts
     stats = GasaStats.of_mask(
         layout,
-        _backend(policy),
+        prepared.backend or KEPT,
         kv_chunks_reused=counts.kv_chunks_reused,
         kv_tokens_reused=counts.kv_tokens_reused,
         fallback_reason=counts.refused,

@@ -28,7 +28,7 @@ from planloom.models.local.place import (
     speculate_of,
     window_of,
 )
-from planloom.models.local.terms import Terms
+from planloom.models.local.terms import LocalTerms
 from planloom.models.pricing import FREE
 from planloom.ports import Model, ModelMetadata
 
@@ -40,7 +40,7 @@ PROVIDER = "transformers"
 ALWAYS = frozenset({"streaming", "logits", "prediction"})
 MASKS = "attention_mask"
 
-Answer = Callable[["Weights", ModelCall, Terms], LLMResponse]
+Answer = Callable[["Weights", ModelCall, LocalTerms], LLMResponse]
 
 
 def model_of(uri: ModelUri) -> TransformersModel:
@@ -146,11 +146,11 @@ class TransformersModel:
         uri = self.uri
         return ModelMetadata(uri.name, PROVIDER, uri.version, capabilities, context_window=window, price=FREE)
 
-    def _terms(self, call: ModelCall, stop: threading.Event, ear: _Ear) -> Terms:
+    def _terms(self, call: ModelCall, stop: threading.Event, ear: _Ear) -> LocalTerms:
         said = self.uri.params.get("timeout") if call.timeout_s is None else call.timeout_s
         timeout_s = None if said is None else float(said)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        return Terms(self.uri, self._place, self._speculate, stop.is_set, deadline, timeout_s, ear.hear)
+        return LocalTerms(self.uri, self._place, self._speculate, stop.is_set, deadline, timeout_s, ear.hear)
 
     def _opened(self) -> tuple[Weights, Answer]:
         """Return what is asked, and what asks it."""
@@ -184,7 +184,7 @@ class _Ear:
             self._loop.call_soon_threadsafe(self.said.put_nowait, piece)
 
 
-async def _next(ear: _Ear, answered: Future[LLMResponse], terms: Terms) -> str | None:
+async def _next(ear: _Ear, answered: Future[LLMResponse], terms: LocalTerms) -> str | None:
     """Return the next piece, or None once the answer is whole.
 
     Raises:

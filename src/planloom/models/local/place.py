@@ -39,7 +39,7 @@ Speculate = Literal["off", "ngram", "draft"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ModelPlace:
     """Which weights are meant, and how they are held.
 
     Attributes:
@@ -105,7 +105,7 @@ def names_a_path(uri: ModelUri) -> bool:
     return is_path(uri.name) or is_path(str(uri.params.get("draft", "")))
 
 
-def place_of(uri: ModelUri) -> Place:
+def place_of(uri: ModelUri) -> ModelPlace:
     """Return the place that an address names.
 
     Raises:
@@ -127,18 +127,18 @@ def place_of(uri: ModelUri) -> Place:
     if not isinstance(download, bool):
         raise ConfigError(f"download of {uri} is {download!r}", remedy="write download=true, or leave it out")
     if is_path(uri.name):
-        return Place(str(file_of(uri)), "", dtype, device)
+        return ModelPlace(str(file_of(uri)), "", dtype, device)
     revision = "" if uri.version == "latest" else uri.version
-    return Place(_named(uri.name), revision, dtype, device, download)
+    return ModelPlace(_named(uri.name), revision, dtype, device, download)
 
 
-def draft_of(uri: ModelUri, place: Place) -> Place | None:
+def draft_of(uri: ModelUri, place: ModelPlace) -> ModelPlace | None:
     """Return the place of the draft model that an address names, held like the model itself; None without one."""
     draft = uri.params.get("draft")
     if draft is None:
         return None
     name, _, revision = str(draft).partition("@") if not is_path(str(draft)) else (str(draft), "", "")
-    return Place(name if is_path(name) else _named(name), revision, place.dtype, place.device, place.download)
+    return ModelPlace(name if is_path(name) else _named(name), revision, place.dtype, place.device, place.download)
 
 
 def speculate_of(uri: ModelUri) -> Speculate:

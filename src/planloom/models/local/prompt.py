@@ -39,16 +39,18 @@ class PromptTokens:
     Attributes:
         sink: Everything before the documents; all of it where there are none.
         passages: Each document's.
-        reader: Everything after them.
+        summary: A mark after the documents, if the policy wants one.
+        reader: Everything after that.
     """
 
     sink: tuple[int, ...]
     passages: tuple[tuple[int, ...], ...] = ()
+    summary: tuple[int, ...] = ()
     reader: tuple[int, ...] = ()
 
     @property
     def ids(self) -> list[int]:
-        return [*self.sink, *(one for passage in self.passages for one in passage), *self.reader]
+        return [*self.sink, *(one for passage in self.passages for one in passage), *self.summary, *self.reader]
 
 
 @lru_cache(maxsize=8)
@@ -105,7 +107,8 @@ def prompt_of(call: ModelCall, tokenizer: Any, *, where: str) -> PromptTokens:
     return PromptTokens(
         sink=(*_begin(tokenizer), *_ids(tokenizer, before), *_ids(tokenizer, material.lead, is_data=True)),
         passages=tuple(tuple(_ids(tokenizer, passage.text, is_data=True)) for passage in material.passages),
-        reader=(*_summary(tokenizer, material), *_ids(tokenizer, after)),
+        summary=tuple(_summary(tokenizer, material)),
+        reader=tuple(_ids(tokenizer, after)),
     )
 
 

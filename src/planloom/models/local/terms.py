@@ -12,11 +12,11 @@ from planloom.errors import ModelTimeoutError
 
 if TYPE_CHECKING:
     from planloom.core.model_uri import ModelUri
-    from planloom.models.local.place import Place, Speculate
+    from planloom.models.local.place import ModelPlace, Speculate
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class LocalTerms:
     """Who asks how.
 
     Attributes:
@@ -29,7 +29,7 @@ class Terms:
     """
 
     uri: ModelUri
-    place: Place
+    place: ModelPlace
     speculate: Speculate
     is_stopped: Callable[[], bool]
     deadline: float | None

@@ -23,7 +23,7 @@ from planloom.errors import ConfigError
 from planloom.models.local.candidates import takes
 from planloom.models.local.decode import FAILS
 from planloom.models.local.pace import Pace, Rate
-from planloom.models.local.place import Place, config_of, window_of
+from planloom.models.local.place import ModelPlace, config_of, window_of
 from planloom.models.local.prompt import tokenizer_of
 
 _loading = threading.Lock()
@@ -63,14 +63,14 @@ class Loaded:
 class Weights:
     """The model of one place, read when it is first asked for."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: ModelPlace) -> None:
         self.place = place
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="planloom-model")
         self.holders: WeakSet[object] = WeakSet()
-        self._drafts: dict[Place, Weights] = {}
+        self._drafts: dict[ModelPlace, Weights] = {}
         self._loaded: Loaded | None = None
 
-    def draft(self, place: Place) -> Weights:
+    def draft(self, place: ModelPlace) -> Weights:
         """Return a model that drafts for this one, held as long as this one is."""
         if place not in self._drafts:
             self._drafts[place] = weights_of(place, self)
@@ -105,10 +105,10 @@ class Weights:
 
 
 _lock = threading.Lock()
-_all: WeakValueDictionary[Place, Weights] = WeakValueDictionary()
+_all: WeakValueDictionary[ModelPlace, Weights] = WeakValueDictionary()
 
 
-def weights_of(place: Place, holder: object) -> Weights:
+def weights_of(place: ModelPlace, holder: object) -> Weights:
     """Return the one `Weights` of a place, held by `holder` until `let_go`."""
     with _lock:
         found = _all.get(place)
@@ -118,7 +118,7 @@ def weights_of(place: Place, holder: object) -> Weights:
         return found
 
 
-def _load(place: Place) -> Loaded:
+def _load(place: ModelPlace) -> Loaded:
     folder = place.fetched()
     tokenizer = tokenizer_of(folder)
     was_shown = their_logging.is_progress_bar_enabled()
