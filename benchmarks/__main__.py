@@ -21,6 +21,7 @@ from benchmarks import (
     machine,
     makespan,
     masks,
+    packing,
     pages,
     sandboxes,
     start_up,
@@ -40,6 +41,7 @@ SUITES: dict[str, Measure] = {
     "journal": journal.measure,
     "sandboxes": sandboxes.measure,
     "masks": masks.measure,
+    "packing": packing.measure,
 }
 BASELINE = Path(__file__).with_name("baseline.json")
 PLACE = Path(".planloom")

@@ -30,7 +30,7 @@ Scores = Callable[[str, Sequence[str]], Sequence[float]]
 """A question and texts in; for each how much it has to do with the question, 0 for nothing."""
 
 DENSE = 0.5
-"""Share of all pairs that are linked from which on a graph tells nothing apart."""
+"""Share of all documents next to those the search begins with from which on a graph tells nothing apart."""
 FEW = 5
 """So few nodes are never taken for a dense graph."""
 PIECES = 8
@@ -250,18 +250,17 @@ class ContextComposer:
         standing = set(nodes)
         return [one for one in self._policy.anchors if one in self._graph or one in standing]
 
-    def _against(self, nodes: Sequence[str], begun: Sequence[str]) -> str | None:
+    def _against(self, nodes: Sequence[str], begun: Iterable[str]) -> str | None:
         """Return why the graph cannot help with these nodes, beginning at those; None where it can."""
-        known = sorted({node for node in nodes if node in self._graph})
-        links = {node: set(self._graph.get_neighbors(node, direction="both")) for node in known}
+        links = {node: self._graph.get_neighbors(node, direction="both") for node in begun if node in self._graph}
+        if not links:
+            return "nothing that the question is about is in the graph"
         if not any(links.values()):
-            return "the graph has no edge at any of these documents"
-        if not any(node in self._graph for node in begun):
-            return "nothing that the question names is in the graph"
-        among = set(known)
-        linked = sum(len(links[node] & among) for node in known)
-        if len(known) > FEW and linked >= DENSE * len(known) * (len(known) - 1):
-            return "the graph links most documents with most others"
+            return "the graph has no edge at what the question is about"
+        known = {node for node in nodes if node in self._graph}
+        linked = sum(len(known.intersection(others)) for others in links.values())
+        if len(known) > FEW and linked >= DENSE * len(links) * (len(known) - 1):
+            return "the graph links what the question is about with most documents"
         return None
 
     # --- how it stands there ------------------------------------------------------------------

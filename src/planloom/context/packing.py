@@ -2,8 +2,8 @@
 
 Rule 1: what is chosen never passes the budget, and nothing is chosen in part.
 Rule 2: equal pieces and an equal graph give the same choice in the same order; of equals the earlier place is better.
-Rule 3: taken in turns, all that the scores alone choose in half the budget is chosen, whatever the graph says: a wrong
-graph can cost at most twice the tokens.
+Rule 3: taken in turns, what the scores alone find in half the budget is chosen, whatever the graph says: a wrong graph
+can cost at most twice the tokens.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def best_first(pieces: Pieces, seeds: Iterable[int], max_hops: int, *, anchors: 
     best piece had, when that one's turn comes, and once more only if it is reached in fewer hops later.
 
     Args:
-        anchors: Nodes to begin with as well, before all others.
+        anchors: Nodes to begin with as well; what stands there has the best of all scores added to its own.
     """
     nothing = len(pieces.nodes)  # the place of a node at which nothing stands
     standing: dict[str, list[int]] = {}
@@ -106,13 +106,25 @@ def by_score(pieces: Pieces, budget: int) -> list[int]:
     return fitting(ranked(pieces.scores), pieces.sizes, budget)
 
 
+def found_by_score(pieces: Pieces, budget: int) -> list[int]:
+    """Return the best that have to do with the question at all, up to the first that does not fit any more."""
+    found = []
+    for place in ranked(pieces.scores):
+        budget -= pieces.sizes[place]
+        if budget < 0 or pieces.scores[place] <= 0:
+            break
+        found.append(place)
+    return found
+
+
 def in_turns(walk: Iterable[int], pieces: Pieces, budget: int) -> list[int]:
     """Return what is chosen one by one along the graph and by score, in turns; in the order chosen.
 
-    What the scores alone would choose in half the budget is set aside from the beginning, so it fits for sure.
+    Room for what the scores alone find in half the budget (`found_by_score`) is kept from the beginning. What has
+    nothing to do with the question and is not reached comes last.
     """
     order, sizes = ranked(pieces.scores), pieces.sizes
-    set_aside = dict.fromkeys(fitting(order, sizes, budget // 2))
+    set_aside = dict.fromkeys(found_by_score(pieces, budget // 2))
     reserved = sum(sizes[place] for place in set_aside)
     found: dict[int, None] = {}
 
@@ -127,7 +139,9 @@ def in_turns(walk: Iterable[int], pieces: Pieces, budget: int) -> list[int]:
         return True
 
     least = min(sizes, default=0)
-    sides = [iter(walk), chain(set_aside, order)]
+    sides: list[Iterator[int]] = [iter(walk), (place for place in order if pieces.scores[place] > 0)]
     while sides and budget >= least:
         sides = [side for side in sides if any(takes(place) for place in side)]
+    for place in order:
+        takes(place)
     return list(found)
