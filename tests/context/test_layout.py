@@ -97,10 +97,28 @@ def test_a_layout_can_be_cut_to_fewer_hops() -> None:
 
 
 def test_positions_run_through_or_start_again_with_every_chunk() -> None:
-    segments = (Segment(SINK, 2), Segment(CHUNK, 3, "a"), Segment(CHUNK, 1, "b"), Segment(READER, 2))
+    chunks = (Segment(CHUNK, 3, "a"), Segment(CHUNK, 1, "b"))
+    segments = (Segment(SINK, 2), *chunks, Segment(READER, 1), Segment(READER, 2))
 
-    assert build_layout(segments, None, GasaPolicy()).positions() == (0, 1, 2, 3, 4, 5, 6, 7)
-    assert build_layout(segments, None, GasaPolicy(positions="parallel")).positions() == (0, 1, 2, 3, 4, 2, 5, 6)
+    assert build_layout(segments, None, GasaPolicy()).positions() == (0, 1, 2, 3, 4, 5, 6, 7, 8)
+    assert build_layout(segments, None, GasaPolicy(positions="parallel")).positions() == (0, 1, 2, 3, 4, 2, 5, 6, 7)
+
+
+def test_what_touches_is_read_as_one_range_even_across_an_empty_chunk() -> None:
+    segments = (*(Segment(CHUNK, length, node) for length, node in ((4, "a"), (0, "z"), (4, "b"), (4, "c"))),)
+
+    layout = build_layout(segments, CHAIN, GasaPolicy(max_hops=2))
+
+    assert layout.near[3] == {0: 2, 2: 1}
+    assert layout.reads(3) == ((0, 8),)
+    assert [list(row) for row in layout.block_tables(3).full_idx] == [[], [0], [0, 1], [0, 1, 2]]
+
+
+def test_kinds_are_part_of_the_key_even_where_masks_are_equal() -> None:
+    one, other = (build_layout([Segment(kind, 9)], None, GasaPolicy()) for kind in (SINK, READER))
+
+    assert one.rows == other.rows
+    assert one.key() != other.key()
 
 
 def test_a_layout_of_a_calls_documents_is_that_of_its_segments() -> None:
@@ -155,6 +173,8 @@ WRONG: dict[str, Any] = {
     "a reader by the graph": {"segments": [["chunk", 1, "a"], ["reader", 1, None]], "near": [[], [[0, 1]]]},
     "hops below zero": {"segments": [["chunk", 1, "a"], ["chunk", 1, "b"]], "near": [[], [[0, -1]]]},
     "hops beyond a byte": {"segments": [["chunk", 1, "a"], ["chunk", 1, "b"]], "near": [[], [[0, 999]]]},
+    "half a chunk": {"segments": [["chunk", 1, "a"], ["chunk", 1, "b"]], "near": [[], [[0.0, 1]]]},
+    "a node that is no text": {"segments": [["chunk", 1, ["a"]]], "near": [[]]},
     "too few rows": {"segments": [["chunk", 1, "a"]], "near": []},
     "rows of something else": {"segments": [["chunk", 1, "a"]], "near": [7]},
     "no segments": {"near": []},

@@ -36,16 +36,16 @@ def layout_of(nodes: list[str], *edges: tuple[str, str], max_hops: int = 2) -> S
 CHAIN = layout_of(["a", "b", "c", "z"], ("a", "b"), ("b", "c"))
 
 
-def cells_of(root: ElementTree.Element) -> dict[tuple[str, str], set[tuple[int, int]]]:
-    """Return the cells drawn, as (line, column), by what they are filled with."""
+def cells_of(root: ElementTree.Element, size: float = 20) -> dict[tuple[str, str], set[tuple[int, int]]]:
+    """Return the cells drawn, as (line, column), by what they are filled with; `size` of a cell, in pixels."""
     box = next(rect for rect in root.iter(f"{SVG}rect") if rect.get("class") == "pl-inset")
     left, top = float(box.get("x", "")), float(box.get("y", ""))
     found = {}
     for path in root.findall(f"{SVG}path"):
         cells = set()
         for x, y, wide in re.findall(r"M([\d.]+) ([\d.]+)h([\d.]+)", path.get("d", "")):
-            line, column = round((float(y) - top) / 20), round((float(x) - left) / 20)
-            cells |= {(line, column + step) for step in range(round(float(wide) / 20))}
+            line, column = round((float(y) - top) / size), round((float(x) - left) / size)
+            cells |= {(line, column + step) for step in range(round(float(wide) / size))}
         found[path.get("class", ""), path.get("fill-opacity", "")] = cells
     return found
 
@@ -117,6 +117,8 @@ def test_a_thousand_segments_share_lines_and_the_picture_stays_small() -> None:
     assert len(list(root.iter(f"{SVG}g"))) == MOST_LINES
     assert float(root.get("width", "")) < 900
     assert "And 900 segments more." in (root[1].text or "")
+    cells = cells_of(root, size=6).values()
+    assert len(set().union(*cells)) == sum(map(len, cells)) > MOST_LINES, "no cell has two shades"
 
 
 def test_an_empty_prompt_has_a_picture_too() -> None:

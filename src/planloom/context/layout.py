@@ -318,6 +318,8 @@ def _check_segments(segments: tuple[Segment, ...]) -> None:
         raise ConfigError(
             f"lengths of segments are not tokens: {lengths[:20]}", remedy="give whole numbers from 0, in all below 2^31"
         )
+    if any(not isinstance(segment.node, str | None) for segment in segments):
+        raise ConfigError("a segment's node is no text", remedy="give what the node is called in the graph, or None")
 
 
 def _check_near(segments: tuple[Segment, ...], near: tuple[dict[int, int], ...]) -> None:
@@ -327,7 +329,9 @@ def _check_near(segments: tuple[Segment, ...], near: tuple[dict[int, int], ...])
         )
     chunks = {at for at, segment in enumerate(segments) if segment.kind is SegmentKind.CHUNK}
     for at, row in enumerate(near):
-        wrong = [other for other, away in row.items() if other not in chunks or other >= at or not _is_hops(away)]
+        wrong = [
+            other for other, away in row.items() if other not in chunks or other >= at or not _is_hops(other, away)
+        ]
         if wrong or (row and at not in chunks):
             raise ConfigError(
                 f"segment {at} cannot read {(wrong or list(row))[:10]} along the graph",
@@ -335,5 +339,5 @@ def _check_near(segments: tuple[Segment, ...], near: tuple[dict[int, int], ...])
             )
 
 
-def _is_hops(away: object) -> bool:
-    return type(away) is int and 0 <= away <= 64
+def _is_hops(other: object, away: object) -> bool:
+    return type(other) is type(away) is int and 0 <= away <= 64

@@ -226,10 +226,10 @@ def _pattern(band: Band, n: int) -> bytes:
 
 
 def _grouped(rows: Iterable[bytes]) -> Iterator[Band]:
-    """Yield the bands of a mask: a row goes on with the band before it where it differs by one more token."""
+    """Yield the bands of a mask: a row belongs to the band before it where it only adds to what that one reads."""
     start, before = 0, b""
     for token, row in enumerate(rows):
-        if token and (row[:token] != before[:token] or row[token] != before[token - 1]):
+        if row[:token] != before[:token]:
             yield Band(start, token, _ranges(before[:token]))
             start = token
         before = row
