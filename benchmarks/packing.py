@@ -200,7 +200,7 @@ def counted(corpus: Corpus, name: str, budget: int) -> list[Row]:
     ]
     for share in (0.5, 0.8, 0.9) if name == CLEAN else (0.8,):
         what = f"packing, {name}: tokens until {share:.0%} of questions have their evidence"
-        bound = Budget(1 / 4) if name == CLEAN and share == 0.8 else None
+        bound = Budget(1 / 4, front=False) if name == CLEAN and share == 0.8 else None
         rows.append(Row(what, "tokens", at_share(tokens, share), at_share(plain_tokens, share), "BM25", bound))
     return rows
 
