@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    chunk_kv,
     durable,
     growth,
     heart,
@@ -42,6 +43,7 @@ SUITES: dict[str, Measure] = {
     "sandboxes": sandboxes.measure,
     "masks": masks.measure,
     "packing": packing.measure,
+    "chunk_kv": chunk_kv.measure,
 }
 BASELINE = Path(__file__).with_name("baseline.json")
 PLACE = Path(".planloom")
