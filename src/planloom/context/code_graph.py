@@ -8,6 +8,7 @@ Rule 3: no guessing: a name that could mean two files means none.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,8 +28,11 @@ MAX_CHARACTERS = 2_000_000
 """A longer file is skipped: nobody writes one by hand, and its tree would take a gigabyte."""
 MAX_STEPS = 64
 """Names between the dots of a module's name."""
-FIRST_FOLDERS = ("", "src", "lib")
-"""Where a module is looked for after the importing file's own folder of packages."""
+MAX_DOTS = 1_000
+"""Python itself reads `import a.b.c` in time that grows with the square of its dots: 100,000 take a minute."""
+_DOTTED = re.compile(r"\b(?:\w++[\s\\]*+\.[\s\\]*+)++")
+WITHIN = ("", "src", "lib")
+"""Where in a folder above the importing file a module is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,9 @@ def imports_of(documents: Iterable[Document]) -> Found:
     files = _Files({path: document.id for path, document in by_path.items()})
     edges: dict[tuple[str, str], GraphEdge] = {}
     for path, document in by_path.items():
-        if len(document.content) > MAX_CHARACTERS:
-            skipped.append(Skipped(document.id, f"has over {MAX_CHARACTERS:,} characters"))
+        too_much = _too_much(document.content)
+        if too_much:
+            skipped.append(Skipped(document.id, too_much))
             continue
         try:
             imports = _read(document.content)
@@ -81,6 +86,15 @@ def imports_of(documents: Iterable[Document]) -> Found:
                 continue
             edges[key] = GraphEdge(*key, "imports", metadata={"for_types": True} if one.for_types else {})
     return Found(tuple(edges.values()), tuple(skipped))
+
+
+def _too_much(text: str) -> str:
+    if len(text) > MAX_CHARACTERS:
+        return f"has over {MAX_CHARACTERS:,} characters"
+    for match in _DOTTED.finditer(text):
+        if match.end() - match.start() > 2 * MAX_DOTS and match[0].count(".") > MAX_DOTS:
+            return f"has a name with over {MAX_DOTS:,} dots"
+    return ""
 
 
 def _why(error: Exception) -> str:
@@ -145,17 +159,18 @@ class _Files:
         if len(steps) > MAX_STEPS:
             return None
         if one.level:
-            folder = dirname(importer).split("/") if dirname(importer) else []
-            if one.level - 1 > len(folder):
+            folders = dirname(importer).split("/") if dirname(importer) else []
+            if one.level - 1 > len(folders):
                 return None
-            start = "/".join(folder[: len(folder) - one.level + 1])
-            return self._under(start, steps, one.name)
-        found = self._under(self._root(importer), steps, one.name)
+            return self._under("/".join(folders[: len(folders) - one.level + 1]), steps, one.name)
+        folder = self._root(importer)
+        found = self._under(folder, steps, one.name)
         if found is not None or steps[0] in sys.stdlib_module_names:
             return found
-        for root in FIRST_FOLDERS:
-            if (found := self._under(root, steps, one.name)) is not None:
-                return found
+        for above in (folder, *_folders_above(folder)):
+            for within in WITHIN:
+                if (found := self._under(join_path(above, within), steps, one.name)) is not None:
+                    return found
         homes = [*self._homes.get(steps[0], ())]
         return self._under(homes[0], steps, one.name) if len(homes) == 1 else None
 
@@ -183,3 +198,9 @@ class _Files:
                 if path in self._ids:
                     return self._ids[path]
         return None
+
+
+def _folders_above(folder: str) -> Iterator[str]:
+    while folder:
+        folder = dirname(folder)
+        yield folder

@@ -12,25 +12,25 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 from planloom.context import graph_file, graph_search
 from planloom.context.code_graph import imports_of
+from planloom.context.document import Document
 from planloom.context.graph_parts import GraphEdge, GraphNode, Kind, Skipped, checked_edge, checked_node
 from planloom.context.graph_paths import shortest_paths
 from planloom.context.graph_search import Links
 from planloom.context.link_graph import links_of
 from planloom.context.on_class import on_class_too
+from planloom.context.repository import text_files
 from planloom.errors import ConfigError, suggestion
-
-if TYPE_CHECKING:
-    from planloom.context.document import Document
 
 __all__ = ["DependencyGraph", "Reach"]
 
 Reach = Literal["both", "dependencies"]
 BUILT = ("imports", "links_to", "cites", "depends_on")
 """Types of the edges that builders make."""
+MAX_FILE_BYTES = 1_000_000
 _Edges = dict[str, dict[str, dict[str, GraphEdge]]]
 _Side = TypeVar("_Side")
 
@@ -186,18 +186,31 @@ class DependencyGraph:
         Raises:
             ConfigError: No such type, or a document has the id of an entity. Nothing was added.
         """
-        unknown = sorted(set(relationship_types) - set(BUILT))
-        if unknown:
-            raise ConfigError(f"no builder makes edges {unknown[0]!r:.60}", remedy=suggestion(unknown[0], BUILT))
-        documents = list(store.documents())
-        built = DependencyGraph()
-        for document in documents:
-            built.add_document_node(document)
-        for found in (imports_of(documents), links_of(documents)):
-            for edge in found.edges:
-                if edge.relationship_type in relationship_types:
-                    built._put(edge)
-            built._skipped += found.skipped
+        self.update(_built(list(store.documents()), relationship_types))
+        return self
+
+    @on_class_too
+    def build_from_repository(
+        self,
+        path: str | PathLike[str],
+        suffixes: Sequence[str] = (".py", ".md"),
+        *,
+        relationship_types: Collection[str] = BUILT,
+    ) -> DependencyGraph:
+        """Add all text files of a folder by their paths within it, as `MemoryStore.index_repository` names them.
+
+        Everything else is as in `build_from_memory`.
+
+        Args:
+            suffixes: Endings of files to read.
+
+        Raises:
+            ConfigError: There is no such folder, no such type, or a file has the name of an entity. Nothing was added.
+        """
+        files = list(text_files(path, suffixes, MAX_FILE_BYTES))
+        built = _built([Document(one.path, one.text) for one in files if one.text is not None], relationship_types)
+        left_out = [one for one in files if one.text is None and not one.path.endswith("/")]
+        built._skipped += tuple(Skipped(one.path, one.problem) for one in left_out)
         self.update(built)
         return self
 
@@ -337,6 +350,21 @@ class DependencyGraph:
 
     def _links(self, direction: Reach) -> tuple[Links, ...]:
         return _choice(direction, {"both": (self._out, self._in), "dependencies": (self._out,)})
+
+
+def _built(documents: Sequence[Document], relationship_types: Collection[str]) -> DependencyGraph:
+    unknown = sorted(set(relationship_types) - set(BUILT))
+    if unknown:
+        raise ConfigError(f"no builder makes edges {unknown[0]!r:.60}", remedy=suggestion(unknown[0], BUILT))
+    built = DependencyGraph()
+    for document in documents:
+        built.add_document_node(document)
+    for found in (imports_of(documents), links_of(documents)):
+        for edge in found.edges:
+            if edge.relationship_type in relationship_types:
+                built._put(edge)
+        built._skipped += found.skipped
+    return built
 
 
 def _choice(name: str, choices: Mapping[str, tuple[_Side, ...]]) -> tuple[_Side, ...]:

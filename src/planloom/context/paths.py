@@ -10,7 +10,11 @@ if TYPE_CHECKING:
 
 
 def path_of(document: Document) -> str:
-    """Return "path" of a document's metadata, or its id, with "/" between folders and without "." and ".."."""
+    """Return where a document stands, with "/" between folders and without "." and "..".
+
+    That is "path" of its metadata; its id, where it has none or the id ends with it: of several repositories in one
+    store, the id says which.
+    """
     told = document.metadata.get("path")
-    path = told if isinstance(told, str) and told else document.id
+    path = told if isinstance(told, str) and told and not document.id.endswith(told) else document.id
     return normpath(path.replace("\\", "/")).lstrip("/")
