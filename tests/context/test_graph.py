@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable
 from itertools import pairwise, permutations
 from pathlib import Path
@@ -477,3 +478,25 @@ def test_a_file_that_cannot_be_had_is_told(tmp_path: Path) -> None:
             DependencyGraph.load(path)
         with pytest.raises(ConfigError):
             chain().save(path)
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("direction", ["both", "dependencies"])
+def test_rows_of_a_thousand_nodes_take_less_than_fifty_ms(direction: Literal["both", "dependencies"]) -> None:
+    dice = random.Random(1)
+    graph = DependencyGraph()
+    names = [f"{number:03}" for number in range(1_000)]
+    for name in names:
+        graph.add_document_node(name)
+    for name in names:
+        for other in dice.sample(names, 2 if direction == "both" else 4):
+            if other != name:
+                graph.add_edge(name, other)
+
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        graph.hop_rows(names, 2, direction)
+        took.append(time.perf_counter() - began)
+
+    assert min(took) < 0.05

@@ -32,17 +32,22 @@ _WIKI = re.compile(r"\[\[([^\[\]|#\n]+)(?:[#|][^\[\]\n]*)?\]\]")
 _BRACKETS = re.compile(r"\[([^\[\]\n]*)\]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _KEY = re.compile(r"(?<![\w@.])@\{?(\w[\w:.#$%&+?<>~/-]*)")
+_AND = re.compile(r"[\"'”’*_]{0,3}\s*(?:,\s*and|,|;|and|or|&)\s+[\"'“‘*_]{0,3}")
+_KIND = re.compile(r"(?:the|section|clause|article|chapter|appendix|document|page|file|note)\s+", re.IGNORECASE)
 _SEE = re.compile(r"\b(?:see also|see|cf\.|refer to)\s+[\"'“‘(*_]{0,3}", re.IGNORECASE)
 _WORD = re.compile(r"\s*[^\s,;()\[\]{}\"“”‘’]+")
 MAX_WORDS = 6
 """Of a title or an id after "see"."""
+MAX_LIST = 400
+"""Characters of what is to be seen."""
 
 
 def links_of(documents: Sequence[Document]) -> Found:
     """Return the edges from each document to those it names.
 
     "links_to": of metadata "links", Markdown links and definitions, `[[wiki links]]`. "cites": of metadata "cites",
-    `[@key]` with an id or metadata "key", and "see X" with an id or a title. "depends_on": of metadata "depends_on".
+    `[@key]` with an id or metadata "key", and "see X, Y and section Z" with ids or titles. "depends_on": of metadata of
+    that name.
 
     Args:
         documents: All there are. Of Python files only the metadata is looked at.
@@ -107,13 +112,21 @@ def _cited(text: str, names: Names) -> Iterator[str]:
             if other:
                 yield other
     for match in _SEE.finditer(text):
-        other = _longest(text[match.end() : match.end() + 400], names)
-        if other:
-            yield other
+        yield from _listed(text[match.end() : match.end() + MAX_LIST], names)
 
 
-def _longest(text: str, names: Names) -> str | None:
-    """Return the document whose id or title stands at the beginning of a text, of several the longest."""
+def _listed(text: str, names: Names) -> Iterator[str]:
+    """Yield the documents that a text begins with: "X, Y and section Z"."""
+    found = _longest(text, names)
+    while found:
+        other, rest = found
+        yield other
+        more = _AND.match(rest)
+        found = _longest(rest[more.end() :], names) if more else None
+
+
+def _longest(text: str, names: Names) -> tuple[str, str] | None:
+    """Return the document whose id or title stands at the beginning of a text, of several the longest, and the rest."""
     ends: list[int] = []
     while len(ends) < MAX_WORDS and (match := _WORD.match(text, ends[-1] if ends else 0)):
         ends.append(match.end())
@@ -121,5 +134,6 @@ def _longest(text: str, names: Names) -> str | None:
         said = " ".join(text[:end].split())
         other = names.titled(said) or names.titled(said.rstrip(".:!?*_'"))
         if other:
-            return other
-    return None
+            return other, text[end:]
+    kind = _KIND.match(text)
+    return _longest(text[kind.end() :], names) if kind else None
