@@ -28,6 +28,18 @@ def test_a_rare_word_counts_more_than_a_common_one() -> None:
     assert index.best("plan journal")[0][0] == 3
 
 
+def test_of_texts_that_say_it_once_the_shorter_comes_first() -> None:
+    index = LexicalIndex(["mask of blocks beside much else that it has to say", "mask of blocks", "neither"])
+
+    assert [place for place, _ in index.best("mask")] == [1, 0]
+
+
+def test_a_word_asked_for_many_times_is_not_asked_for_more() -> None:
+    index = LexicalIndex(["plan", "journal", "journal"])
+
+    assert index.scores("plan journal journal journal") == index.scores("plan journal")
+
+
 def test_a_text_that_shares_nothing_is_not_found() -> None:
     index = LexicalIndex(["mask of a graph", ""])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import threading
@@ -502,6 +503,17 @@ def test_a_closed_store_says_so(store: MemoryStore) -> None:
 
     with pytest.raises(StoreError, match="was closed"):
         store.search("plan")
+
+
+def test_a_store_that_nobody_holds_any_more_is_closed(tmp_path: Path) -> None:
+    store = MemoryStore(tmp_path / "s.db")
+    connection = store._connection
+
+    del store
+    gc.collect()
+
+    with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+        connection.execute("SELECT 1")
 
 
 @pytest.mark.parametrize("use_fts5", [True, False])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -59,13 +60,14 @@ class MemoryStore:
         self._connection = connection
         self._embed = embed
         self._lock = threading.RLock()
-        self._closed = False
+        self._close = weakref.finalize(self, connection.close)
+        """A store that nobody holds any more is closed, too."""
         self._vectors = StoredVectors(connection, self._revision)
         try:
             with translated(self.path):
                 self._words = words_of(connection, self._revision, self._transaction, use_fts5=use_fts5)
         except BaseException:
-            connection.close()
+            self._close()
             raise
 
     @classmethod
@@ -94,8 +96,7 @@ class MemoryStore:
     def close(self) -> None:
         """Close the file. What was in memory only is gone."""
         with self._lock:
-            self._closed = True
-            self._connection.close()
+            self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -318,7 +319,7 @@ class MemoryStore:
     def _working(self) -> Iterator[None]:
         """Keep other threads out, and tell what SQLite raises in our words."""
         with self._lock, translated(self.path):
-            if self._closed:
+            if not self._close.alive:
                 raise StoreError(f"store {self.path} was closed", remedy="open it again")
             yield
 
