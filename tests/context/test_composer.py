@@ -118,6 +118,17 @@ def test_passages_know_who_may_read_them_in_the_order_they_stand() -> None:
     assert found.unknown == 1
 
 
+def test_a_ranking_is_the_order_in_which_chunks_are_chosen() -> None:
+    composer = ContextComposer(LINKED, POLICY, count=words, trust_edges=True)
+    question = "who signed invoices: the clerk?"
+
+    ranked = composer.ranking(question, CHAIN)
+
+    assert [one.document for one in ranked] == ["start", "middle", "end", "other", "far"]
+    assert [one.tokens for one in ranked] == [6, 7, 5, 4, 4]
+    assert composer.compose(question, CHAIN, budget=18).chosen == tuple(one.id for one in ranked[:3])
+
+
 # --- what keeps the graph out of it -------------------------------------------------------------
 
 
@@ -318,6 +329,14 @@ def test_documents_that_changed_are_read_again() -> None:
     composer.compose("", CHAIN)
 
     assert composer.compose("", documents_of(new="text")).documents == ("new",)
+
+
+def test_a_document_is_cut_anew_for_another_budget() -> None:
+    composer, documents = ContextComposer(None, POLICY, count=words), [Document("long", LONG)]
+
+    found = [len(composer.compose("needle", documents, budget).dropped) for budget in (100, 250, None, 100)]
+
+    assert found[0] == found[3] > found[1] > found[2] == 0
 
 
 def test_no_documents_are_no_passages() -> None:

@@ -71,6 +71,22 @@ class Composition:
 
 
 @dataclass(frozen=True, slots=True)
+class RankedChunk:
+    """A chunk in the order in which chunks are chosen.
+
+    Attributes:
+        id: Of the chunk; a document that is read whole has its own id.
+        document: Id of its document.
+        tokens: As they are counted.
+    """
+
+    id: str
+    document: str
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Chunk:
     id: str
     document: Document
@@ -150,27 +166,42 @@ class ContextComposer:
             fallback_reason=lost_anchors or reason,
         )
 
+    def ranking(self, query: str, documents: Sequence[Document]) -> tuple[RankedChunk, ...]:
+        """Return every chunk that the question may read, in the order in which they are chosen while there is room.
+
+        Raises:
+            ConfigError: `scores` gave something else than a number for each text.
+        """
+        read = self._all(documents, None)
+        kept, _ = self._in_scope(read.chunks)
+        room = 2 * sum(read.sizes) + 1
+        picked, _ = self._packed(read, kept, self._scored(query, read), room)
+        chunks = [(read.chunks[place], read.sizes[place]) for place in picked]
+        return tuple(RankedChunk(one.id, one.document.id, one.text, tokens) for one, tokens in chunks)
+
     # --- what there is ------------------------------------------------------------------------
 
     def _all(self, documents: Sequence[Document], budget: int | None) -> _Read:
         """Return all chunks, from the last time where nothing is different: questions often share their documents."""
         given, last = tuple(documents), self._read
-        if last is not None and last.budget == budget and last.documents == given:
+        if last is not None and last.fits(budget) and last.documents == given:
             return last
         chunks: list[_Chunk] = []
         sizes: list[int] = []
-        tokens = 0
+        tokens = largest = 0
         for document in given:
             found = self._chunks(document)
             counted = [self._count(one.text) for one in found]
             tokens += sum(counted)
-            if budget is not None and len(found) == 1 and found[0].id == document.id and counted[0] > budget:
-                found = self._pieces(document, counted[0], budget)
+            whole = counted[0] if [one.id for one in found] == [document.id] else 0
+            largest = max(largest, whole)
+            if budget is not None and whole > budget:
+                found = self._pieces(document, whole, budget)
                 counted = [self._count(one.text) for one in found]
             chunks += found
             sizes += counted
         index = LexicalIndex([one.shown for one in chunks]) if self._scores is None else None
-        self._read = _Read(given, budget, tuple(chunks), tuple(sizes), tokens, index)
+        self._read = _Read(given, budget, largest, tuple(chunks), tuple(sizes), tokens, index)
         return self._read
 
     def _chunks(self, document: Document) -> list[_Chunk]:
@@ -230,6 +261,11 @@ class ContextComposer:
         """Return the places of what is read, best first, and why the graph had no part in that."""
         if budget is None or sum(read.sizes[place] for place in kept) <= budget:
             return sorted(kept, key=lambda place: (-scores[place], place)), None
+        return self._packed(read, kept, scores, budget)
+
+    def _packed(
+        self, read: _Read, kept: Sequence[int], scores: Sequence[float], budget: int
+    ) -> tuple[list[int], str | None]:
         neighbours = _Neighbours(self._graph, self._policy.direction)
         pieces = Pieces(
             [scores[place] for place in kept],
@@ -309,10 +345,17 @@ class _Read:
 
     documents: tuple[Document, ...]
     budget: int | None
+    largest: int
+    """Tokens of the largest document without chunks."""
     chunks: tuple[_Chunk, ...]
     sizes: tuple[int, ...]
     tokens: int
     index: LexicalIndex | None
+
+    def fits(self, budget: int | None) -> bool:
+        """Tell whether documents would be cut in the same way for another budget."""
+        whole = {self.budget is None or self.largest <= self.budget, budget is None or self.largest <= budget}
+        return whole == {True} or budget == self.budget
 
 
 class _Neighbours:
