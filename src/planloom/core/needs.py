@@ -33,7 +33,7 @@ from planloom.core.asking import (
     task_of,
 )
 from planloom.core.budget import Claim, tool_claim
-from planloom.plan.policy import JUDGED
+from planloom.plan.policy import BY_TOKENS, JUDGED
 
 if TYPE_CHECKING:
     from planloom.core.events import AgentFacts, ToolFacts
@@ -240,9 +240,9 @@ def _apart(step: Step, models: Models, args: Mapping[str, Any], prompt: int) -> 
 def _drafting(step: Step, models: Models, prompt: int, need: _Sum) -> int:
     """Add what a draft and its judge take; return the size of what the step's own model is told of the draft."""
     policy = step.speculate
-    draft = models.get(policy.draft) if policy is not None else None
-    # The draft of `compare` is an attempt of its own, and steps with tools are never drafted.
-    if policy is None or policy.policy == "compare" or step.tools or draft is None:
+    draft = models.get(policy.draft or "") if policy is not None else None
+    # The draft of `compare` is an attempt of its own, one by tokens no call, and steps with tools are never drafted.
+    if policy is None or policy.policy in ("compare", *BY_TOKENS) or step.tools or draft is None:
         return 0
     drafted = step.max_tokens or draft.max_tokens
     need.ask(draft, prompt, drafted)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PIECE_CHARACTERS = 20
 """Least length of a streamed piece, the last aside: each goes on record by itself."""
-_TOLD = ("finish_reason", "accepted_prediction_tokens", "rejected_prediction_tokens")
+_TOLD = ("finish_reason", "accepted_prediction_tokens", "rejected_prediction_tokens", "decoding")
 """What of an answer's own metadata goes on record."""
 
 
@@ -43,11 +43,19 @@ class LlmExecutor:
     models: Models
     calls: ToolCalls
 
-    async def execute(self, request: RunStep, context: AttemptContext, *, prediction: str | None = None) -> StepOutcome:
+    async def execute(
+        self,
+        request: RunStep,
+        context: AttemptContext,
+        *,
+        prediction: str | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> StepOutcome:
         """Do the step.
 
         Args:
             prediction: What the answer is likely to be: the same answer, sooner, where the provider can.
+            options: As in `ModelCall`.
         """
         step = request.step
         ref = model_of(request)
@@ -60,6 +68,7 @@ class LlmExecutor:
             tools=talk.specs,
             output=step.output,
             prediction=prediction,
+            options=options or {},
         )
         reading = None if step.gasa is None else await self._reading(step.gasa, ref, meter, request, call)
         if reading is not None:
@@ -109,7 +118,7 @@ def model_of(request: RunStep) -> str:
     """Return the name or URI of the model that is to be asked."""
     step = request.step
     if request.role == "draft" and step.speculate is not None:
-        return step.speculate.draft
+        return step.speculate.draft or "default"
     return step.model or "default"
 
 

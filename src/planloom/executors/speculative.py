@@ -5,6 +5,7 @@ Rule 2: what cannot be judged is rejected: a judge that fails, or says anything 
 Rule 3: a draft that fails, or takes too long, only means that the step's own model answers.
 Rule 4: a draft is untrusted text: steps that may call tools are never drafted.
 Rule 5: `compare` is no business of one step: the heart runs ahead on its draft, and the step itself runs plainly.
+Rule 6: `token` and `ngram` are done by the model itself (`by_tokens.py`): one call, of which this only tells.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from planloom.core.asking import VERDICT_TOKENS, task_of, text_of
 from planloom.core.chat import Message, ModelCall
 from planloom.core.prices import PER
 from planloom.core.result import StepOutcome, Usage
-from planloom.errors import GrantError
+from planloom.errors import ConfigError, GrantError
 from planloom.executors.acceptance import AcceptanceGate, break_even
+from planloom.executors.by_tokens import DECODING, options_of, speculated
+from planloom.executors.by_tokens import policy_of as by_tokens_policy
 from planloom.executors.efficiency import Speculated
 from planloom.executors.llm import streams
 from planloom.executors.meter import Meter, pinned
 from planloom.executors.part import Part
+from planloom.plan.policy import BY_TOKENS
 from planloom.verify.closed import Failure, closed
 from planloom.verify.fence import DATA_ONLY, fenced
 
@@ -101,6 +105,9 @@ class _Attempt:
         if step.tools:
             return "plain", "the step may call tools, and a draft must not"
         asked = step.model or "default"
+        by_tokens = by_tokens_policy(policy.policy, self._llm(asked))
+        if by_tokens is not None:
+            return by_tokens, None
         if policy.policy in ("hedged", "cascade"):
             return policy.policy, None
         if "prediction" in self._llm(asked).metadata.capabilities:
@@ -114,6 +121,8 @@ class _Attempt:
     async def outcome(self) -> StepOutcome:
         if self.kind == "plain":
             return await self._plain()
+        if self.kind in BY_TOKENS:
+            return await self._by_tokens()
         least = self._break_even()
         if not self.known.go(least):
             self.reason = f"of its drafts {self.known.mean:.2f} were of use, and drafting pays from {least:.2f} on"
@@ -130,6 +139,25 @@ class _Attempt:
     async def _plain(self) -> StepOutcome:
         outcome = await self._answered()
         return self._told(outcome, steps=self.target.last.output_tokens)
+
+    async def _by_tokens(self) -> StepOutcome:
+        draft = None if self.policy.draft is None else self._llm(self.policy.draft)
+        options, unfit = await options_of(self.kind, self._llm(self.request.step.model or "default"), draft)
+        if unfit is not None:
+            if self.policy.policy == "token":
+                raise ConfigError(f"policy 'token' cannot be gone by: {unfit}", remedy="use another draft, or 'ngram'")
+            self.kind = "ngram"
+        outcome = await self._answered(options=options)
+        told = speculated(
+            self.kind,
+            (outcome.metadata or {}).get(DECODING, {}),
+            self.target.last,
+            took_s=self.seconds["target"],
+            wall_s=self.context.clock.now() - self.began_at,
+            cost_usd=self.target.usd,
+            reason=unfit,
+        )
+        return self._with(outcome, told)
 
     async def _predicted(self) -> StepOutcome:
         draft = await self._in_half_the_time(self._drafted())
@@ -187,9 +215,9 @@ class _Attempt:
 
     # --- parts ---
 
-    async def _answered(self, *, prediction: str | None = None) -> StepOutcome:
+    async def _answered(self, *, prediction: str | None = None, options: dict[str, Any] | None = None) -> StepOutcome:
         began_at = self.context.clock.now()
-        outcome = await self.inner.execute(self.request, self.target, prediction=prediction)
+        outcome = await self.inner.execute(self.request, self.target, prediction=prediction, options=options)
         self.seconds["target"] = self.context.clock.now() - began_at
         return outcome
 
@@ -268,7 +296,7 @@ class _Attempt:
         step, facts = self.request.step, self.request.models
         prices = [
             facts[ref].price if ref in facts else None
-            for ref in (self.policy.draft, self._judge_ref, step.model or "default")
+            for ref in (self.policy.draft or "", self._judge_ref, step.model or "default")
         ]
         draft, judge, target = prices
         if answer is None or draft is None or judge is None or target is None:
@@ -327,6 +355,10 @@ class _Attempt:
             wasted_cost=_sum(self._price_of(rejected_tokens), *(part.usd for part in wasted)),
             fallback_reason=None if is_draft else self.reason,
         )
+        return self._with(outcome, told)
+
+    def _with(self, outcome: StepOutcome, told: Speculated) -> StepOutcome:
+        """Return the outcome with all that was used for it, and what is told of it."""
         return StepOutcome(
             outcome.output,
             self.context.reported_usage,

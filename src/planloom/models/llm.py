@@ -291,6 +291,20 @@ class Counting(Protocol):
 
 
 @runtime_checkable
+class Speculating(Protocol):
+    """A model that checks many tokens in one pass: a call's options `speculate` and `draft` say whose."""
+
+    @property
+    def uri(self) -> ModelUri:
+        """Return its own address, by which it can draft for another."""
+        ...
+
+    async def unfit_draft(self, draft: Model) -> str | None:
+        """Return why another model cannot say tokens for this one to check, or None if it can."""
+        ...
+
+
+@runtime_checkable
 class Billed(Protocol):
     """A model whose provider counts its calls per account."""
 

@@ -335,7 +335,8 @@ class Spans:
         elif not attempt.calls and step.tool is not None:
             yield self._tool(path, attempt.path, step.tool, started_at)
         elif not attempt.calls and step.model is not None:
-            ref = step.speculate.draft if attempt.role == "draft" and step.speculate is not None else step.model
+            drafts = step.speculate.draft if attempt.role == "draft" and step.speculate is not None else None
+            ref = drafts or step.model
             yield self._chat(path, attempt.path, ref, started_at)
         else:
             path = ""

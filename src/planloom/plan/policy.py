@@ -7,9 +7,9 @@ Rule 2: every number has its unit in its name or its docstring.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from planloom.errors import UnknownFieldError
 
@@ -156,7 +156,9 @@ Strategy = Literal["none", "basic", "judge", "model", "validator", "full", "self
 JUDGED = frozenset({"judge", "model", "full"})
 """Strategies that tell a model what a step came to, whatever kind the step is."""
 Refinement = Literal["none", "retry", "feedback", "iterative"]
-SpeculationKind = Literal["auto", "compare", "predicted", "hedged", "cascade"]
+SpeculationKind = Literal["auto", "compare", "predicted", "hedged", "cascade", "token", "ngram"]
+BY_TOKENS = frozenset({"token", "ngram"})
+"""Policies inside one model, which has to run in this process."""
 
 
 class VerifyPolicy(_Policy):
@@ -195,11 +197,15 @@ class SpeculatePolicy(_Policy):
     `predicted`: the draft is given to the step's own model as a prediction; same result.
     `hedged`: both are asked at once; the draft is taken if a judge accepts it, and the other stopped.
     `cascade`: the step's own model is asked only if a judge rejects the draft.
-    `auto`: `predicted` where the provider can, else `cascade` if `allow_lossy`, else no draft.
+    `token`: the draft, a smaller model with the same tokenizer, says the next few tokens, and the step's own model
+    checks them in one pass; same result. Both run in this process.
+    `ngram`: as `token`, without a draft: what followed the same few tokens before is what is checked.
+    `auto`: `token` or `ngram` where the step's model runs in this process, `predicted` where the provider can, else
+    `cascade` if `allow_lossy`, else no draft.
     """
 
-    draft: str
-    """Model URI of the draft."""
+    draft: str | None = None
+    """Model URI of the draft; only `ngram` needs none."""
     policy: SpeculationKind = "compare"
     allow_lossy: bool = False
     """Whether `auto` may choose a policy whose answer may be another than the step's own model would give."""
@@ -215,6 +221,12 @@ class SpeculatePolicy(_Policy):
     max_waste_usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """Of `compare`: US dollars of this run that may have gone into what was rolled back; then nothing runs ahead."""
     max_waste_tokens: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _has_a_draft(self) -> Self:
+        if self.draft is None and self.policy != "ngram":
+            raise ValueError(f"policy {self.policy!r} needs a draft: the address of a cheaper model")
+        return self
 
 
 class ReplanPolicy(_Policy):

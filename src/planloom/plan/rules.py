@@ -15,7 +15,7 @@ from planloom.plan.document import Path
 from planloom.plan.expression import parse_expression
 from planloom.plan.gasa import READ_APART
 from planloom.plan.model import KINDS, Plan, Step
-from planloom.plan.policy import Effects
+from planloom.plan.policy import BY_TOKENS, Effects
 from planloom.plan.schemas import schema_problem
 
 RUNTIMES = ("monty", "cpython")
@@ -46,7 +46,7 @@ _FITS: dict[str, frozenset[str]] = {
 }
 """Field → the kinds of step it means something for; a field that is not listed fits every kind."""
 _EMPTY: tuple[Any, ...] = (None, {}, (), False)
-STREAMED_DRAFTS = frozenset({"compare", "predicted"})
+STREAMED_DRAFTS = frozenset({"compare", "predicted", *BY_TOKENS})
 """Policies of speculation whose answer is always the step's own model's."""
 PLANNED_FIELDS = frozenset(
     {"id", "description", "args", "prompt", "system", "tools", "max_tokens", "temperature", "output"}

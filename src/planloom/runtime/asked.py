@@ -74,7 +74,8 @@ def _by_step(step: Step) -> Iterator[tuple[str, Path]]:
     elif step.verify is not None and step.verify.strategy in JUDGED and step.model is None:
         yield DEFAULT, ("verify", "model")
     if step.speculate is not None:
-        yield step.speculate.draft, ("speculate", "draft")
+        if step.speculate.draft is not None:
+            yield step.speculate.draft, ("speculate", "draft")
         if step.speculate.judge is not None:
             yield step.speculate.judge, ("speculate", "judge")
     if step.gasa is not None and step.gasa.shadow_model is not None:

@@ -102,6 +102,7 @@ class Draft:
     Args:
         ends: Tokens that end an answer.
         vocabulary: How many tokens the model knows that checks them.
+        confident: See `CONFIDENT`.
 
     Raises:
         ValueError: The draft cannot take back what was wrong.
@@ -109,7 +110,8 @@ class Draft:
 
     is_prediction = False
 
-    def __init__(self, model: Any, ends: frozenset[int], vocabulary: int) -> None:
+    def __init__(self, model: Any, ends: frozenset[int], vocabulary: int, *, confident: float = CONFIDENT) -> None:
+        self._confident = confident
         self._model = model
         self._ends = ends
         self._vocabulary = vocabulary
@@ -134,7 +136,7 @@ class Draft:
             self._seen += fresh
             sure, token = torch.softmax(read.logits[0, -1].float(), dim=-1).max(dim=-1)
             following = int(token)
-            if float(sure) < CONFIDENT or following >= self._vocabulary:
+            if float(sure) < self._confident or following >= self._vocabulary:
                 return found
             found.append(following)
             if following in self._ends or len(found) >= most:

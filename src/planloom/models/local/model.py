@@ -62,7 +62,7 @@ class TransformersModel:
     """
 
     def __init__(self, uri: ModelUri) -> None:
-        self.uri = uri
+        self._uri = uri
         self._place = place_of(uri)
         self._draft = draft_of(uri, self._place)
         self._speculate = speculate_of(uri)
@@ -70,7 +70,11 @@ class TransformersModel:
         self._metadata: ModelMetadata | None = None
 
     def __repr__(self) -> str:
-        return f"TransformersModel({str(self.uri)!r})"
+        return f"TransformersModel({str(self._uri)!r})"
+
+    @property
+    def uri(self) -> ModelUri:
+        return self._uri
 
     @property
     def metadata(self) -> ModelMetadata:
@@ -90,7 +94,7 @@ class TransformersModel:
         Raises:
             ConfigError: Something is missing.
         """
-        check_installed(self.uri.scheme)
+        check_installed(self._uri.scheme)
         self._place.check()
         if self._draft is not None:
             self._draft.check()
@@ -143,18 +147,18 @@ class TransformersModel:
     # --- inside ---------------------------------------------------------------------------------
 
     def _told(self, capabilities: frozenset[str], window: int | None) -> ModelMetadata:
-        uri = self.uri
+        uri = self._uri
         return ModelMetadata(uri.name, PROVIDER, uri.version, capabilities, context_window=window, price=FREE)
 
     def _terms(self, call: ModelCall, stop: threading.Event, ear: _Ear) -> LocalTerms:
-        said = self.uri.params.get("timeout") if call.timeout_s is None else call.timeout_s
+        said = self._uri.params.get("timeout") if call.timeout_s is None else call.timeout_s
         timeout_s = None if said is None else float(said)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        return LocalTerms(self.uri, self._place, self._speculate, stop.is_set, deadline, timeout_s, ear.hear)
+        return LocalTerms(self._uri, self._place, self._speculate, stop.is_set, deadline, timeout_s, ear.hear)
 
     def _opened(self) -> tuple[Weights, Answer]:
         """Return what is asked, and what asks it."""
-        check_installed(self.uri.scheme)
+        check_installed(self._uri.scheme)
         from planloom.models.local.answer import answer  # late, both: they import torch
         from planloom.models.local.weights import weights_of
 
@@ -167,8 +171,8 @@ class TransformersModel:
 
         try:
             return unlike_tokens(tokenizer_of(self._place.fetched()), tokenizer_of(draft._place.fetched()))
-        except ConfigError as error:
-            return error.message
+        except ConfigError:  # that is a failure of the call, or of the draft in it
+            return None
 
 
 class _Ear:

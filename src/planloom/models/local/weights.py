@@ -16,6 +16,7 @@ from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as their_logging
 
@@ -135,7 +136,7 @@ def _load(place: ModelPlace) -> Loaded:
             dtype="auto" if place.dtype == "auto" else getattr(torch, place.dtype),
         )
         model = model.to(_device(place.device)).eval()
-    except (*FAILS, ImportError) as error:
+    except (*FAILS, ImportError, SafetensorError) as error:
         raise ConfigError(
             f"the model in {folder} cannot be read: {type(error).__name__}: {str(error)[:300]}",
             remedy="is it whole, as safetensors, of an architecture that this transformers knows, and not too large?",
