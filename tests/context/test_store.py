@@ -384,6 +384,21 @@ def test_what_is_loaded_is_a_copy(tmp_path: Path) -> None:
         assert store.ids() == ["a"]
 
 
+def test_a_store_saved_where_it_is_goes_on_there(tmp_path: Path) -> None:
+    with MemoryStore(tmp_path / "s.db") as store:
+        store.save(tmp_path / "s.db")
+        store.add_document("added afterwards")
+
+    with MemoryStore(tmp_path / "s.db") as again:
+        assert len(again) == 1
+
+
+def test_only_its_owner_may_read_a_store(tmp_path: Path) -> None:
+    MemoryStore(tmp_path / "s.db").close()
+
+    assert (tmp_path / "s.db").stat().st_mode & 0o777 == 0o600
+
+
 def test_saving_replaces_a_store_and_nothing_else(store: MemoryStore, tmp_path: Path) -> None:
     (tmp_path / "notes.db").write_text("no database " * 100)
     with MemoryStore(tmp_path / "old.db") as old:
