@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from statistics import median
 
 import pytest
 from hypothesis import given
@@ -110,13 +111,14 @@ def test_2000_chunks_of_100_words_are_indexed_within_a_second_and_asked_within_5
     begun = time.process_time()
     index = LexicalIndex(texts)
     indexed_s = time.process_time() - begun
-    begun = time.process_time()
+    asked_s = []
     for query in queries:
+        begun = time.process_time()
         index.best(query)
-    asked_s = (time.process_time() - begun) / len(queries)
+        asked_s.append(time.process_time() - begun)
 
     assert indexed_s < 1
-    assert asked_s < 0.005
+    assert median(asked_s) < 0.005
 
 
 def test_what_is_first_in_both_orders_is_first_in_the_fused_one() -> None:

@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 from functools import lru_cache
+from heapq import nsmallest
 
 K1, B = 1.2, 0.75
 """BM25: how soon a repeated word stops counting, and how much a long text is held against it (the usual values)."""
@@ -68,8 +69,7 @@ class LexicalIndex:
 
     def best(self, query: Mapping[str, float] | str, limit: int = 10) -> list[tuple[int, float]]:
         """Return the places of the texts that a query is about with their scores, best first; of equals the earlier."""
-        ranked = sorted(self.scores(query).items(), key=lambda found: (-found[1], found[0]))
-        return ranked[: max(0, limit)]
+        return nsmallest(limit, self.scores(query).items(), key=lambda found: (-found[1], found[0]))
 
 
 def terms(text: str, weight: float = 1.0, *, ignored: Container[str] = STOP_WORDS) -> dict[str, float]:
