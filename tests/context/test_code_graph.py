@@ -147,7 +147,7 @@ def test_repositories_in_one_store_are_told_apart_by_their_ids() -> None:
 
 def test_an_id_need_be_no_path() -> None:
     found = imports_of(
-        [Document("first", "import b", {"path": "src\\a.py"}), Document("second", "", {"path": "./src/b.py"})]
+        [Document("first", "import b", {"path": "in\\a.py"}), Document("second", "", {"path": "./in/b.py"})]
     )
 
     assert [(edge.src, edge.dst) for edge in found.edges] == [("first", "second")]
@@ -245,6 +245,13 @@ def test_a_path_that_two_documents_claim_is_the_first_ones() -> None:
 
     assert [(edge.src, edge.dst) for edge in found.edges] == [("a.py", "x")]
     assert [(one.document, one.why) for one in found.skipped] == [("y", "stands where 'x' stands")]
+
+
+def test_a_path_that_nobody_can_have_is_told() -> None:
+    found = imports_of([Document(f"{'a/' * 100_000}b.py", "import b"), Document("b.py", "")])
+
+    assert found.edges == ()
+    assert [one.why for one in found.skipped] == ["has a path of over 1,024 characters"]
 
 
 def test_files_of_other_kinds_are_left_alone() -> None:

@@ -451,6 +451,47 @@ def test_what_is_no_graph_is_refused_with_its_place(told: Any, where: str) -> No
     assert raised.value.remedy
 
 
+ODD: tuple[Any, ...] = (
+    None, True, -1, 10**400, float("nan"), float("inf"), "", "a", "\ud800", "\x1b[2J", [], [[]], {}, {"": 1},
+    {3: 4}, {None: 1}, {("a",): 1}, b"a", object(), 1j, {1}, [1, "a"], {"id": "a"}, {"a": {"b": object()}},
+)  # fmt: skip
+
+
+def spoiled(value: Any, dice: random.Random) -> Any:
+    """Return a value with one thing in it put wrong."""
+    if isinstance(value, dict) and value and dice.random() < 0.9:
+        key = dice.choice(list(value))
+        match dice.randrange(6):
+            case 0:
+                return {name: held for name, held in value.items() if name != key}
+            case 1:
+                return value | {dice.choice(("x", 3, None, "\udc80", "\x1b")): 1}
+            case _:
+                return value | {key: spoiled(value[key], dice)}
+    if isinstance(value, list) and value and dice.random() < 0.9:
+        place = dice.randrange(len(value))
+        again = dice.choice(([], [value[place]]))
+        return [*value[:place], spoiled(value[place], dice), *again, *value[place + 1 :]]
+    return dice.choice(ODD)
+
+
+def test_whatever_is_wrong_with_a_graph_it_is_told_or_it_is_a_graph() -> None:
+    dice = random.Random(7)
+    graph = any_graph(4)
+    graph.add_entity_node({"id": "e", "metadata": {"deep": [{"x": 1}]}})
+    told: list[str] = []
+    for _ in range(1_000):
+        try:
+            made = DependencyGraph.from_dict(spoiled(graph.to_dict(), dice))
+        except ConfigError as error:
+            told.append(error.message)
+        else:
+            assert DependencyGraph.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+
+    assert 500 < len(told) < 1_000
+    assert [one for one in told if not one.isprintable()] == []
+
+
 @pytest.mark.parametrize(
     "held",
     [

@@ -119,6 +119,7 @@ def test_several_documents_can_be_cited_at_once() -> None:
         "~~~ md\n[it](guide.md)\n```\n[[Guide]]\n~~~",
         "- in a list\n\n      ```\n      [[Guide]]\n\n      ```",
         "````\n```\n[it](guide.md)\n```\n[[Guide]]\n````",
+        "```\n``` py\n[[Guide]]\n```",
         "```\n[it](guide.md) and the fence is never closed",
         r"\[it\](guide.md) \[[Guide]]",
         "[^1]: guide.md",
@@ -166,6 +167,33 @@ def test_a_wiki_link_that_may_mean_two_documents_means_none_and_is_told() -> Non
 
     assert [edge.dst for edge in found.edges] == ["old/twin.md"]
     assert [one.why for one in found.skipped] == ["[[twin]] may mean 'old/twin.md' or 'new/twin.md'"]
+
+
+def test_a_key_a_title_and_a_path_that_two_documents_have_are_nobodys() -> None:
+    found = links_of(
+        [
+            Document("one", "", {"title": "Twin", "key": "twin99", "path": "t.md"}),
+            Document("two", "", {"title": "Twin", "key": "twin99", "path": "t.md"}),
+            Document("x", "see Twin [@twin99] [it](t.md)"),
+        ]
+    )
+
+    assert found.edges == ()
+
+
+def test_an_id_goes_before_a_title_and_a_file_name() -> None:
+    found = links_of([*SHELF, Document("twin", ""), Document("x", "[[twin]]")])
+
+    assert [edge.dst for edge in found.edges] == ["twin"]
+    assert found.skipped == ()
+
+
+def test_the_longest_name_is_meant() -> None:
+    found = links_of(
+        [Document("Limits", ""), Document("Limits of liability", ""), Document("x", "see Limits of liability of any")]
+    )
+
+    assert [edge.dst for edge in found.edges] == ["Limits of liability"]
 
 
 def test_links_count_from_where_a_document_stands_and_of_several_repositories_from_its_own() -> None:

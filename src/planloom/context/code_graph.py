@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".py", ".pyi")
 MAX_CHARACTERS = 2_000_000
 """A longer file is skipped: nobody writes one by hand, and its tree would take a gigabyte."""
-MAX_STEPS = 64
-"""Names between the dots of a module's name."""
+MAX_PATH = 1_024
+"""Characters of a path: nobody has a longer one, and every folder above it is looked into."""
 MAX_DOTS = 1_000
 """Python itself reads `import a.b.c` in time that grows with the square of its dots: 100,000 take a minute."""
 _DOTTED = re.compile(r"\b(?:\w++[\s\\]*+\.[\s\\]*+)++")
@@ -65,7 +65,9 @@ def imports_of(documents: Iterable[Document]) -> Found:
     by_path: dict[str, Document] = {}
     for document in documents:
         path = path_of(document)
-        if path.endswith(SUFFIXES) and by_path.setdefault(path, document) is not document:
+        if path.endswith(SUFFIXES) and len(path) > MAX_PATH:
+            skipped.append(Skipped(document.id, f"has a path of over {MAX_PATH:,} characters"))
+        elif path.endswith(SUFFIXES) and by_path.setdefault(path, document) is not document:
             skipped.append(Skipped(document.id, f"stands where {by_path[path].id!r:.80} stands"))
     files = _Files({path: document.id for path, document in by_path.items()})
     edges: dict[tuple[str, str], GraphEdge] = {}
@@ -147,6 +149,12 @@ class _Files:
     def __init__(self, ids: Mapping[str, str]) -> None:
         self._ids = ids
         self._packages = {dirname(path) for path in ids if path.rpartition("/")[2].startswith("__init__.")}
+        self._folders = {""}
+        for path in ids:
+            folder = dirname(path)
+            while folder not in self._folders:
+                self._folders.add(folder)
+                folder = dirname(folder)
         # In which folders a package of a name stands: several, where a repository holds several projects.
         self._homes: dict[str, set[str]] = {}
         for package in self._packages:
@@ -156,8 +164,6 @@ class _Files:
     def target(self, importer: str, one: _Import) -> str | None:
         """Return the id of the document that an import of a file leads to, or None."""
         steps = one.module.split(".") if one.module else []
-        if len(steps) > MAX_STEPS:
-            return None
         if one.level:
             folders = dirname(importer).split("/") if dirname(importer) else []
             if one.level - 1 > len(folders):
@@ -182,15 +188,13 @@ class _Files:
         return folder
 
     def _under(self, root: str, steps: list[str], name: str | None) -> str | None:
-        folder = join_path(root, *steps)
-        if name is not None:
-            return self._module(join_path(folder, name)) or self._module(folder)
-        while steps:
-            found = self._module(join_path(root, *steps))
-            if found is not None:
-                return found
-            steps = steps[:-1]
-        return None
+        folder, deepest = root, None
+        for step in steps:
+            if folder not in self._folders:
+                return None if name else deepest
+            folder = join_path(folder, step)
+            deepest = self._module(folder) or deepest
+        return (self._module(join_path(folder, name)) or self._module(folder)) if name else deepest
 
     def _module(self, stem: str) -> str | None:
         for suffix in SUFFIXES:

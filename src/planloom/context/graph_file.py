@@ -63,7 +63,11 @@ def checked(told: Mapping[str, Any], *, where: str) -> _Graph:
 
 
 def _place(parts: tuple[str | int, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part:.40}" for part in parts).lstrip(".") or "it"
+    said = (
+        f"[{part}]" if isinstance(part, int) else f".{part if part.isidentifier() else repr(part):.40}"
+        for part in parts
+    )
+    return "".join(said).lstrip(".") or "it"
 
 
 def read_file(path: Path) -> Any:
