@@ -20,7 +20,7 @@ from planloom.context.document import documents_of
 from planloom.context.graph import DependencyGraph
 from planloom.context.groups import Groups, groups_of
 from planloom.context.stats import GasaStats
-from planloom.core.asking import DOCUMENTS_LEAD, MAX_TITLE
+from planloom.core.asking import DOCUMENTS_LEAD, MAX_TITLE, PER_MESSAGE
 from planloom.core.chat import LLMResponse, Material, Message, ModelCall, Passage
 from planloom.errors import ArgumentsError, ValidationError
 from planloom.plan.gasa import MAX_PARTS, READ_APART, GasaPolicy
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 MASKS = "attention_mask"
 """What a model has among its capabilities that takes `Material`."""
-FENCE_TOKENS = 40
-"""Tokens that stand around a passage, about."""
 PART_LEAD = (
     "This is one part of several. Say what these documents have to say about the question, with their names, and what "
     "is missing in them; others are asked about the rest."
@@ -139,8 +137,10 @@ def _read_for(
     graph = DependencyGraph.from_dict(args["graph"]) if args.get("graph") else DependencyGraph()
     counting = shadow or llm
 
+    around = max((_around(counting, document.title) for document in documents), default=0)
+
     def count(text: str) -> int:
-        return counting.estimate_tokens(text) + FENCE_TOKENS
+        return counting.estimate_tokens(text) + around
 
     strategy, reason = _strategy(policy, llm) if documents else ("dense", "there are no documents")
     question = call.messages[-1].content
@@ -189,9 +189,15 @@ def _budget(policy: GasaPolicy, call: ModelCall, counting: LLM, window: int | No
     """Return how many tokens of documents go into one prompt: what is said, and no more than fits."""
     if window is None:
         return policy.token_budget
-    said = sum(counting.estimate_tokens(message.content) + FENCE_TOKENS for message in call.messages)
+    said = counting.estimate_tokens(DOCUMENTS_LEAD)
+    said += sum(counting.estimate_tokens(message.content) + PER_MESSAGE for message in call.messages)
     left = max(1, window - said - (call.max_tokens or 0))
     return left if policy.token_budget is None else min(left, policy.token_budget)
+
+
+def _around(counting: LLM, title: str) -> int:
+    """Return how many tokens stand around a passage of this title."""
+    return counting.estimate_tokens(_named(Passage("", ""), title).text)
 
 
 def _at_most(groups: Groups, sizes: Sequence[int], budget: int | None) -> Groups:
