@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
-from planloom.context.attention.apply import cannot_mask
+from planloom.context.attention.apply import apply, cannot_mask
 from planloom.context.attention.refusals import leaks
 from planloom.context.attention.shape import shape_of
-from tests.local.tiny import ARCHITECTURES, HEADS, HIDDEN, LAYERS, shared
+from planloom.plan.gasa import GasaPolicy
+from tests.local.layouts import complete, joined
+from tests.local.tiny import ARCHITECTURES, HEADS, HIDDEN, LAYERS, VOCABULARY, shared, tokens
 
 REFUSED = {
     "sliding window": ("MistralConfig", {"sliding_window": 4096, "max_position_embeddings": 32768}, "a sliding window"),
@@ -103,3 +106,49 @@ def test_experts_count_as_many_as_a_token_is_sent_to() -> None:
     config = transformers.MixtralConfig(sliding_window=None)
 
     assert shape_of(config).parameters == pytest.approx(12.6e9, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Mixtral", "Phi3", "Granite", "Olmo2", "Glm4", "Gemma", "StableLm", "OPT", "GPTNeoX"])
+def test_other_plain_architectures_keep_chunks_apart_too(name: str) -> None:
+    layout = joined([10, 10, 10], [(1, 0)], policy=GasaPolicy(max_hops=1))
+    open_layout = complete([10, 10, 10])
+    model = _small(name)
+    prompt = tokens(layout.n)
+    other = prompt.clone()
+    other[0, layout.starts[1] : layout.ends[1]] = tokens(10, seed=1)
+
+    with torch.no_grad():
+        dense = model(prompt).logits
+        with apply(model, open_layout):
+            unmasked = model(prompt).logits
+        with apply(model, layout):
+            before, after = model(prompt).logits, model(other).logits
+
+    second, third = (slice(layout.starts[at], layout.ends[at]) for at in (2, 3))
+    assert torch.equal(unmasked, dense)
+    assert torch.equal(before[:, third], after[:, third])
+    assert not torch.equal(before[:, second], after[:, second])
+
+
+def _small(name: str) -> Any:
+    made = getattr(transformers, f"{name}Config")
+    wanted = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": HIDDEN,
+        "word_embed_proj_dim": HIDDEN,
+        "intermediate_size": HIDDEN,
+        "ffn_dim": HIDDEN,
+        "num_hidden_layers": 2,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": 2,
+        "head_dim": HIDDEN // HEADS,
+        "num_local_experts": 2,
+        "sliding_window": None,
+        "pad_token_id": None,
+    }
+    known = made()
+    settings = {setting: value for setting, value in wanted.items() if hasattr(known, setting)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return getattr(transformers, f"{name}ForCausalLM")(made(**settings)).eval()

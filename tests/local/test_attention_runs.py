@@ -20,7 +20,13 @@ NEAR = {"atol": 1e-5, "rtol": 0}
 uncompiled = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
 
-def test_e2_two_hundred_random_layouts_read_what_the_definition_says() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("piece", "long"), [(256, 8192), (5, 8192), (5, 9)])
+def test_e2_two_hundred_random_layouts_read_what_the_definition_says(
+    piece: int, long: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockrow, "PIECE", piece)
+    monkeypatch.setattr(blockrow, "LONG", long)
     for seed in range(RANDOM):
         drawn = draw(seed)
         query, key, value = _tensors(drawn.layout.n, seed)

@@ -1,7 +1,7 @@
 """Attention run by run, without a mask of tokens: the backend on a CPU, and what others fall back to.
 
-Rule 1: each run is one causal call over itself and one unmasked call for each group of what it reads before; the
-answers are merged by their log-sum-exp, which is exact. What a run does not read is not touched at all.
+Rule 1: each piece of a run is a causal call over itself and an unmasked call for each group of what it reads before;
+the answers are merged by their log-sum-exp, which is exact. What a run does not read is not touched at all.
 Rule 2: the kernel that tells its log-sum-exp is private to torch and has no gradient through it: where it is missing,
 answers otherwise than it should, or a gradient is asked for, the same is done with small masks (`by_masks`).
 Rule 3: a run that reads nothing before itself and is the whole prompt is plain causal attention, the same bits.
@@ -16,12 +16,16 @@ import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from planloom.context.attention.runs import Run
+    from planloom.context.attention.runs import Run, Span
 
 ROWS = 512
 """Queries of a run whose mask is made at a time."""
+PIECE = 256
+"""Queries of a run that go at once: of a causal call torch's kernel computes up to 512 scores a query for nothing."""
+LONG = 8192
+"""Queries of a run that all go at once: of so many it is little."""
 
 
 def by_runs(query: Any, key: Any, value: Any, runs: Sequence[Run], *, scale: float | None) -> Any:
@@ -43,15 +47,39 @@ def by_runs(query: Any, key: Any, value: Any, runs: Sequence[Run], *, scale: flo
     shift = key.shape[2] - query.shape[2]
     read = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     for run in runs:
-        rows = slice(run.start - shift, run.stop - shift)
-        asked = query[:, :, rows]
-        own = slice(run.start, run.stop)
-        found, weight = _call(asked, key[:, :, own], value[:, :, own], causal=True, scale=scale)
-        for group in run.groups:
-            more, its = _call(asked, _taken(key, group.spans), _taken(value, group.spans), causal=False, scale=scale)
-            found, weight = _merged(found, weight, more, its + group.bias if group.bias else its)
-        read[:, rows] = found.transpose(1, 2)
+        size = PIECE if run.stop - run.start < LONG else run.stop - run.start
+        for first in range(run.start, run.stop, size):
+            after = min(first + size, run.stop)
+            rows, own = slice(first - shift, after - shift), slice(first, after)
+            asked = query[:, :, rows]
+            found, weight = _call(asked, key[:, :, own], value[:, :, own], causal=True, scale=scale)
+            for spans, bias in _before(run, first):
+                more, its = _call(asked, _taken(key, spans), _taken(value, spans), causal=False, scale=scale)
+                found, weight = _merged(found, weight, more, its + bias if bias else its)
+            read[:, rows] = found.transpose(1, 2)
     return read
+
+
+def _before(run: Run, first: int) -> Iterator[tuple[tuple[Span, ...], float]]:
+    """Yield what the queries of a run from `first` on read before that, a call's keys at a time.
+
+    Long spans each have a call, so that no key is copied; short ones go together, for a call costs more than a copy.
+    """
+    if first > run.start and not run.groups:
+        yield ((run.start, first),), 0.0
+    for place, group in enumerate(run.groups):
+        spans = group.spans
+        if first > run.start and not place:
+            if group.bias:
+                yield ((run.start, first),), 0.0
+            elif spans[-1][1] == run.start:
+                spans = (*spans[:-1], (spans[-1][0], first))
+            else:
+                spans = (*spans, (run.start, first))
+        if sum(end - start for start, end in spans) < PIECE * len(spans):
+            yield spans, group.bias
+        else:
+            yield from (((span,), group.bias) for span in spans)
 
 
 def by_masks(query: Any, key: Any, value: Any, runs: Sequence[Run], *, scale: float | None) -> Any:
@@ -94,7 +122,7 @@ def _dense(query: Any, key: Any, value: Any, scale: float | None) -> Any:
     return read.transpose(1, 2).contiguous()
 
 
-def _taken(whole: Any, spans: Sequence[tuple[int, int]]) -> Any:
+def _taken(whole: Any, spans: Sequence[Span]) -> Any:
     parts = [whole[:, :, start:end] for start, end in spans]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
@@ -109,7 +137,7 @@ def _call(query: Any, key: Any, value: Any, *, causal: bool, scale: float | None
 def _merged(found: Any, weight: Any, more: Any, its: Any) -> tuple[Any, Any]:
     """Return what is read from two sets of keys together, and its log-sum-exp."""
     share = torch.sigmoid(its - weight).unsqueeze(-1)
-    return torch.lerp(found.float(), more.float(), share), torch.logaddexp(weight, its)
+    return found.float().lerp_(more.float(), share), torch.logaddexp(weight, its)
 
 
 def _needs_gradient(*tensors: Any) -> bool:
