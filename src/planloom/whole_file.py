@@ -14,7 +14,7 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: It cannot be written. What was there is as it was.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

@@ -312,7 +312,7 @@ def test_a_graph_stays_as_it_was_when_a_store_does_not_fit_it() -> None:
     with pytest.raises(ConfigError, match="'d' is a document in one graph"):
         graph.build_from_memory(Shelf())
     with pytest.raises(ConfigError, match="no builder makes edges 'import'"):
-        graph.build_from_memory(Shelf(), relationship_types=["import"])
+        graph.build_from_memory(Shelf(), relationship_types="import")
 
     assert list(graph.nodes) == ["d"]
 

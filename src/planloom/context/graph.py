@@ -173,7 +173,9 @@ class DependencyGraph:
         self._skipped += other._skipped
 
     @on_class_too
-    def build_from_memory(self, store: Documents, *, relationship_types: Collection[str] = BUILT) -> DependencyGraph:
+    def build_from_memory(
+        self, store: Documents, *, relationship_types: Collection[str] | str = BUILT
+    ) -> DependencyGraph:
         """Add all documents of a store, and edges where one names or imports another; return the graph.
 
         Called on the class, it makes a new graph. `imports_of` and `links_of` say what makes an edge. What could not be
@@ -195,7 +197,7 @@ class DependencyGraph:
         path: str | PathLike[str],
         suffixes: Sequence[str] = (".py", ".md"),
         *,
-        relationship_types: Collection[str] = BUILT,
+        relationship_types: Collection[str] | str = BUILT,
     ) -> DependencyGraph:
         """Add all text files of a folder by their paths within it, as `MemoryStore.index_repository` names them.
 
@@ -219,7 +221,7 @@ class DependencyGraph:
     def get_neighbors(
         self,
         node: str,
-        relationship_types: Collection[str] | None = None,
+        relationship_types: Collection[str] | str | None = None,
         direction: Literal["outgoing", "incoming", "both"] = "outgoing",
     ) -> list[str]:
         """Return the nodes one hop away, by id.
@@ -233,7 +235,7 @@ class DependencyGraph:
         """
         sides = {"outgoing": (self._out,), "incoming": (self._in,), "both": (self._out, self._in)}
         rows = [side[self._known(node)] for side in _choice(direction, sides)]
-        types = None if relationship_types is None else set(relationship_types)
+        types = None if relationship_types is None else _types(relationship_types)
         return sorted({other for row in rows for other, by in row.items() if types is None or types & by.keys()})
 
     def hops(self, node: str, max_hops: int, direction: Reach = "both") -> dict[str, int]:
@@ -352,8 +354,13 @@ class DependencyGraph:
         return _choice(direction, {"both": (self._out, self._in), "dependencies": (self._out,)})
 
 
-def _built(documents: Sequence[Document], relationship_types: Collection[str]) -> DependencyGraph:
-    unknown = sorted(set(relationship_types) - set(BUILT))
+def _types(told: Collection[str] | str) -> set[str]:
+    return {told} if isinstance(told, str) else set(told)
+
+
+def _built(documents: Sequence[Document], relationship_types: Collection[str] | str) -> DependencyGraph:
+    wanted = _types(relationship_types)
+    unknown = sorted(wanted - set(BUILT))
     if unknown:
         raise ConfigError(f"no builder makes edges {unknown[0]!r:.60}", remedy=suggestion(unknown[0], BUILT))
     built = DependencyGraph()
@@ -361,7 +368,7 @@ def _built(documents: Sequence[Document], relationship_types: Collection[str]) -
         built.add_document_node(document)
     for found in (imports_of(documents), links_of(documents)):
         for edge in found.edges:
-            if edge.relationship_type in relationship_types:
+            if edge.relationship_type in wanted:
                 built._put(edge)
         built._skipped += found.skipped
     return built
