@@ -18,7 +18,7 @@ from benchmarks.timing import Arm, Scale, cpu_s, in_turns, timed
 CHUNKS, TOKENS, SINK, QUESTION = 16, 8192, 64, 64
 VOCABULARY = 2048
 BESIDE = "reading it all, dense"
-S5 = Budget(limit=0.1, stretch=0.05)
+S5 = Budget(limit=0.1, stretch=0.05, front=False)
 """All kept: the first token comes at least ten times sooner."""
 
 
@@ -48,7 +48,7 @@ async def _rows(scale: Scale) -> list[Row]:
     what = f"first token after {tokens:,} tokens of documents"
     return [
         Row(f"{what}, all kept", "s", kept_s, dense_s, BESIDE, S5),
-        Row(f"{what}, all kept and moved", "s", moved_s, dense_s, BESIDE, Budget(limit=0.1, stretch=0.05, front=False)),
+        Row(f"{what}, all kept and moved", "s", moved_s, dense_s, BESIDE, S5),
         Row(f"{what}, one of {CHUNKS} changed", "s", changed_s, dense_s, BESIDE),
     ]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,12 +17,13 @@ from planloom.context.attention.encodings import layered
 from planloom.context.attention.kv_keys import Maker, maker_of, model_identity
 from planloom.context.attention.prefill import prefill, prepared_cache
 from planloom.context.attention.rope import rotation_of
-from planloom.context.layout import Segment, SegmentKind, SegmentLayout
+from planloom.context.layout import Segment, SegmentKind, SegmentLayout, build_layout
 from planloom.errors import ConfigError
 from planloom.plan.gasa import ChunkKVConfig, GasaPolicy
 from tests.local.tiny import ARCHITECTURES, VOCABULARY, shared, tiny, tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SINK, CHUNK, READER = SegmentKind.SINK, SegmentKind.CHUNK, SegmentKind.READER
@@ -143,6 +145,19 @@ def test_hops_are_in_the_key_where_they_change_scores() -> None:
     assert soft[0][1] != soft[1][1]
 
 
+@pytest.mark.parametrize(("unknown", "same"), [("dense", [False] * 3), ("isolate", [False, True, True])])
+def test_what_no_graph_knows_reads_all_before_it_and_so_does_its_key(unknown: str, same: list[bool]) -> None:
+    chunks = [Segment(CHUNK, 5, f"c{at}") for at in range(3)]
+    layout = build_layout([*chunks, Segment(READER, 6)], None, policy(unknown_nodes=unknown))
+    pieces = prompt(5, 5, 5, 6)
+
+    before = keys_of(layout, joined(pieces))
+    pieces[0][0] += 1
+    after = keys_of(layout, joined(pieces))
+
+    assert [one == other for one, other in zip(before, after, strict=True)] == same
+
+
 def test_where_keys_cannot_be_moved_the_place_is_in_the_key() -> None:
     one, two, question = prompt(5, 5, 6)
     layout = laid_out((5, 5))
@@ -176,11 +191,11 @@ def test_what_says_only_what_is_masked_and_computed_how_is_in_no_key(llama: Any)
 
 def test_another_model_another_format_and_other_frequencies_are_other_keys(llama: Any) -> None:
     turned = tiny("llama", rope_parameters={"rope_type": "default", "rope_theta": 500.0})
-    half = tiny("llama").to(torch.bfloat16)
+    halves = [tiny("llama").to(dtype) for dtype in (torch.bfloat16, torch.float16)]
 
-    facts = {maker_of(model, "m", policy()).facts for model in (llama, turned, half)}
+    facts = {maker_of(model, "m", policy()).facts for model in (llama, turned, *halves)}
 
-    assert len({*facts, maker_of(llama, "n", policy()).facts}) == 4
+    assert len({*facts, maker_of(llama, "n", policy()).facts}) == 5
 
 
 def test_a_model_is_known_by_its_weights() -> None:
@@ -257,25 +272,38 @@ def test_what_was_used_longest_ago_goes_first() -> None:
     assert (store.counts.hits, store.counts.misses, store.counts.evicted) == (1, 0, 1)
 
 
+class Hesitant(ChunkKV):
+    """Lets other threads go first whenever its size is asked for, which is in the middle of everything."""
+
+    @property
+    def size_bytes(self) -> int:  # type: ignore[override]
+        time.sleep(0)
+        return 64 * self.tokens
+
+
 def test_a_store_used_from_many_threads_keeps_its_counts() -> None:
     store = ChunkKVStore(ChunkKVConfig(max_bytes=10 * 64))
 
     def use(seed: int) -> None:
         drawn = random.Random(seed)
-        for _ in range(300):
+        for _ in range(40):
             key = str(drawn.randrange(30))
             if store.get(key) is None:
-                store.put(key, kv(drawn.randint(1, 3)))
+                made = kv(drawn.randint(1, 3))
+                store.put(key, Hesitant(made.keys, made.values, 0))
 
-    threads = [Thread(target=use, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(lambda: use(1), lambda: use(2), lambda: use(3), lambda: use(4))
 
     counts = store.counts
-    assert counts.hits + counts.misses == 8 * 300
+    assert counts.hits + counts.misses == 4 * 40
     assert counts.kept_bytes == sum(chunk.size_bytes for chunk in store._kept.values()) <= 10 * 64
+
+
+def in_threads(*tasks: Callable[[], None]) -> None:
+    """Do all at once; what one of them raises, this does."""
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        for done in [pool.submit(task) for task in tasks]:
+            done.result()
 
 
 def test_what_is_kept_owns_its_memory() -> None:
@@ -539,18 +567,23 @@ def test_two_threads_share_a_store(llama: Any) -> None:
     wrong: list[float] = []
 
     def ask(which: int) -> None:
-        for turn in range(6):
+        for turn in range(10):
             at = (which + turn) % 2
             wrong.append(off(prefill(llama, prompts[at], layout, store).logits, wanted[at]))
 
-    threads = [Thread(target=ask, args=(which,)) for which in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(lambda: ask(0), lambda: ask(1))
 
-    assert len(wrong) == 12
+    assert len(wrong) == 20
     assert max(wrong) <= EXACT
+
+
+def test_another_policy_than_the_layouts_masks_as_it_is_kept(llama: Any) -> None:
+    binary, soft = (laid_out((12, 12), {1: {0: 2}}, sink=4, mask_strategy=kind) for kind in ("binary", "soft"))
+    ids = joined(prompt(4, 12, 12, 6))
+
+    found, wanted = (prepared_cache(llama, ids, one, soft.policy, ChunkKVStore(ROOM)).cache for one in (binary, soft))
+
+    assert torch.equal(found.layers[-1].keys, wanted.layers[-1].keys)
 
 
 def test_a_prompt_without_a_question_is_refused(llama: Any) -> None:

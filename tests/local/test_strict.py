@@ -107,8 +107,8 @@ def test_e3_no_gradient_comes_from_beyond_the_limit(max_hops: int) -> None:
     layout = laid_out(rows, max_hops=max_hops)
     ids = torch.arange(1, layout.n + 1)[None]  # each word once: the gradient of its row is that of its place
     model = deep()
-    plan = plan_of(ids, layout, layout.policy, UNKEPT)
-    found = Encoder.of(model, ids, layout, layout.policy, None).filled(plan)
+    plan = plan_of(ids, layout, UNKEPT)
+    found = Encoder.of(model, ids, layout, None).filled(plan)
     chunks = [chunk for chunk, _ in placed(plan, found)][1:]
 
     for at, chunk in enumerate(chunks):

@@ -31,7 +31,7 @@ Placed = tuple[ChunkKV, int]
 
 
 @dataclass(slots=True)
-class Found:
+class EncodedChunks:
     """Keys and values by key of encoding.
 
     Attributes:
@@ -71,20 +71,19 @@ class Encoder:
         model: Any,
         ids: torch.Tensor,
         layout: SegmentLayout,
-        policy: GasaPolicy,
         store: ChunkKVStore | None,
         masks: MaskCache | None = None,
     ) -> Encoder:
         known = layout.positions()
         after = known[-1] + 1 if known else 0
         positions = [*known, *range(after, after + ids.shape[1] - len(known))]
-        backend: Backend = next((known for known in BACKENDS if known == policy.backend), "auto")
         dtype = model.dtype if store is None else store.kept_dtype(model.dtype)
-        return cls(model, ids, torch.tensor([positions], device=ids.device), layout, store, dtype, backend, masks)
+        placed = torch.tensor([positions], device=ids.device)
+        return cls(model, ids, placed, layout, store, dtype, masking(layout.policy), masks)
 
-    def filled(self, plan: EncodingPlan) -> Found:
+    def filled(self, plan: EncodingPlan) -> EncodedChunks:
         """Return keys and values of at least the plan's last encodings."""
-        found = Found()
+        found = EncodedChunks()
         missing = self._looked_up(plan, found)
         self._together(plan, self._first(plan, missing), found)
         for at in missing:
@@ -92,7 +91,7 @@ class Encoder:
                 self._over_others(plan, at, found)
         return found
 
-    def _looked_up(self, plan: EncodingPlan, found: Found) -> list[int]:
+    def _looked_up(self, plan: EncodingPlan, found: EncodedChunks) -> list[int]:
         """Return the encodings that are wanted and not kept, in order; a kept one's own reading is not wanted."""
         wanted, missing = set(plan.last), []
         for at in reversed(range(len(plan.encodings))):
@@ -122,7 +121,7 @@ class Encoder:
         all_kept = all(plan.encodings[at].key not in {plan.encodings[one].key for one in missing} for at in sinks)
         return [] if pass_over and all_kept else sorted(members.union(sinks))
 
-    def _together(self, plan: EncodingPlan, members: Sequence[int], found: Found) -> None:
+    def _together(self, plan: EncodingPlan, members: Sequence[int], found: EncodedChunks) -> None:
         if not members:
             return
         places = [plan.encodings[at].place for at in members]
@@ -133,7 +132,7 @@ class Encoder:
             self._keep(plan, at, _cut(cache, start, start + tokens, plan.encodings[at].position), found)
             start += tokens
 
-    def _over_others(self, plan: EncodingPlan, at: int, found: Found) -> None:
+    def _over_others(self, plan: EncodingPlan, at: int, found: EncodedChunks) -> None:
         reads = [plan.encodings[other] for other in plan.encodings[at].reads]
         cache = cache_of(self.model, [(found.chunks[one.key], one.position) for one in reads])
         tokens = self._tokens(plan, at)
@@ -143,7 +142,7 @@ class Encoder:
         self._keep(plan, at, _cut(cache, end - tokens, end, plan.encodings[at].position), found)
 
     def _read(
-        self, layout: SegmentLayout, places: Sequence[int], cache: Any, found: Found, *, only_last: bool = False
+        self, layout: SegmentLayout, places: Sequence[int], cache: Any, found: EncodedChunks, *, only_last: bool = False
     ) -> Any:
         """Read segments through the model, as if there were no others; `only_last`: the others are in the cache."""
         part = _part(layout, places)
@@ -160,7 +159,7 @@ class Encoder:
         found.tokens += len(tokens)
         return cache
 
-    def _keep(self, plan: EncodingPlan, at: int, made: ChunkKV, found: Found) -> None:
+    def _keep(self, plan: EncodingPlan, at: int, made: ChunkKV, found: EncodedChunks) -> None:
         key, kept = plan.encodings[at].key, made.to(self.dtype)
         if key in found.reused:  # Instructions that were read again for those that stand over them.
             return
@@ -173,6 +172,11 @@ class Encoder:
 
     def _tokens(self, plan: EncodingPlan, at: int) -> int:
         return self.layout.segments[plan.encodings[at].place].length
+
+
+def masking(policy: GasaPolicy) -> Backend:
+    """Return which backend is to mask under this policy."""
+    return next((known for known in BACKENDS if known == policy.backend), "auto")
 
 
 def cache_of(model: Any, parts: Sequence[Placed]) -> Any:

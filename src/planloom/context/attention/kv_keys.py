@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FORM = "planloom chunk kv 1"
 """Changes whenever what is kept, or how it is made, does."""
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf", "*.json")
+_FILES = ("*.safetensors", "*.bin", "*.pt", "*.gguf", "*.json", "*.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +108,12 @@ def model_identity(model: Any, name: str, *, folder: Path | None = None) -> str:
 
     Args:
         name: Its address.
-        folder: Where its files are: names, sizes and times of change count. None: the weights themselves are read, all
-            of them, once until they change.
+        folder: Where its files are: names, sizes and times of change count, so nothing may be put on top of them later.
+            None: the weights themselves are read, all of them, once until they change.
     """
     told: dict[str, Any] = {"name": name, "config": model.config.to_dict(), "class": type(model).__qualname__}
     if folder is not None:
-        files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern) if file.is_file()})
+        files = sorted({file for pattern in _FILES for file in folder.glob(pattern) if file.is_file()})
         told["files"] = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     else:
         told["weights"] = _weights(model)

@@ -10,13 +10,14 @@ Rule 4: one prompt at a time, without padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from planloom.context.attention.encoder import Encoder, Found, Placed, cache_of
+from planloom.context.attention.apply import apply
+from planloom.context.attention.encoder import EncodedChunks, Encoder, Placed, cache_of, masking
 from planloom.context.attention.encodings import EncodingPlan, layered
 from planloom.context.attention.kv_keys import Maker, maker_of, model_identity
 from planloom.context.attention.rope import changed_by_length, length_dependent
@@ -58,7 +59,7 @@ class ReuseCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedPrompt:
     """A prompt whose instructions and chunks are in a cache.
 
     Use: ``with prepared.over(model): model.generate(**prepared.inputs, ...)``. Once: generating adds to the cache.
@@ -68,6 +69,7 @@ class Prepared:
         ids: The whole prompt, (1, tokens).
         positions: Of the whole prompt, (1, tokens).
         backend: What encoded the chunks that were not kept; "" where all were.
+        layout: Of the prompt.
     """
 
     cache: Any
@@ -76,6 +78,7 @@ class Prepared:
     positions: torch.Tensor
     counts: ReuseCounts
     backend: str
+    layout: SegmentLayout
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -96,9 +99,18 @@ class Prepared:
         """
         handle = model.register_forward_pre_hook(self._cut, with_kwargs=True)
         try:
-            yield
+            with self.read_by(model):
+                yield
         finally:
             handle.remove()
+
+    def read_by(self, model: Any) -> AbstractContextManager[Any]:
+        """Hold the model under the layout, for whoever calls it for what is not in the cache yet.
+
+        The READER reads everything, so nothing is masked; but the model's way of attending must not change in the
+        middle of a pass, because another thread is done with it.
+        """
+        return apply(model, self.layout, backend=masking(self.layout.policy))
 
     def _cut(self, _: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         ids, cache = named.get("input_ids"), named.get("past_key_values")
@@ -134,11 +146,12 @@ def prepared_cache(
     *,
     identity: str | None = None,
     masks: MaskCache | None = None,
-) -> Prepared:
+) -> PreparedPrompt:
     """Return the prompt with instructions and chunks in a cache, as `policy.hop_mode` says.
 
     Args:
         ids: The whole prompt, also as (1, tokens); those past the layout are READER.
+        policy: Instead of the layout's.
         store: Where chunks are looked up and kept; None: nothing is.
         identity: Of `model_identity`; None: it is worked out from the weights.
         masks: Where tables of masks are kept from prompt to prompt.
@@ -147,18 +160,20 @@ def prepared_cache(
         ConfigError: More than one prompt, a prompt without a READER, a model that is being trained or that cannot be
             masked, or one whose positions forbid strict rounds.
     """
+    if layout.policy != policy:
+        layout = SegmentLayout(layout.segments, layout.near, policy)
     prompt = torch.as_tensor(ids, device=model.device).reshape(1, -1) if isinstance(ids, Sequence) else ids
-    _check(model, prompt, layout, policy)
+    _check(model, prompt, layout)
     refused = length_dependent(model.config) if store is not None else None
     kept = None if refused is not None else store
     maker = UNKEPT if kept is None else maker_of(model, identity or model_identity(model, "in memory"), policy)
-    plan = plan_of(prompt, layout, policy, maker)
-    encoder = Encoder.of(model, prompt, layout, policy, kept, masks)
+    plan = plan_of(prompt, layout, maker)
+    encoder = Encoder.of(model, prompt, layout, kept, masks)
     with torch.no_grad():
         found = encoder.filled(plan)
         cache = cache_of(model, placed(plan, found))
     counts = _counts(plan, found, layout, refused)
-    return Prepared(cache, cache.get_seq_length(), prompt, encoder.positions, counts, found.backend)
+    return PreparedPrompt(cache, cache.get_seq_length(), prompt, encoder.positions, counts, found.backend, layout)
 
 
 def prefill(
@@ -177,7 +192,7 @@ def prefill(
     rest, positions = (one[:, prepared.length :] for one in (prepared.ids, prepared.positions))
     least = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
     given = {"input_ids": rest, "position_ids": positions, "past_key_values": prepared.cache}
-    with torch.no_grad():
+    with torch.no_grad(), prepared.read_by(model):
         logits = model(**given, use_cache=True, **least).logits[:, -1]
     return Filled(prepared.cache, logits, prepared.counts)
 
@@ -191,8 +206,8 @@ def strict_prefill(
     identity: str | None = None,
 ) -> Filled:
     """Return what `prefill` does, in rounds, whatever the layout's policy says: no chunk reaches beyond `max_hops`."""
-    strict = layout.policy.model_copy(update={"hop_mode": "strict"})
-    return prefill(model, ids, SegmentLayout(layout.segments, layout.near, strict), store, identity=identity)
+    policy = layout.policy.model_copy(update={"hop_mode": "strict"})
+    return prefill(model, ids, SegmentLayout(layout.segments, layout.near, policy), store, identity=identity)
 
 
 def cannot_go_in_rounds(config: Any) -> str | None:
@@ -200,19 +215,19 @@ def cannot_go_in_rounds(config: Any) -> str | None:
     return changed_by_length(config)
 
 
-def plan_of(ids: torch.Tensor, layout: SegmentLayout, policy: GasaPolicy, maker: Maker) -> EncodingPlan:
+def plan_of(ids: torch.Tensor, layout: SegmentLayout, maker: Maker) -> EncodingPlan:
     """Return what has to be encoded, and how often."""
     tokens = ids[0].tolist()
-    return in_rounds(layout, tokens, maker) if policy.hop_mode == "strict" else layered(layout, tokens, maker)
+    return in_rounds(layout, tokens, maker) if layout.policy.hop_mode == "strict" else layered(layout, tokens, maker)
 
 
-def placed(plan: EncodingPlan, found: Found) -> list[Placed]:
+def placed(plan: EncodingPlan, found: EncodedChunks) -> list[Placed]:
     """Return what the READER reads, in order."""
     last = [plan.encodings[at] for at in plan.last]
     return [(found.chunks[one.key], one.position) for one in last]
 
 
-def _counts(plan: EncodingPlan, found: Found, layout: SegmentLayout, refused: str | None) -> ReuseCounts:
+def _counts(plan: EncodingPlan, found: EncodedChunks, layout: SegmentLayout, refused: str | None) -> ReuseCounts:
     last = [plan.encodings[at] for at in plan.last]
     reused = [one for one in last if one.key in found.reused and layout.kinds[one.place] is SegmentKind.CHUNK]
     return ReuseCounts(
@@ -225,7 +240,7 @@ def _counts(plan: EncodingPlan, found: Found, layout: SegmentLayout, refused: st
     )
 
 
-def _check(model: Any, ids: torch.Tensor, layout: SegmentLayout, policy: GasaPolicy) -> None:
+def _check(model: Any, ids: torch.Tensor, layout: SegmentLayout) -> None:
     before = max((end for end, kind in zip(layout.ends, layout.kinds, strict=True) if kind is not READER), default=0)
     if ids.ndim != 2 or ids.shape[0] != 1:
         raise ConfigError(f"ids of shape {tuple(ids.shape)}", remedy="give one prompt at a time")
@@ -236,6 +251,6 @@ def _check(model: Any, ids: torch.Tensor, layout: SegmentLayout, policy: GasaPol
         )
     if model.training:
         raise ConfigError("a model that is being trained gives no keys to keep", remedy="call model.eval() first")
-    reason = cannot_go_in_rounds(model.config) if policy.hop_mode == "strict" else None
+    reason = cannot_go_in_rounds(model.config) if layout.policy.hop_mode == "strict" else None
     if reason is not None:
         raise ConfigError(f"hop_mode 'strict' cannot be kept here: {reason}", remedy="use hop_mode 'layered'")
