@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks import (
     chunk_kv,
     durable,
+    gasa,
     growth,
     heart,
     in_memory,
@@ -43,6 +44,7 @@ SUITES: dict[str, Measure] = {
     "sandboxes": sandboxes.measure,
     "masks": masks.measure,
     "packing": packing.measure,
+    "gasa": gasa.measure,
     "chunk_kv": chunk_kv.measure,
 }
 BASELINE = Path(__file__).with_name("baseline.json")
