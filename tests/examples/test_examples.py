@@ -98,3 +98,21 @@ def test_the_english_plan_leaves_one_mail_per_contact_however_often_it_runs(tmp_
     mails = [message_from_bytes(path.read_bytes()) for path in (tmp_path / "outbox").iterdir()]
     assert len(mails) == len({mail["To"] for mail in mails}) == 8
     assert all("Hello World!" in mail.get_payload() for mail in mails)
+
+
+@pytest.mark.slow
+def test_a_code_base_is_asked_within_a_budget_and_every_figure_told(tmp_path: Path) -> None:
+    told = json.loads(run(tmp_path, EXAMPLES / "codebase_qa/run.py", "--out", tmp_path, "--json"))
+
+    assert len(told["questions"]) == 8
+    assert all(0 < tokens < 2 * told["tokens"] for row in told["questions"] for tokens in row["tokens"].values())
+    assert all(0 < chosen["tokens"] <= told["budget"] for chosen in told["chosen"].values())
+    stats = told["gasa_stats"]
+    assert (stats["strategy"], stats["backend"]) == ("prompt_composer", "packing")
+    assert stats["tokens_after"] == told["chosen"]["in turns"]["tokens"]
+    assert told["chosen"]["in turns"]["missing"] == []
+    assert told["answer"].splitlines() == [
+        "planloom/journal/ownership.py has def claim(…",
+        "planloom/journal/sqlite.py has async def take(…",
+    ]
+    assert (tmp_path / "mask.svg").read_text(encoding="utf-8").startswith("<svg")
