@@ -27,6 +27,7 @@ from benchmarks import (
     pages,
     sandboxes,
     start_up,
+    token_speculation,
 )
 from benchmarks.rows import Row, as_text, over_budget, worse_than
 from benchmarks.timing import Scale, wall_s
@@ -45,6 +46,7 @@ SUITES: dict[str, Measure] = {
     "masks": masks.measure,
     "packing": packing.measure,
     "gasa": gasa.measure,
+    "token_speculation": token_speculation.measure,
     "chunk_kv": chunk_kv.measure,
 }
 BASELINE = Path(__file__).with_name("baseline.json")
