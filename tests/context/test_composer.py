@@ -101,6 +101,7 @@ def test_everything_that_fits_is_read_whether_or_not_the_question_names_it() -> 
     found = ContextComposer(LINKED, POLICY, count=words).compose("nowhere to be found", CHAIN, budget=26)
 
     assert set(found.documents) == {one.id for one in CHAIN}
+    assert found.fallback_reason is None
 
 
 def test_passages_know_who_may_read_them_in_the_order_they_stand() -> None:
@@ -127,6 +128,15 @@ def test_a_ranking_is_the_order_in_which_chunks_are_chosen() -> None:
     assert [one.document for one in ranked] == ["start", "middle", "end", "other", "far"]
     assert [one.tokens for one in ranked] == [6, 7, 5, 4, 4]
     assert composer.compose(question, CHAIN, budget=18).chosen == tuple(one.id for one in ranked[:3])
+
+
+@pytest.mark.parametrize(("direction", "second"), [("both", "middle"), ("dependencies", "start")])
+def test_the_search_follows_the_direction_of_the_policy(direction: str, second: str) -> None:
+    policy = GasaPolicy.model_validate({"direction": direction})
+
+    ranked = ContextComposer(LINKED, policy, count=words, trust_edges=True).ranking("is the seal kept", CHAIN)
+
+    assert [one.id for one in ranked[:2]] == ["end", second]
 
 
 # --- what keeps the graph out of it -------------------------------------------------------------
@@ -220,6 +230,7 @@ def test_a_document_larger_than_the_budget_gives_its_best_chunks_uncut() -> None
     assert "needle" in dict(zip(found.chunks, (one.text for one in found.passages), strict=True))[found.chosen[0]]
     assert 100 < found.tokens_after <= 200
     assert {one.node for one in found.passages} == {"long"}
+    assert len(found.passages) > 3
     assert all(one.text in LONG for one in (*found.passages, *found.dropped))
     assert sum(len(one.text) for one in (*found.passages, *found.dropped)) == len(LONG)
 
@@ -334,9 +345,10 @@ def test_documents_that_changed_are_read_again() -> None:
 def test_a_document_is_cut_anew_for_another_budget() -> None:
     composer, documents = ContextComposer(None, POLICY, count=words), [Document("long", LONG)]
 
-    found = [len(composer.compose("needle", documents, budget).dropped) for budget in (100, 250, None, 100)]
+    found = [composer.compose("needle", documents, budget) for budget in (100, 250, None, 600, 100)]
 
-    assert found[0] == found[3] > found[1] > found[2] == 0
+    cut = [len(one.passages) + len(one.dropped) for one in found]
+    assert cut[0] == cut[4] > cut[1] > cut[2] == cut[3] == 1
 
 
 def test_no_documents_are_no_passages() -> None:

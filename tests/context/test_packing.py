@@ -132,10 +132,16 @@ def test_the_best_piece_is_not_given_up_for_a_small_one_that_is_set_aside() -> N
     assert in_turns(best_first(pieces, [0], 2), pieces, 8) == [0]
 
 
-def test_what_the_graph_leads_to_comes_before_what_nothing_speaks_for() -> None:
-    pieces = pieces_of([0.9, 0.0, 0.0, 0.0], [(0, 3), (3, 2)])
+def test_room_is_kept_for_what_scores_find_though_the_graph_leads_to_something_larger() -> None:
+    pieces = pieces_of([0.9, 0.2, 0.1, 0.0], [(0, 3)], sizes=[1, 2, 2, 6])
 
-    assert in_turns(best_first(pieces, [0], 2), pieces, 3) == [0, 3, 2]
+    assert in_turns(best_first(pieces, [0, 1, 2], 2), pieces, 10) == [0, 1, 2]
+
+
+def test_what_the_graph_leads_to_comes_before_what_nothing_speaks_for() -> None:
+    pieces = pieces_of([0.9, 0.0, 0.0, 0.0, 0.0, 0.0], [(0, 5), (5, 4), (4, 3)])
+
+    assert in_turns(best_first(pieces, [0], 3), pieces, 4) == [0, 5, 4, 3]
 
 
 @given(any_pieces(st.integers(1, 9)), st.integers(0, 3), st.integers(1, 60))
