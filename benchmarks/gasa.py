@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from benchmarks.rows import Budget, Row
-from benchmarks.timing import Arm, Scale, cpu_s, in_turns, timed
+from benchmarks.timing import Arm, Scale, cpu_s, in_turns
 from planloom.context.graph import DependencyGraph
 from planloom.context.layout import Segment, SegmentKind, SegmentLayout, build_layout
 from planloom.plan.gasa import GasaPolicy
@@ -101,13 +101,16 @@ async def never_slower(scale: Scale) -> list[Row]:
     return rows
 
 
-def layout_of(tokens: int, scale: Scale, policy: GasaPolicy, *, joined: bool = False) -> SegmentLayout:
+def layout_of(
+    tokens: int, scale: Scale, policy: GasaPolicy, *, joined: bool = False, chunk: int = CHUNK
+) -> SegmentLayout:
     """Return a layout of about so many tokens, in chunks over a random graph of mean degree 2.
 
     Args:
         joined: Whether every chunk depends on the one before it, too, so that nothing is out of reach of many hops.
+        chunk: Tokens of each chunk.
     """
-    size = 32 if scale.tiny else CHUNK
+    size = 32 if scale.tiny else chunk
     count = max(2, (tokens // 16 if scale.tiny else tokens) // size)
     drawn = Random(count)
     graph = DependencyGraph()
@@ -190,14 +193,14 @@ def auto_call(model: Any, layout: SegmentLayout) -> Prepared:
 
 
 async def least(*calls: Prepared, rounds: int) -> list[float]:
-    """Return the fewest CPU seconds that each call took."""
+    """Return the fewest CPU seconds that each call took: tensors leave no garbage, so none is collected before."""
     return [min(seconds) for seconds in await in_turns(*map(_arm, calls), rounds=rounds)]
 
 
 def _arm(call: Prepared) -> Arm:
     async def run() -> float:
-        with timed(cpu_s) as took:
-            call()
-        return took.seconds
+        started = cpu_s()
+        call()
+        return cpu_s() - started
 
     return run
