@@ -761,3 +761,26 @@ def test_at_token_level_efficiency_is_one_less_the_passes_a_token() -> None:
     )
 
     assert (told.speculative_efficiency, told.acceptance_rate, told.mean_accept_len) == pytest.approx((0.80, 0.80, 4.0))
+
+
+# --- by tokens --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["token", "ngram"])
+def test_a_policy_by_tokens_is_refused_where_the_model_runs_elsewhere(policy: str) -> None:
+    clock = ManualClock()
+    strong = Timed(clock, "330 m")
+    bench = Bench.of(clock, cheap=Timed(clock, "x"), strong=strong)
+
+    fact = bench.attempt(step_with(policy))
+
+    assert isinstance(fact, AttemptFailed)
+    assert f"policy '{policy}' is about tokens inside a model of this process" in fact.error
+    assert strong.calls == []
+
+
+def test_only_ngram_needs_no_draft() -> None:
+    SpeculatePolicy(policy="ngram")
+
+    with pytest.raises(ValueError, match="policy 'token' needs a draft"):
+        SpeculatePolicy(policy="token")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from planloom.context.attention.apply import apply
 from planloom.context.layout import layout_of
@@ -88,12 +89,13 @@ def test_a67_each_piece_stands_where_it_is_said_to_repeated_or_not_plain_or_not(
 
 def test_a67_a_tokenizer_that_begins_every_text_with_a_sign_does_so_once() -> None:
     beginning = tokenizer(template=None)
-    beginning.add_bos_token = True
+    beginning.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BEGIN)])
     messages = (Message("user", "what?"),)
 
     asked = prompt_of(ModelCall(messages=messages, material=material()), beginning, where="it")
 
-    assert asked.ids.count(BEGIN) == (1 if beginning("a").input_ids[0] == BEGIN else 0)
+    assert beginning("a").input_ids == [BEGIN, ord("a")]
+    assert (asked.ids[0], asked.ids.count(BEGIN)) == (BEGIN, 1)
     assert [bytes(one).decode() for one in asked.passages] == list(TEXTS)
 
 
@@ -191,7 +193,7 @@ def test_a_model_that_cannot_be_masked_is_run_without_and_named() -> None:
 
     assert told["strategy"] == "dense"
     assert "sliding window" in told["fallback_reason"]
-    assert "Mistral" in told["fallback_reason"]
+    assert told["fallback_reason"].startswith("mistral: ")
 
 
 # --- what is told ---

@@ -128,8 +128,9 @@ class SpeculativeExecutor:
     Args:
         draft_model: The cheaper model.
         verify_model: The model whose answer is wanted; it also judges drafts, unless `judge_model` is given.
-        policy: `auto`, `predicted`, `cascade`, `hedged` or `compare`. With `cascade` and `hedged` an accepted draft is
-            the answer, and it may be a worse one than `verify_model` would give.
+        policy: `auto`, `token`, `ngram`, `predicted`, `cascade`, `hedged` or `compare`. With `cascade` and `hedged` an
+            accepted draft is the answer, and it may be a worse one than `verify_model` would give. `token` and `ngram`
+            are for models that run in this process, and change nothing but the time; `auto` chooses them there.
         allow_lossy: Whether `auto` may choose `cascade`.
         threshold: Least score, 0 to 9, that a draft is accepted with.
         latency_weight: What counts in deciding whether drafting pays: 0 money alone, 1 time alone.

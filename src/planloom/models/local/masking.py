@@ -17,7 +17,7 @@ import torch
 from planloom.context.attention.apply import BACKENDS, apply, cannot_mask
 from planloom.context.attention.chunk_kv import ChunkKVStore
 from planloom.context.attention.kv_keys import model_identity
-from planloom.context.attention.prefill import prepared_cache
+from planloom.context.attention.prefill import cannot_go_in_rounds, prepared_cache
 from planloom.context.attention.shape import shape_of
 from planloom.context.layout import layout_of
 from planloom.context.mask_cache import MaskCache
@@ -85,6 +85,9 @@ def _judged(layout: SegmentLayout, policy: GasaPolicy, loaded: Loaded) -> tuple[
     if not policy.enabled or policy.backend in ("off", "packing"):
         return (1.0, "gasa is off" if policy.backend != "packing" else "backend packing makes no mask"), False
     against = cannot_mask(loaded.model)
+    if against is not None:
+        return (1.0, against), False
+    against = cannot_go_in_rounds(loaded.model.config) if policy.hop_mode == "strict" else None
     if against is not None:
         return (1.0, against), False
     tables, is_hit = _masks(policy, loaded).tables(layout)
