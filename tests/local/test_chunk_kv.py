@@ -79,8 +79,8 @@ def written(model: Any, ids: list[int], layout: SegmentLayout, store: ChunkKVSto
 # --- keys ---------------------------------------------------------------------------------------
 
 
-def keys_of(layout: SegmentLayout, ids: list[int], *, movable: bool = True, facts: str = "m") -> list[str]:
-    plan = layered(layout, ids, Maker(facts, movable, layout.policy.mask_strategy == "soft"))
+def keys_of(layout: SegmentLayout, ids: list[int], *, reach: int = 1000) -> list[str]:
+    plan = layered(layout, ids, Maker("m", reach, layout.policy.mask_strategy == "soft"))
     return [plan.encodings[at].key for at in plan.last]
 
 
@@ -163,7 +163,7 @@ def test_where_keys_cannot_be_moved_the_place_is_in_the_key() -> None:
     layout = laid_out((5, 5))
 
     assert keys_of(layout, one + two + question)[0] == keys_of(layout, two + one + question)[1]
-    fixed = [keys_of(layout, ids, movable=False) for ids in (one + two + question, two + one + question)]
+    fixed = [keys_of(layout, ids, reach=9) for ids in (one + two + question, two + one + question)]
     assert fixed[0][0] != fixed[1][1]
 
 
@@ -173,29 +173,30 @@ def test_where_keys_cannot_be_moved_the_place_is_in_the_key() -> None:
     ids=["positions", "bias", "kept numbers"],
 )
 def test_what_changes_every_chunk_is_in_every_key(llama: Any, changed: dict[str, Any]) -> None:
-    assert maker_of(llama, "m", policy()).facts != maker_of(llama, "m", policy(**changed)).facts
+    assert maker_of(llama, "m", laid_out((5,))).facts != maker_of(llama, "m", laid_out((5,), **changed)).facts
 
 
 def test_the_strength_of_the_bias_is_in_every_key(llama: Any) -> None:
-    weak, strong = (policy(mask_strategy="soft", soft_bias=bias) for bias in (1.0, 2.0))
+    weak, strong = (laid_out((5,), mask_strategy="soft", soft_bias=bias) for bias in (1.0, 2.0))
 
     assert maker_of(llama, "m", weak).facts != maker_of(llama, "m", strong).facts
 
 
 def test_what_says_only_what_is_masked_and_computed_how_is_in_no_key(llama: Any) -> None:
-    plain = maker_of(llama, "m", policy())
+    plain = maker_of(llama, "m", laid_out((5,)))
 
     for changed in ({"hop_mode": "strict"}, {"max_hops": 3}, {"backend": "sdpa_mask"}, {"block_size": 64}):
-        assert maker_of(llama, "m", policy(**changed)) == plain
+        assert maker_of(llama, "m", laid_out((5,), **changed)) == plain
 
 
 def test_another_model_another_format_and_other_frequencies_are_other_keys(llama: Any) -> None:
     turned = tiny("llama", rope_parameters={"rope_type": "default", "rope_theta": 500.0})
     halves = [tiny("llama").to(dtype) for dtype in (torch.bfloat16, torch.float16)]
 
-    facts = {maker_of(model, "m", policy()).facts for model in (llama, turned, *halves)}
+    layout = laid_out((5,))
+    facts = {maker_of(model, "m", layout).facts for model in (llama, turned, *halves)}
 
-    assert len({*facts, maker_of(llama, "n", policy()).facts}) == 5
+    assert len({*facts, maker_of(llama, "n", layout).facts}) == 5
 
 
 def test_a_model_is_known_by_its_weights() -> None:
@@ -416,10 +417,10 @@ def test_e5_without_instructions_chunks_and_what_they_read_move_exactly(architec
     }
     parameters = {"rope_type": rope, "rope_theta": 10000.0, **kinds[rope]}
     model = shared(architecture) if rope == "default" else tiny(architecture, rope_parameters=parameters)
-    first, second, third, new, question = prompt(20, 16, 24, 900, 6)
+    first, second, third, new, question = prompt(20, 16, 24, 190, 6)
     store = ChunkKVStore(ROOM)
     prefill(model, first + second + third + question, laid_out((20, 16, 24), {1: {0: 1}}), store)
-    layout = laid_out((900, 24, 20, 16), {3: {2: 1}})  # the pair still stands together, the third in front of it
+    layout = laid_out((190, 24, 20, 16), {3: {2: 1}})  # the pair still stands together, the third in front of it
     ids = new + third + first + second + question
 
     moved = prefill(model, ids, layout, store)
@@ -427,6 +428,44 @@ def test_e5_without_instructions_chunks_and_what_they_read_move_exactly(architec
     assert (moved.counts.kv_chunks_reused, moved.counts.chunks_moved) == (3, 3)
     assert off(moved.logits, masked_logits(model, ids, layout)) <= EXACT
     assert written(model, ids, layout, store) == written(model, ids, layout, None)
+
+
+def test_e5_a_chunk_is_not_moved_where_the_models_own_positions_are_rounded(llama: Any) -> None:
+    rotation = rotation_of(llama)
+    assert rotation is not None
+    one, two, new, question = prompt(20, 16, rotation.reach, 6)
+    store = ChunkKVStore(ROOM)
+    prefill(llama, one + two + question, laid_out((20, 16)), store)
+    layout = laid_out((rotation.reach, 20, 16))
+
+    moved, again = (prefill(llama, new + one + two + question, layout, store) for _ in range(2))
+
+    assert moved.counts.kv_chunks_reused == 0
+    assert (again.counts.kv_chunks_reused, again.counts.chunks_moved) == (3, 0)
+
+
+@pytest.mark.parametrize("architecture", ROTARY)
+def test_e5_a_chunk_moved_as_far_as_any_is_exact_for_who_reads_nothing_else(architecture: str) -> None:
+    model = shared(architecture)
+    rotation = rotation_of(model)
+    assert rotation is not None
+    chunk, question = prompt(30, 8, seed=3)
+    far = torch.arange(38)[None] + rotation.reach - 30
+    here, there = (_alone(model, chunk, first) for first in (0, rotation.reach - 30))
+    for layer in here.layers:
+        layer.keys = rotation.moved(layer.keys, torch.arange(30), far[0, :30])
+
+    with torch.no_grad():  # the question reads nothing but the chunk that was moved
+        given = {"input_ids": torch.tensor([question]), "position_ids": far[:, 30:]}
+        found, wanted = (model(**given, past_key_values=cache).logits[:, -1] for cache in (here, there))
+
+    assert off(found, wanted) <= EXACT
+
+
+def _alone(model: Any, ids: list[int], first: int) -> Any:
+    with torch.no_grad():
+        given = {"input_ids": torch.tensor([ids]), "position_ids": torch.arange(len(ids))[None] + first}
+        return model(**given, use_cache=True).past_key_values
 
 
 def test_e5_with_instructions_a_chunk_that_moved_is_encoded_anew(llama: Any) -> None:

@@ -5,7 +5,8 @@ stood. So what was read is followed to its end: another word anywhere behind a c
 between two of its ancestors, and the key is another. A flat list of ancestors would miss the last of these.
 Rule 2: what a chunk did not read, directly or through others, is not in its key.
 Rule 3: what is equal for all chunks (model, number format, positions, bias) is hashed once, into `Maker`.
-Rule 4: where keys can be moved exactly, places count from the chunk itself; else they are absolute.
+Rule 4: where keys can be moved exactly, places count from the chunk itself; else they are absolute. With instructions
+before it a chunk cannot move, since its way to them is in its key.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from weakref import WeakKeyDictionary
 import torch
 
 from planloom.context.attention.rope import rope_parameters, rotation_of
+from planloom.context.layout import SegmentKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from planloom.plan.gasa import GasaPolicy
+    from planloom.context.layout import SegmentLayout
 
 FORM = "planloom chunk kv 1"
 """Changes whenever what is kept, or how it is made, does."""
@@ -53,12 +55,12 @@ class Maker:
 
     Attributes:
         facts: A hash of model, number formats, positions and bias.
-        movable: Whether only the way from one chunk to another counts, and not where they stand.
+        reach: Up to this position only the way from one chunk to another counts, and not where they stand.
         soft: Whether hops change scores.
     """
 
     facts: str
-    movable: bool
+    reach: int
     soft: bool
 
     def key(self, ids: Sequence[int], position: int, reads: Sequence[Read]) -> str:
@@ -71,7 +73,7 @@ class Maker:
         """
         said = hashlib.sha256(self.facts.encode())
         said.update(hashlib.sha256(array("q", ids).tobytes()).digest())
-        if not self.movable:
+        if position + len(ids) > self.reach:
             said.update(b"@%d" % position)
         for read in reads:
             said.update(f"|{read.key}{read.position - position:+d}".encode())
@@ -80,14 +82,14 @@ class Maker:
         return said.hexdigest()
 
 
-def maker_of(model: Any, identity: str, policy: GasaPolicy) -> Maker:
-    """Return what makes the keys and values of this model under this policy.
+def maker_of(model: Any, identity: str, layout: SegmentLayout) -> Maker:
+    """Return what makes the keys and values of this model for prompts like this.
 
     Args:
         identity: Which model it is, to the last weight: `model_identity`.
     """
+    policy = layout.policy
     soft = policy.mask_strategy == "soft"
-    movable = rotation_of(model) is not None
     facts = {
         "form": FORM,
         "model": identity,
@@ -97,10 +99,18 @@ def maker_of(model: Any, identity: str, policy: GasaPolicy) -> Maker:
         "rope": rope_parameters(model.config),
         "positions": policy.positions,
         "soft_bias": policy.soft_bias if soft else None,
-        "movable": movable,
     }
     told = json.dumps(facts, sort_keys=True, default=str)
-    return Maker(hashlib.sha256(told.encode()).hexdigest(), movable, soft)
+    return Maker(hashlib.sha256(told.encode()).hexdigest(), _reach(model, layout), soft)
+
+
+def _reach(model: Any, layout: SegmentLayout) -> int:
+    """Return up to which position chunks can be moved; 0 also where moving would change nothing."""
+    instructions = any(one.length for one in layout.segments if one.kind is SegmentKind.SINK)
+    if instructions or layout.policy.positions == "parallel":
+        return 0
+    rotation = rotation_of(model)
+    return 0 if rotation is None else rotation.reach
 
 
 def model_identity(model: Any, name: str, *, folder: Path | None = None) -> str:

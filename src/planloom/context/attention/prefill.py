@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from planloom.plan.gasa import GasaPolicy
 
 READER = SegmentKind.READER
-UNKEPT = Maker(facts="", movable=False, soft=True)
+UNKEPT = Maker(facts="", reach=0, soft=True)
 """For keys that are compared within one prompt only."""
 
 
@@ -44,7 +44,7 @@ class ReuseCounts:
     Attributes:
         kv_chunks_reused: Chunks that were not encoded at all.
         kv_tokens_reused: Their tokens.
-        chunks_moved: Those of them that stand elsewhere than when they were encoded.
+        chunks_moved: Those of them whose keys were turned, because they stand at other positions than before.
         tokens_encoded: Tokens read through the model before the READER's, each as often as it was.
         rounds: Of `hop_mode` strict.
         refused: Why nothing could be used again or kept; None: it could.
@@ -166,7 +166,7 @@ def prepared_cache(
     _check(model, prompt, layout)
     refused = length_dependent(model.config) if store is not None else None
     kept = None if refused is not None else store
-    maker = UNKEPT if kept is None else maker_of(model, identity or model_identity(model, "in memory"), policy)
+    maker = UNKEPT if kept is None else maker_of(model, identity or model_identity(model, "in memory"), layout)
     plan = plan_of(prompt, layout, maker)
     encoder = Encoder.of(model, prompt, layout, kept, masks)
     with torch.no_grad():
