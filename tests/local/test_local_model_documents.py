@@ -14,6 +14,7 @@ from planloom.context.attention.apply import apply
 from planloom.context.layout import layout_of
 from planloom.core.chat import Material, Message, ModelCall, Passage
 from planloom.models.llm import LLM
+from planloom.models.local.candidates import Candidates, Draft, Lookup
 from planloom.models.local.decode import Decoding, greedy
 from planloom.models.local.masking import masking_of
 from planloom.models.local.prompt import PromptTokens, prompt_of
@@ -44,7 +45,7 @@ def prompt(said: Material, question: str = "what?") -> PromptTokens:
     return prompt_of(ModelCall(messages=messages, material=said), tokenizer(), where="it")
 
 
-def read(model: Loaded, said: Material) -> tuple[list[int], dict[str, Any]]:
+def read(model: Loaded, said: Material, candidates: Candidates | None = None) -> tuple[list[int], dict[str, Any]]:
     """Return the tokens of the answer, and what is told."""
     asked = prompt(said)
     with masking_of(said, asked, model) as masking:
@@ -54,6 +55,7 @@ def read(model: Loaded, said: Material) -> tuple[list[int], dict[str, Any]]:
             SAMPLES,
             frozenset(),
             greedy,
+            candidates=candidates,
             begun=masking.begun,
             positions=masking.positions,
         )
@@ -135,6 +137,23 @@ def test_a66_documents_that_all_read_each_other_are_answered_as_without_a_mask()
 
     assert tokens == generated(model, material(), masked=False)
     assert told["density"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"positions": "parallel"}, {"hop_mode": "strict"}, {"chunk_kv": ChunkKVConfig()}]
+)
+def test_e4_candidates_change_nothing_under_a_mask(changed: dict[str, Any]) -> None:
+    model = loaded()
+    said = material(policy=MASKED.model_copy(update=changed))
+    plain, _ = read(model, said)
+
+    for candidates in (
+        Lookup([*plain[:3], 1, *plain[3:]]),
+        Lookup(plain),
+        Draft(model.model, frozenset(), VOCABULARY, confident=0),
+        Draft(tiny("llama", vocab_size=VOCABULARY, seed=1), frozenset(), VOCABULARY, confident=0),
+    ):
+        assert read(model, said, candidates)[0] == plain
 
 
 @pytest.mark.parametrize("positions", ["global", "parallel"])

@@ -106,7 +106,8 @@ def _from_kept(layout: SegmentLayout, prompt: PromptTokens, loaded: Loaded, told
     policy = layout.policy
     identity = _kept(loaded, "identity", lambda: model_identity(loaded.model, str(loaded.folder), folder=loaded.folder))
     ids = torch.tensor([prompt.ids], device=loaded.model.device)
-    prepared = prepared_cache(loaded.model, ids, layout, policy, _store(policy, loaded), identity=identity)
+    store, masks = _store(policy, loaded), _masks(policy, loaded)
+    prepared = prepared_cache(loaded.model, ids, layout, policy, store, identity=identity, masks=masks)
     counts = prepared.counts
     stats = GasaStats.of_mask(
         layout,
