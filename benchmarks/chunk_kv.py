@@ -23,7 +23,7 @@ S5 = Budget(limit=0.1, stretch=0.05, front=False)
 
 
 async def measure(scale: Scale, folder: Path) -> list[Row]:
-    """Return seconds to the first token with all chunks kept, with all of them kept from other places, and with one changed."""
+    """Return seconds to the first token: all chunks kept, all kept from other places, and one of them changed."""
     if find_spec("torch") is None or find_spec("transformers") is None:
         return []
     import torch
