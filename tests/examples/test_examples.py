@@ -109,7 +109,7 @@ def test_a_code_base_is_asked_within_a_budget_and_every_figure_told(tmp_path: Pa
     assert all(0 < chosen["tokens"] <= told["budget"] for chosen in told["chosen"].values())
     stats = told["gasa_stats"]
     assert (stats["strategy"], stats["backend"]) == ("prompt_composer", "packing")
-    assert stats["tokens_after"] == told["chosen"]["in turns"]["tokens"]
+    assert 0 < stats["tokens_after"] <= told["budget"] < stats["tokens_before"]
     assert told["chosen"]["in turns"]["missing"] == []
     assert told["answer"].splitlines() == [
         "planloom/journal/ownership.py has def claim(…",
