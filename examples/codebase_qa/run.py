@@ -109,7 +109,9 @@ def composers(graph: DependencyGraph) -> dict[str, ContextComposer]:
     return {
         "by words": ContextComposer(None, POLICY, count=count, scores=words),
         "in turns": ContextComposer(graph, POLICY, count=count, scores=words),
-        "imports alone": ContextComposer(graph, POLICY, count=count, scores=words, trust_edges=True),
+        "imports alone": ContextComposer(
+            graph, POLICY.model_copy(update={"trust_edges": True}), count=count, scores=words
+        ),
     }
 
 

@@ -48,7 +48,7 @@ LINKED = graph_of("start>middle", "middle>end", nodes=["other", "far"])
 
 
 def test_what_a_graph_leads_to_is_chosen_though_it_shares_no_word_with_the_question() -> None:
-    composer = ContextComposer(LINKED, POLICY, count=words, trust_edges=True)
+    composer = ContextComposer(LINKED, POLICY.model_copy(update={"trust_edges": True}), count=words)
 
     found = composer.compose("who signed invoices: the clerk?", CHAIN, budget=18)
 
@@ -120,7 +120,7 @@ def test_passages_know_who_may_read_them_in_the_order_they_stand() -> None:
 
 
 def test_a_ranking_is_the_order_in_which_chunks_are_chosen() -> None:
-    composer = ContextComposer(LINKED, POLICY, count=words, trust_edges=True)
+    composer = ContextComposer(LINKED, POLICY.model_copy(update={"trust_edges": True}), count=words)
     question = "who signed invoices: the clerk?"
 
     ranked = composer.ranking(question, CHAIN)
@@ -134,7 +134,9 @@ def test_a_ranking_is_the_order_in_which_chunks_are_chosen() -> None:
 def test_the_search_follows_the_direction_of_the_policy(direction: str, second: str) -> None:
     policy = GasaPolicy.model_validate({"direction": direction})
 
-    ranked = ContextComposer(LINKED, policy, count=words, trust_edges=True).ranking("is the seal kept", CHAIN)
+    ranked = ContextComposer(LINKED, policy.model_copy(update={"trust_edges": True}), count=words).ranking(
+        "is the seal kept", CHAIN
+    )
 
     assert [one.id for one in ranked[:2]] == ["end", second]
 
@@ -189,7 +191,9 @@ def test_what_is_further_than_the_hops_from_an_anchor_is_left_out() -> None:
 def test_an_anchor_begins_the_search() -> None:
     policy = GasaPolicy(anchors=("end",))
 
-    found = ContextComposer(LINKED, policy, count=words, trust_edges=True).compose("a year", CHAIN, budget=16)
+    found = ContextComposer(LINKED, policy.model_copy(update={"trust_edges": True}), count=words).compose(
+        "a year", CHAIN, budget=16
+    )
 
     assert found.chosen == ("end", "far", "middle")
 
@@ -305,7 +309,7 @@ def test_the_budget_is_never_passed_and_what_is_read_is_never_cut(
 ) -> None:
     documents = [Document(f"d{place}", text) for place, text in enumerate(texts)]
     graph = graph_of(*(f"d{one}>d{other}" for one, other in edges if one != other))
-    composer = ContextComposer(graph, GasaPolicy(chunk_size=chunk_size), trust_edges=trust)
+    composer = ContextComposer(graph, GasaPolicy(chunk_size=chunk_size, trust_edges=trust))
 
     found = composer.compose("ab c", documents, budget)
 
@@ -313,7 +317,7 @@ def test_the_budget_is_never_passed_and_what_is_read_is_never_cut(
     told += sum(estimated_tokens(f"{line}\n") for line in found.stubs)
     assert told == found.tokens_after <= budget
     assert all(one.text in texts[int(name[1:])] for one, name in zip(found.passages, found.documents, strict=True))
-    assert found == ContextComposer(graph, composer._policy, trust_edges=trust).compose("ab c", documents, budget)
+    assert found == ContextComposer(graph, composer._policy).compose("ab c", documents, budget)
     if chunk_size is None and all(estimated_tokens(text) <= budget for text in texts):
         assert {*(one.text for one in found.passages), *(one.text for one in found.dropped)} == set(texts)
 

@@ -107,8 +107,6 @@ class ContextComposer:
         policy: How far the graph is followed, from where, and in what order passages stand.
         count: Tokens of a passage, with whatever stands around it in a prompt; None: estimated.
         scores: What each text has to do with a question; None: BM25.
-        trust_edges: Whether the graph is known to be right. If not, every other chunk is chosen by score alone: with
-            no graph, however wrong, less is found than by score in half the budget.
     """
 
     def __init__(
@@ -118,13 +116,11 @@ class ContextComposer:
         *,
         count: Count | None = None,
         scores: Scores | None = None,
-        trust_edges: bool = False,
     ) -> None:
         self._graph = DependencyGraph() if graph is None else graph
         self._policy = policy
         self._count = count or estimated_tokens
         self._scores = scores
-        self._trust_edges = trust_edges
         self._read: _Read | None = None
 
     def compose(self, query: str, documents: Sequence[Document], budget: int | None = None) -> Composition:
@@ -279,7 +275,7 @@ class ContextComposer:
             found = by_score(pieces, budget)
         else:
             walk = best_first(pieces, seeds, self._policy.max_hops, anchors=anchors)
-            found = (along_graph if self._trust_edges else in_turns)(walk, pieces, budget)
+            found = (along_graph if self._policy.trust_edges else in_turns)(walk, pieces, budget)
         return [kept[place] for place in found], reason
 
     def _anchors(self, nodes: Sequence[str]) -> list[str]:

@@ -85,6 +85,9 @@ class GasaPolicy(_Frozen):
     """`auto` masks nothing where a smaller share of the work would be saved."""
     token_budget: PositiveInt | None = None
     """Most tokens of documents in one prompt; None: what the model's window leaves."""
+    trust_edges: bool = False
+    """Whether the graph is known to be right. If not, every other chunk is chosen by its words alone: with no graph,
+    however wrong, less is found than by words in half the budget."""
     cache_masks: bool = True
     mask_cache_size: PositiveInt = 128
     add_summary_token: bool = False
