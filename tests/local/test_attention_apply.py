@@ -125,6 +125,43 @@ def test_who_has_no_layout_goes_on_behind_a_cache_causally(llama: Any) -> None:
     torch.testing.assert_close(answers[0], dense[:, 20:], atol=1e-4, rtol=0)
 
 
+def test_a_pass_under_way_goes_on_as_it_began_when_the_layout_is_left_elsewhere(llama: Any) -> None:
+    dense = logits(llama)
+    inside, left, answers = threading.Event(), threading.Event(), []
+
+    def elsewhere() -> None:
+        with torch.no_grad():
+            begun = llama(PROMPT[:, :20], use_cache=True)
+            handle = llama.model.layers[1].register_forward_pre_hook(
+                lambda *_: (inside.set(), left.wait(30))[:0] or None
+            )
+            answers.append(llama(PROMPT[:, 20:], past_key_values=begun.past_key_values).logits)
+            handle.remove()
+
+    thread = threading.Thread(target=elsewhere)
+    with apply(llama, LAYOUT):
+        thread.start()
+        inside.wait(30)
+    during = llama.config._attn_implementation
+    left.set()
+    thread.join()
+
+    assert (during, llama.config._attn_implementation) == (NAME, "sdpa")
+    torch.testing.assert_close(answers[0], dense[:, 20:], atol=1e-4, rtol=0)
+
+
+def test_a_pass_that_fails_holds_nothing(llama: Any) -> None:
+    with apply(llama, LAYOUT):
+        with pytest.raises(IndexError):
+            logits(llama, PROMPT + 10**6)
+        with pytest.raises(ConfigError):
+            logits(llama, PROMPT.repeat(2, 1))
+
+    assert llama.config._attn_implementation == "sdpa"
+    assert not llama.base_model._forward_pre_hooks
+    assert not llama.base_model._forward_hooks
+
+
 def test_transformers_makes_no_mask_for_it() -> None:
     register()
     register()

@@ -122,6 +122,16 @@ def test_queries_in_pieces_read_what_they_read_at_once(fused: bool, monkeypatch:
             torch.testing.assert_close(piece, whole[:, start:stop], **NEAR)
 
 
+def test_a_piece_that_is_a_chunk_alone_does_not_begin_at_the_first_key() -> None:
+    layout = chain([8, 8, 8], sink=0, policy=GasaPolicy(max_hops=0))
+    query, key, value = _tensors(layout.n, 2)
+    whole = blockrow.by_runs(query, key, value, runs_of(layout, 0, layout.n), scale=None)
+
+    piece = blockrow.by_runs(query[:, :, 8:16], key[:, :, :16], value[:, :, :16], runs_of(layout, 8, 16), scale=None)
+
+    torch.testing.assert_close(piece, whole[:, 8:16], **NEAR)
+
+
 def test_what_stands_behind_the_layout_reads_all() -> None:
     layout = chain([8, 8, 8], reader=0, policy=GasaPolicy(max_hops=0))
 

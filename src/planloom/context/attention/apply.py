@@ -5,7 +5,7 @@ model's config names it, and a context variable says which layout its attention 
 Rule 2: no mask function is told of, so transformers makes no mask; padding, which only such a mask would hide, is
 refused (`_refuse_what_needs_a_mask`), as is more than one prompt at a time.
 Rule 3: a context variable belongs to the thread and the task that set it: enter `apply` where the model is called.
-Whoever calls the same model elsewhere meanwhile gets plain causal attention.
+Whoever calls the same model elsewhere meanwhile gets plain causal attention (`hold.py`).
 Rule 4: queries stand at the last places of the keys. What place a query has, and not how many come at once, says what
 it reads: a prompt may come whole, in pieces, or with candidates of an assistant behind it.
 """
@@ -17,7 +17,6 @@ from collections import OrderedDict
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,8 +25,9 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from planloom.context.attention import blockrow, flex, sdpa_mask
+from planloom.context.attention.hold import held
 from planloom.context.attention.refusals import leaks
-from planloom.context.attention.runs import Group, Run, reader_start, runs_of
+from planloom.context.attention.runs import Group, Stretch, reader_start, runs_of
 from planloom.context.mask_cache import MaskCache
 from planloom.errors import ConfigError
 
@@ -57,9 +57,9 @@ class Applied:
     backend: MaskBackend
     note: str
     masks: MaskCache
-    _runs: OrderedDict[tuple[int, int], tuple[Run, ...]] = field(default_factory=OrderedDict, repr=False)
+    _runs: OrderedDict[tuple[int, int], tuple[Stretch, ...]] = field(default_factory=OrderedDict, repr=False)
 
-    def runs(self, start: int, stop: int) -> tuple[Run, ...]:
+    def runs(self, start: int, stop: int) -> tuple[Stretch, ...]:
         """Return the runs of these queries; every layer asks for the same."""
         found = self._runs.get((start, stop))
         if found is None:
@@ -113,7 +113,7 @@ def apply(
     here = {id(module): applied for module in model.modules()}
     outside = _ACTIVE.set({**_ACTIVE.get(), **here})
     try:
-        with _held(model):
+        with held(model, NAME, _refuse_what_needs_a_mask):
             yield applied
     finally:
         _ACTIVE.reset(outside)
@@ -168,7 +168,7 @@ def attend(
     return blockrow.by_runs(query, key, value, runs, scale=scaling), None
 
 
-def _flex_can(applied: Applied, query: Any, runs: tuple[Run, ...]) -> bool:
+def _flex_can(applied: Applied, query: Any, runs: tuple[Stretch, ...]) -> bool:
     """Return whether a prompt goes by blocks: all of it is here, there is something to leave out, and no gradient."""
     whole = query.shape[2] >= applied.layout.n
     plain = len(runs) == 1 and not runs[0].groups
@@ -177,7 +177,7 @@ def _flex_can(applied: Applied, query: Any, runs: tuple[Run, ...]) -> bool:
 
 def _plain(query: Any, key: Any, value: Any, start: int, scale: float | None) -> Any:
     """Return causal attention of queries behind a cache, which transformers does with a mask that is not made here."""
-    run = Run(start, key.shape[2], (Group(((0, start),), 0.0),))
+    run = Stretch(start, key.shape[2], (Group(((0, start),), 0.0),))
     return blockrow.by_masks(query, key, value, (run,), scale=scale)
 
 
@@ -215,54 +215,6 @@ def _chosen(model: Any, backend: str) -> MaskBackend:
         if backend == known:
             return known
     raise ConfigError(f"no backend of a mask: {backend!r}", remedy=f"use one of: auto, {', '.join(BACKENDS)}")
-
-
-@dataclass(slots=True)
-class _Holding:
-    """A model whose config names our function, and how to undo it."""
-
-    configs: list[tuple[Any, str | None]]
-    hook: Any
-    count: int = 1
-
-
-_HOLDINGS: dict[int, _Holding] = {}
-_LOCK = Lock()
-
-
-@contextmanager
-def _held(model: Any) -> Iterator[None]:
-    """Have the model's configs name our function until the last who wants that is done."""
-    with _LOCK:
-        holding = _HOLDINGS.get(id(model))
-        if holding is not None:
-            holding.count += 1
-        else:
-            _HOLDINGS[id(model)] = _hold(model)
-    try:
-        yield
-    finally:
-        with _LOCK:
-            holding = _HOLDINGS[id(model)]
-            holding.count -= 1
-            if not holding.count:
-                del _HOLDINGS[id(model)]
-                holding.hook.remove()
-                for config, before in holding.configs:
-                    config._attn_implementation = before
-
-
-def _hold(model: Any) -> _Holding:
-    found = {
-        id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None
-    }
-    configs = [
-        (config, config._attn_implementation) for config in found.values() if hasattr(config, "_attn_implementation")
-    ]
-    for config, _ in configs:
-        config._attn_implementation = NAME
-    inner = getattr(model, "base_model", model)
-    return _Holding(configs, inner.register_forward_pre_hook(_refuse_what_needs_a_mask, with_kwargs=True))
 
 
 def _refuse_what_needs_a_mask(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

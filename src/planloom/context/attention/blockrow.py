@@ -18,7 +18,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from planloom.context.attention.runs import Run, Span
+    from planloom.context.attention.runs import Span, Stretch
 
 ROWS = 512
 """Queries of a run whose mask is made at a time."""
@@ -28,7 +28,7 @@ LONG = 8192
 """Queries of a run that all go at once: of so many it is little."""
 
 
-def by_runs(query: Any, key: Any, value: Any, runs: Sequence[Run], *, scale: float | None) -> Any:
+def by_runs(query: Any, key: Any, value: Any, runs: Sequence[Stretch], *, scale: float | None) -> Any:
     """Return what the queries read.
 
     Args:
@@ -60,7 +60,7 @@ def by_runs(query: Any, key: Any, value: Any, runs: Sequence[Run], *, scale: flo
     return read
 
 
-def _before(run: Run, first: int) -> Iterator[tuple[tuple[Span, ...], float]]:
+def _before(run: Stretch, first: int) -> Iterator[tuple[tuple[Span, ...], float]]:
     """Yield what the queries of a run from `first` on read before that, a call's keys at a time.
 
     Long spans each have a call, so that no key is copied; short ones go together, for a call costs more than a copy.
@@ -82,7 +82,7 @@ def _before(run: Run, first: int) -> Iterator[tuple[tuple[Span, ...], float]]:
             yield from (((span,), group.bias) for span in spans)
 
 
-def by_masks(query: Any, key: Any, value: Any, runs: Sequence[Run], *, scale: float | None) -> Any:
+def by_masks(query: Any, key: Any, value: Any, runs: Sequence[Stretch], *, scale: float | None) -> Any:
     """Return the same as `by_runs`, on any device and with gradients: each run over the keys it reads, masked."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
@@ -105,7 +105,7 @@ def by_masks(query: Any, key: Any, value: Any, runs: Sequence[Run], *, scale: fl
     return torch.cat(read, dim=2).transpose(1, 2).contiguous()
 
 
-def _small_mask(query: Any, run: Run, first: int, after: int) -> Any:
+def _small_mask(query: Any, run: Stretch, first: int, after: int) -> Any:
     """Return what is added to the scores of queries `first` to `after`: of the groups' keys, then of the run's own."""
     biases = [
         torch.full((after - first, end - start), group.bias, dtype=query.dtype, device=query.device)

@@ -35,7 +35,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Stretch:
     """Queries from `start` to before `stop`: they read themselves causally, and `groups` as a whole."""
 
     start: int
@@ -43,7 +43,7 @@ class Run:
     groups: tuple[Group, ...]
 
 
-def runs_of(layout: SegmentLayout, start: int, stop: int) -> tuple[Run, ...]:
+def runs_of(layout: SegmentLayout, start: int, stop: int) -> tuple[Stretch, ...]:
     """Return the runs of the queries from `start` to before `stop`, when there are `stop` keys.
 
     A prompt that comes whole has start 0; one that comes in pieces, or a token being written, starts later.
@@ -57,7 +57,7 @@ def runs_of(layout: SegmentLayout, start: int, stop: int) -> tuple[Run, ...]:
         at = max(begin, start)
         # A run that began earlier has its beginning among the keys.
         spans = [*_earlier(layout, first), *([(begin, at, 0.0)] if at > begin else [])]
-        runs.append(Run(at, end, _grouped(spans)))
+        runs.append(Stretch(at, end, _grouped(spans)))
     return tuple(runs)
 
 
