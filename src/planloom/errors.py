@@ -9,6 +9,7 @@
     │   ├── DuplicateStepError          two steps share one id
     │   ├── ExpressionError             an expression or reference cannot be read
     │   ├── UnknownToolError            a tool nobody registered
+    │   ├── UnknownPlanError            no plan of that name in a server's folders
     │   ├── AgentNotFoundError          an agent nobody registered
     │   ├── ArgumentsError              a tool is given the wrong parameters
     │   ├── NotInstalledError           a step kind whose executor is not here
@@ -16,6 +17,7 @@
     │   ├── FlowRefusedError            a labelled value would reach what must not have it
     │   ├── UnknownModelError (ConfigError)  a model that no setting and no plugin knows
     │   ├── UnknownPriceError           a money limit, and a model whose price nobody knows
+    │   ├── SecretGivenError            a plan, or what a run is given, holds what must be on no record
     │   ├── InputsError                 what the run is given does not fit the plan's inputs
     │   └── InvalidPlanError            several of these at once, in `.problems`
     ├── StepError                       whoever owns the step
@@ -59,7 +61,8 @@
     │   │   └── JournalKeyError         a record was written with another key, or with none
     │   ├── JournalWriteError           disk full, read-only, I/O error
     │   ├── RunBusyError                another process drives this run now
-    │   └── RunNotFoundError            no such run here
+    │   ├── RunNotFoundError            no such run here
+    │   └── NoStepError                 a run has no such step, or not yet
     ├── SimulationError                 whoever wrote what is simulated: it goes round and round, or wants a thread
     │   └── DeadlockError               everything waits, and nothing will ever happen
     └── ConfigError                     whoever installed or called it
@@ -68,6 +71,7 @@
         ├── NoSandboxError              what a sandbox needs is not installed, or not allowed here
         ├── ValidationError (ValueError)  a request that is too large, or not of its form
         ├── SecurityError               a request that looks like an attack
+        ├── RunStateError               a run does not stand so that this could be done
         ├── ToolLogError                a log of tool calls has a line that is none
         ├── StoreError                  a file of documents cannot be opened, read or written
         └── UnknownFieldError (TypeError)
@@ -240,6 +244,12 @@ class UnknownToolError(PlanError):
     code = "plan.unknown_tool"
 
 
+class UnknownPlanError(PlanError):
+    """No plan of that name is in the folders of the server."""
+
+    code = "plan.unknown_plan"
+
+
 class AgentNotFoundError(PlanError):
     """A step or a call names an agent that nobody registered. `.facts["suggestions"]` lists names like it."""
 
@@ -285,6 +295,15 @@ class FlowRefusedError(PlanError):
     """A labelled value would reach a tool or a model that must not have it. `facts["flow"]` is the path."""
 
     code = "plan.flow"
+
+
+class SecretGivenError(PlanError):
+    """A plan, or what its run is given, holds the value of a declared secret, and would put it on record. Nothing was.
+
+    `.facts["secret"]` is its name.
+    """
+
+    code = "plan.secret"
 
 
 class InputsError(PlanError):
@@ -708,6 +727,12 @@ class RunNotFoundError(JournalError):
     code = "journal.no_run"
 
 
+class NoStepError(JournalError):
+    """A run has no such step, or not yet."""
+
+    code = "journal.no_step"
+
+
 # --- whoever wrote what is simulated ----------------------------------------------------------
 
 
@@ -754,6 +779,12 @@ class SecurityError(ConfigError):
     """A request looks like an attack, and whoever set up the executor wants such refused. Nothing was done about it."""
 
     code = "request.refused"
+
+
+class RunStateError(ConfigError):
+    """A run does not stand so that this could be done: it has ended, or waits for nothing of that kind. Nothing was."""
+
+    code = "run.state"
 
 
 class ToolLogError(ConfigError):

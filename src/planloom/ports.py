@@ -126,8 +126,20 @@ class Journal(Protocol):
         """Yield durable events as they come, none left out, none twice; ends after `RunFinished`."""
         ...
 
-    async def runs(self, *, status: str | None = None, limit: int = 100) -> list[RunRow]:
-        """Return runs, newest first."""
+    async def runs(
+        self,
+        *,
+        status: str | None = None,
+        limit: int = 100,
+        plan: str | None = None,
+        before: tuple[float, str] | None = None,
+    ) -> list[RunRow]:
+        """Return runs, newest first.
+
+        Args:
+            plan: Only runs of a plan of this name.
+            before: `started_at` and `run_id` of a run: only those that come after it in this list.
+        """
         ...
 
     async def post(self, run_id: str, fact: Fact) -> None:

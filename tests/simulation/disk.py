@@ -298,9 +298,18 @@ class SimulatedJournal:
                     return
             await asyncio.sleep(FOLLOW_S)
 
-    async def runs(self, *, status: str | None = None, limit: int = 100) -> list[RunRow]:
+    async def runs(
+        self,
+        *,
+        status: str | None = None,
+        limit: int = 100,
+        plan: str | None = None,
+        before: tuple[float, str] | None = None,
+    ) -> list[RunRow]:
         await self._work()
         rows = [_row(run_id, run) for run_id, run in self._disk.items()]
+        assert plan is None
+        assert before is None
         return [row for row in rows if status is None or row.status == status][:limit]
 
     async def post(self, run_id: str, fact: Fact) -> None:

@@ -24,6 +24,7 @@ from planloom.cli.plan_file import PlanFile
 from planloom.core.events import AttemptSucceeded, RunFinished, StepFailed, StepSkipped, StepSucceeded
 from planloom.core.result import ENDED, RUN_ENDED, RunStatus
 from planloom.errors import ConfigError, MissingKeyError, PlanloomError
+from planloom.plan.inputs import inputs_schema
 from planloom.runtime.engine import Engine
 
 if TYPE_CHECKING:
@@ -201,15 +202,6 @@ def _version() -> str:
     import planloom
 
     return planloom.__version__
-
-
-def inputs_schema(plan: Plan) -> dict[str, Any]:
-    """Return what a plan takes as one JSON Schema; a plan that declares no inputs takes any."""
-    if not plan.inputs:
-        return {"type": "object"}
-    required = [name for name, schema in plan.inputs.items() if "default" not in schema]
-    schema: dict[str, Any] = {"type": "object", "properties": dict(plan.inputs), "additionalProperties": False}
-    return schema | ({"required": required} if required else {})
 
 
 @asynccontextmanager

@@ -15,19 +15,19 @@ import click
 from planloom.cli.inputs import parse_json
 from planloom.cli.options import Invocation, shared
 from planloom.cli.project import Workplace
-from planloom.cli.reading import read_run
 from planloom.core.events import ApprovalAnswered, CancelRequested, PauseRequested
 from planloom.core.result import RUN_ENDED
 from planloom.errors import ConfigError
 from planloom.observe.looks import run_word
 from planloom.observe.text import approval_lines
 from planloom.runtime.people import answer_fact, resolution_fact
+from planloom.runtime.reading import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from planloom.cli.reading import RunOnRecord
     from planloom.core.events import Fact
+    from planloom.runtime.reading import RunOnRecord
 
 
 def _whoever() -> str:

@@ -13,7 +13,6 @@ from planloom.cli.exits import Exit
 from planloom.cli.options import Invocation, shared
 from planloom.cli.plan_file import STDIN, PlanFile
 from planloom.cli.project import Workplace
-from planloom.cli.reading import read_run
 from planloom.errors import ConfigError
 from planloom.observe.looks import counted, printable
 from planloom.observe.mermaid import graph_dot, graph_mermaid
@@ -24,13 +23,14 @@ from planloom.observe.timeline import attempts_of, timeline_svg, timeline_text
 from planloom.plan.against import notices
 from planloom.plan.schema import plan_schema
 from planloom.runtime.engine import Engine
+from planloom.runtime.reading import read_run
 
 if TYPE_CHECKING:
     from planloom.cli.output import Screen
-    from planloom.cli.reading import RunOnRecord
     from planloom.core.result import RunResult
     from planloom.plan.flow_paths import FlowPath
     from planloom.plan.model import Plan
+    from planloom.runtime.reading import RunOnRecord
 
 _WAY = ("label", "from", "through", "to", "verdict")
 PLAN_PATH = click.Path(path_type=Path, allow_dash=True)

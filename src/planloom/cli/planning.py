@@ -21,12 +21,12 @@ from planloom.cli.options import Invocation, shared
 from planloom.cli.plan import PLAN_PATH
 from planloom.cli.plan_file import STDIN, PlanFile
 from planloom.cli.project import Workplace
-from planloom.cli.reading import read_run
 from planloom.errors import ConfigError, JournalError, PlanError, PlanningError
 from planloom.models.catalogue import DEFAULT
 from planloom.observe.looks import counted, printable
 from planloom.plan.load import parse_plan
 from planloom.plan.model import Plan
+from planloom.runtime.reading import read_run
 from planloom.runtime.wiring import catalogue_of
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,21 +14,21 @@ from planloom.cli.exits import Exit
 from planloom.cli.options import Invocation, shared
 from planloom.cli.output import jsonable
 from planloom.cli.project import Workplace
-from planloom.cli.reading import is_driven, read_run
 from planloom.core.events import RunStarted
 from planloom.core.result import RUN_ENDED, RunStatus
-from planloom.journal.codec import encode
+from planloom.journal.telling import entry_value
 from planloom.observe.looks import printable, run_word, shortened, wait_text
 from planloom.observe.table import table_text
 from planloom.observe.text import NUMBER_COLUMNS, TABLE_COLUMNS, approval_lines, steps_table, summary_lines
 from planloom.observe.timeline import attempts_of, timeline_text
+from planloom.runtime.reading import is_driven, read_run
 from planloom.runtime.replay import diverges
 
 if TYPE_CHECKING:
     from planloom.cli.output import Screen
-    from planloom.cli.reading import RunOnRecord
     from planloom.core.events import Event
     from planloom.ports import Recorded, RunRow
+    from planloom.runtime.reading import RunOnRecord
 
 UNFINISHED = "unfinished"
 """Said of a run that has not ended and that nobody drives: it was interrupted, or waits for a person."""
@@ -161,7 +161,7 @@ def events(call: Invocation, run_id: str, follow: bool, after: int) -> None:
 
 def _event_line(recorded: Recorded, screen: Screen) -> str:
     event = recorded.event
-    value = {"seq": recorded.seq, "cause": recorded.cause, **_event_value(event)}
+    value = entry_value(recorded)
     if screen.as_json:
         return json.dumps(value, ensure_ascii=screen.ascii_only)
     facts = {name: entry for name, entry in value.items() if name not in ("seq", "cause", "event", "at", "step")}
@@ -171,17 +171,6 @@ def _event_line(recorded: Recorded, screen: Screen) -> str:
     about = f" {value['step']}" if value.get("step") else ""
     told = " ".join(f"{name}={shortened(_text_of(entry), 120)}" for name, entry in facts.items())
     return printable(f"{recorded.seq:>5} {moment} {value['event']}{about} {told}".rstrip())
-
-
-def _event_value(event: Event) -> dict[str, Any]:
-    """Return an event as JSON, with fields equal to their defaults left out, as in the journal."""
-    kind, _version, body, blobs = encode(event)
-    value: dict[str, Any] = json.loads(body)
-    apart = {blob.sha256: blob for blob in blobs}
-    for name in [name for name in value if name.endswith("@blob")]:
-        blob = apart[value.pop(name)]
-        value[name.removesuffix("@blob")] = json.loads(blob.text)
-    return {"event": kind, "at": datetime.fromtimestamp(event.at, UTC).isoformat()} | value | {"at": event.at}
 
 
 @click.command()

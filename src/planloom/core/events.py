@@ -95,6 +95,10 @@ class RunStarted:
     """Labels of the outputs in `reused` by step key, as lists; empty if the earlier run kept none."""
     binds: bool = False
     """Whether an answer counts only for exactly what was asked; False: the run is older than that."""
+    request: str = ""
+    """SHA-256 of what a caller asked for, where asking once more must not start a second run; else ""."""
+    edited: str | None = None
+    """Step whose output in `reused` is not what it came to in `from_run`, but what somebody put in its place."""
 
 
 @frozen

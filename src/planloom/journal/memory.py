@@ -161,11 +161,24 @@ class MemoryJournal:
                 news.clear()
         raise _closed_error()
 
-    async def runs(self, *, status: str | None = None, limit: int = 100) -> list[RunRow]:
-        """Return runs, newest first."""
+    async def runs(
+        self,
+        *,
+        status: str | None = None,
+        limit: int = 100,
+        plan: str | None = None,
+        before: tuple[float, str] | None = None,
+    ) -> list[RunRow]:
+        """Return runs, newest first; see the port."""
         self._check_open()
         rows = [_row(run_id, run) for run_id, run in self._runs.items() if run.events]
-        wanted = [row for row in rows if status is None or row.status == status]
+        wanted = [
+            row
+            for row in rows
+            if (status is None or row.status == status)
+            and (plan is None or row.plan == plan)
+            and (before is None or (row.started_at, row.run_id) < before)
+        ]
         return sorted(wanted, key=lambda row: (row.started_at, row.run_id), reverse=True)[:limit]
 
     async def post(self, run_id: str, fact: Fact) -> None:

@@ -104,10 +104,22 @@ def status_of(connection: sqlite3.Connection, run_id: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def newest_runs(connection: sqlite3.Connection, status: str | None, limit: int) -> list[RunRow]:
-    """Return runs, newest first."""
-    where, values = ("WHERE runs.status = ?", (status, limit)) if status is not None else ("", (limit,))
-    rows = connection.execute(f"{_RUNS} {where} {_NEWEST}", values)
+def newest_runs(
+    connection: sqlite3.Connection,
+    status: str | None,
+    limit: int,
+    plan: str | None = None,
+    before: tuple[float, str] | None = None,
+) -> list[RunRow]:
+    """Return runs, newest first; `plan` and `before` as `Journal.runs` says."""
+    wanted = [
+        (f"runs.{name} = ?", (value,)) for name, value in (("status", status), ("plan", plan)) if value is not None
+    ]
+    if before is not None:
+        wanted.append(("(runs.started_at, runs.run_id) < (?, ?)", before))
+    where = f"WHERE {' AND '.join(text for text, _ in wanted)}" if wanted else ""
+    values = [value for _, given in wanted for value in given]
+    rows = connection.execute(f"{_RUNS} {where} {_NEWEST}", (*values, limit))
     return [RunRow(*row) for row in rows]
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from planloom import masking
 from planloom.core.events import RunFinished
 from planloom.errors import JournalConflictError, RunBusyError
 from planloom.journal.chain import Chains, RunChain
@@ -154,9 +155,16 @@ class SqliteJournal:
                 await waiter.news()
         raise closed_error(self.path)
 
-    async def runs(self, *, status: str | None = None, limit: int = 100) -> list[RunRow]:
-        """Return runs, newest first."""
-        return await self._reads.read(lambda connection: newest_runs(connection, status, limit))
+    async def runs(
+        self,
+        *,
+        status: str | None = None,
+        limit: int = 100,
+        plan: str | None = None,
+        before: tuple[float, str] | None = None,
+    ) -> list[RunRow]:
+        """Return runs, newest first; see the port."""
+        return await self._reads.read(lambda connection: newest_runs(connection, status, limit, plan, before))
 
     async def post(self, run_id: str, fact: Fact) -> None:
         """Leave a person's fact for whoever drives the run; durable on return.
@@ -165,7 +173,8 @@ class SqliteJournal:
             RunNotFoundError: No such run.
             JournalKeyError: The run has another key than this journal, or one of both has none.
         """
-        encoded = encode(fact)
+        mask = masking.known()
+        encoded = encode(fact if mask is None else mask.fact(fact))
         committer = await self._writing()
 
         def insert(connection: sqlite3.Connection) -> None:

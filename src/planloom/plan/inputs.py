@@ -48,6 +48,15 @@ def check_inputs(plan: Plan, inputs: Mapping[str, Any] | None) -> dict[str, Any]
     return given
 
 
+def inputs_schema(plan: Plan) -> dict[str, Any]:
+    """Return what a plan takes as one JSON Schema; a plan that declares no inputs takes any."""
+    if not plan.inputs:
+        return {"type": "object"}
+    required = [name for name, schema in plan.inputs.items() if "default" not in schema]
+    schema: dict[str, Any] = {"type": "object", "properties": dict(plan.inputs), "additionalProperties": False}
+    return schema | ({"required": required} if required else {})
+
+
 def input_problems(
     name: str, value: Any, schema: dict[str, Any], *, max_checks: int | None = MAX_CHECKS
 ) -> list[PlanError]:

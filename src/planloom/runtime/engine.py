@@ -149,6 +149,10 @@ class Engine:
         return self._journal
 
     @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    @property
     def tools(self) -> ToolRegistry:
         return self._registry
 
@@ -216,6 +220,7 @@ class Engine:
         track_cost: bool = True,
         allow: Iterable[str] | None = None,
         module: str = "",
+        request: str = "",
     ) -> Run:
         """Start a run and return it in hand.
 
@@ -225,6 +230,7 @@ class Engine:
             parallel: False: one step at a time, in stable topological order.
             allow: Names of the tools that this run may use, of those the engine allows; None: all of these.
             module: Whose run it is, for the record.
+            request: What tells one request from another, for the record; see `RunStarted.request`.
 
         Raises:
             PlanError: The plan or its inputs are wrong; nothing has happened.
@@ -250,6 +256,7 @@ class Engine:
             module=module,
             flow=checked.flow,
             binds=True,
+            request=request,
         )
         return await self._begin(new_run_id() if run_id is None else checked_run_id(run_id), started)
 

@@ -194,7 +194,7 @@ def _other_parameters(node: Node, tool: Tool) -> Obstacle:
     )
     if node.step.tool is None:
         return Obstacle(Weight.DIFFERS, about, f"{changed}; it is called as it is now", node.key)
-    args = _known_arguments(node)
+    args = known_arguments(node)
     if args is None:
         words = f"{changed}; what the step will give to it is not known yet"
         return Obstacle(Weight.DIFFERS, about, words, node.key)
@@ -205,7 +205,7 @@ def _other_parameters(node: Node, tool: Tool) -> Obstacle:
     return Obstacle(Weight.DIFFERS, about, f"{changed}; what the step gives to it still fits", node.key)
 
 
-def _known_arguments(node: Node) -> Any:
+def known_arguments(node: Node) -> Any:
     """Return what a step is given, if all that it refers to is on record."""
     if node.step.for_each is not None and node.index is None:
         return None  # its items are not on record
@@ -289,7 +289,7 @@ def problems_left(machine: RunMachine, found: Mapping[str, list[PlanError]]) -> 
             if problem.step is None or _is_over(key, machine):
                 continue
             node = nodes.get(key)
-            if isinstance(problem, ArgumentsError) and node is not None and _known_arguments(node) is not None:
+            if isinstance(problem, ArgumentsError) and node is not None and known_arguments(node) is not None:
                 continue  # all that it is given was held against the tool already
             fails = isinstance(problem, ArgumentsError | NotInstalledError) or "verify" in problem.path
             if fails and node is not None:

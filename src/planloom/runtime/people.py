@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from planloom.core.approvals import changes
 from planloom.core.events import ApprovalAnswered, StepResolved
 from planloom.core.result import BINDING_SHOWN
-from planloom.errors import ConfigError
+from planloom.errors import ConfigError, RunStateError, ValidationError
 from planloom.plan.inputs import input_problems
 from planloom.plan.values import as_json
 
@@ -33,14 +33,14 @@ def answer_fact(
             it is.
 
     Raises:
-        ConfigError: No approval of that step waits, or not any more, another one than was shown does, or what was
-            filled in does not fit the form.
+        RunStateError: No approval of that step waits, or not any more, or another one than was shown does.
+        ValidationError: What was filled in does not fit the form.
     """
     node = _waiting(state, step, "approval")
     asked = node.asked
     assert asked is not None
     if node.step.approve is not None and node.due_at is not None and at >= node.due_at:
-        raise ConfigError(
+        raise RunStateError(
             f"the approval of step {step!r} expired {at - node.due_at:.0f} s ago", remedy="start the run again"
         )
     if binding is not None:
@@ -51,7 +51,9 @@ def answer_fact(
         problems = input_problems("answer", filled, form)
         if problems:
             told = "; ".join(problem.message for problem in problems)
-            raise ConfigError(f"the answer does not fit the form of step {step!r}: {told}", remedy=f"fill in: {form}")
+            raise ValidationError(
+                f"the answer does not fit the form of step {step!r}: {told}", remedy=f"fill in: {form}"
+            )
     return ApprovalAnswered(step, approved, by, at, filled, asked.request.binding)
 
 
@@ -67,7 +69,7 @@ def _same(asked: Consent, step: str, binding: str) -> None:
         why = f"give {MIN_BINDING} digits of it or more"
     elif before is not None:
         why = f"changed since: {changes(before, asked.request)}"
-    raise ConfigError(
+    raise RunStateError(
         f"step {step!r} does not wait for an answer with binding {binding!r}: {why}",
         remedy=f"see what it asks now with planloom show, and answer with --binding {now[:BINDING_SHOWN]}",
     )
@@ -79,7 +81,8 @@ def resolution_fact(
     """Return the fact that says what came of a step whose outcome was unknown.
 
     Raises:
-        ConfigError: No such step waits, or `how` is none of output, retry, fail.
+        RunStateError: No such step waits.
+        ConfigError: `how` is none of output, retry, fail.
     """
     node = _waiting(state, step, "unknown")
     if how not in WAYS:
@@ -94,5 +97,5 @@ def _waiting(state: RunState, step: str, what: str) -> Node:
         waiting = sorted(key for key, blocked in state.blocked.items() if blocked.waiting == what)
         wanted = "an approval" if what == "approval" else "a resolution"
         remedy = f"these do: {', '.join(waiting)}" if waiting else "nothing in this run does; see planloom show"
-        raise ConfigError(f"step {step!r} of run {state.run_id} does not wait for {wanted}", remedy=remedy)
+        raise RunStateError(f"step {step!r} of run {state.run_id} does not wait for {wanted}", remedy=remedy)
     return node

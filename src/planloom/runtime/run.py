@@ -43,6 +43,16 @@ class Run:
             return RunStatus.RUNNING
         return RunStatus.WAITING if machine.waits_for_person else machine.state.status
 
+    @property
+    def is_paused(self) -> bool:
+        """Return whether somebody paused it, so that nothing new starts."""
+        return self._machine.state.paused and not self._machine.ended
+
+    @property
+    def last_seq(self) -> int:
+        """Return the number of its last event, which may not be durable yet."""
+        return self._machine.state.seq
+
     async def result(self) -> RunResult:
         """Wait until the run has ended or waits for a person; return how it stands then.
 
@@ -108,10 +118,16 @@ class Run:
         state, now = self._machine.state, self._clock.now()
         await self._tell(resolution_fact(state, step, how, by=by, output=output, error=error, at=now))
 
-    async def _tell(self, fact: ApprovalAnswered | StepResolved | CancelRequested | PauseRequested) -> None:
+    async def tell(self, fact: ApprovalAnswered | StepResolved | CancelRequested | PauseRequested) -> bool:
+        """Hand in what a person says; durable on return. False: the run is not driven here any more."""
         if self._driver is None or not self._driver.deliver(fact):
+            return False
+        await self._driver.flushed()
+        return True
+
+    async def _tell(self, fact: ApprovalAnswered | StepResolved | CancelRequested | PauseRequested) -> None:
+        if not await self.tell(fact):
             raise ConfigError(
                 f"run {self.run_id} is not driven here any more",
                 remedy="resume it, or leave the answer in the journal with planloom approve, resolve or cancel",
             )
-        await self._driver.flushed()

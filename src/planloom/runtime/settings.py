@@ -104,6 +104,8 @@ class Settings(BaseModel):
     """What is done about what others wrote, and about secrets, on their way to tools and models."""
     mcp: dict[str, McpTerms] = {}
     """MCP servers whose tools plans may use, by the first part of their tools' names."""
+    server: dict[str, Any] = {}
+    """What `planloom serve` goes by: host, port, tokens, limits, folders of plans; see the guide to the server."""
 
     @model_validator(mode="after")
     def _one_key(self) -> Settings:

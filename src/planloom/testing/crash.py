@@ -100,8 +100,15 @@ class CrashingJournal:
     def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
         return self.inner.follow(run_id, after=after)
 
-    async def runs(self, *, status: str | None = None, limit: int = 100) -> list[RunRow]:
-        return await self.inner.runs(status=status, limit=limit)
+    async def runs(
+        self,
+        *,
+        status: str | None = None,
+        limit: int = 100,
+        plan: str | None = None,
+        before: tuple[float, str] | None = None,
+    ) -> list[RunRow]:
+        return await self.inner.runs(status=status, limit=limit, plan=plan, before=before)
 
     async def post(self, run_id: str, fact: Fact) -> None:
         await self.inner.post(run_id, fact)

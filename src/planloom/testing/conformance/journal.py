@@ -282,6 +282,9 @@ async def runs_are_listed_newest_first(place: JournalPlace) -> None:
         equal((rows[0].plan, rows[0].plan_hash), (PLAN.name, PLAN.hash), "plan of the newest")
         equal([row.run_id for row in await journal.runs(limit=2)], ["run-3", "run-2"], "two of them")
         equal([row.run_id for row in await journal.runs(status="success")], ["run-1"], "those with success")
+        older = await journal.runs(before=(rows[1].started_at, rows[1].run_id), plan=PLAN.name)
+        equal([row.run_id for row in older], ["run-1", "run-0"], "those after the second")
+        equal(await journal.runs(plan="another"), [], "those of another plan")
 
 
 async def a_follower_sees_every_event_once(place: JournalPlace) -> None:

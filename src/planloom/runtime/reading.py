@@ -10,17 +10,18 @@ from planloom.core.report import run_result
 from planloom.core.result import RUN_ENDED, RunStatus
 from planloom.errors import JournalFormatError
 from planloom.journal.ownership import owners_of
+from planloom.journal.sqlite import SqliteJournal
 from planloom.runtime.replay import replayed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from planloom.core.machine import RunMachine
     from planloom.core.result import RunResult
     from planloom.core.run_state import RunState
-    from planloom.journal.sqlite import SqliteJournal
     from planloom.plan.model import Plan
-    from planloom.ports import Recorded
+    from planloom.ports import Journal, Recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,14 @@ class RunOnRecord:
     """
 
     records: Sequence[Recorded]
-    state: RunState
+    machine: RunMachine
     plan: Plan
     result: RunResult
     driven: bool | None
+
+    @property
+    def state(self) -> RunState:
+        return self.machine.state
 
     @property
     def interrupted(self) -> bool:
@@ -48,7 +53,7 @@ class RunOnRecord:
         return [] if self.result.status in RUN_ENDED else self.result.blockers()
 
 
-async def read_run(journal: SqliteJournal, run_id: str) -> RunOnRecord:
+async def read_run(journal: Journal, run_id: str) -> RunOnRecord:
     """Return a run from the record alone.
 
     Raises:
@@ -60,8 +65,8 @@ async def read_run(journal: SqliteJournal, run_id: str) -> RunOnRecord:
     if machine.state.started is None:
         raise JournalFormatError(f"the record of run {run_id!r} does not begin with its start")
     result = run_result(machine.state, waiting=machine.waits_for_person)
-    driven = None if machine.ended else is_driven(journal.path, run_id)
-    return RunOnRecord(records, machine.state, machine.state.started.plan, result, driven)
+    driven = None if machine.ended or not isinstance(journal, SqliteJournal) else is_driven(journal.path, run_id)
+    return RunOnRecord(records, machine, machine.state.started.plan, result, driven)
 
 
 def is_driven(journal: Path, run_id: str) -> bool | None:

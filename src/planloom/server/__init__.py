@@ -1,0 +1,1 @@
+"""RUNS OVER HTTP: submit, follow, answer, cancel; needs the extra `server`."""
