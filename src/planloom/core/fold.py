@@ -74,6 +74,7 @@ def _run_started(state: RunState, event: RunStarted) -> None:
     state.models = event.models
     state.tools = event.tools
     state.reused = event.reused
+    state.edited = event.edited
     state.flow = None if event.flow is None else Flow(event)
     state.segment_at = event.at
     plan = event.plan

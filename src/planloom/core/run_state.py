@@ -60,6 +60,7 @@ class RunState:
         self.started: RunStarted | None = None
         self.finished: RunFinished | None = None
         self.reused: dict[str, Any] = {}
+        self.edited: str | None = None
         self.flow: Flow | None = None
         self.models: dict[str, ModelFacts] = {}
         self.tools: dict[str, ToolFacts] = {}

@@ -74,7 +74,7 @@ def start(machine: Turns, node: Node) -> None:
         fail(machine, node, StepStatus.TIMED_OUT, FailureKind.TIMEOUT, error)
         return
     reused = machine.state.reused
-    if reused and node.clean and node.key in reused:
+    if reused and node.key in reused and (node.clean or node.key == machine.state.edited):
         machine.record(StepSucceeded(node.key, reused[node.key], machine.now, reused=True))
         return
     entry = node.entry

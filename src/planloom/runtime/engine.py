@@ -17,7 +17,7 @@ import planloom
 from planloom.core.events import PauseRequested, RunResumed, RunStarted
 from planloom.core.machine import RunMachine
 from planloom.core.report import run_result
-from planloom.core.result import RunResult, RunStatus, StepStatus
+from planloom.core.result import RunResult, RunStatus
 from planloom.errors import ConfigError, JournalError, JournalFormatError, PlanError, RunBusyError, RunNotFoundError
 from planloom.executors.wrap.guarded import check_spared
 from planloom.journal.open import open_journal
@@ -28,6 +28,7 @@ from planloom.runtime.batch import run_batch
 from planloom.runtime.checks import Checks, PlanSource
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.driver import Driver
+from planloom.runtime.forks import TakenOver, around, behind_no_failure
 from planloom.runtime.guesses import Guesses
 from planloom.runtime.inflight import InFlight, another_decision, needed_of, unreadable
 from planloom.runtime.labelled import Labelled
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from planloom.agents.roster import AgentRegistry
-    from planloom.core.state import Node
     from planloom.executors.acceptance import AcceptanceGate
     from planloom.models.llm import LLM
     from planloom.observe.trace import Tracing
@@ -463,19 +463,46 @@ class Engine:
         """Start a new run of an ended one's plan and inputs that reuses every result not behind a failure.
 
         Raises:
-            ConfigError: The run has not ended (resume it) or needs no retry.
+            RunStateError: The run has not ended (resume it) or needs no retry.
         """
         machine = replayed(run_id, await self._journal.read(run_id))
-        state = machine.state
-        if not machine.ended:
-            raise ConfigError(f"run {run_id} has not ended", remedy=f"planloom resume {run_id}")
-        if state.status is RunStatus.SUCCESS:
-            raise ConfigError(f"run {run_id} ended well; there is nothing to retry", remedy="start a new run")
-        assert state.started is not None
-        old = state.started
+        return await self._again(machine, behind_no_failure(machine), new_id=new_id)
+
+    async def fork(
+        self,
+        run_id: str,
+        step: str,
+        output: Any,
+        *,
+        new_id: str | None = None,
+        repeat_effects: bool = False,
+        request: str = "",
+    ) -> Run:
+        """Start a new run that goes on from another one, ended or not, as if a step had come to another output.
+
+        It reuses every result that does not follow from the step; the earlier run stays as it is.
+
+        Args:
+            step: Its key: `extract`, `check[3]` for an item, `sub/extract` inside a sub-plan.
+            repeat_effects: Whether steps with effects that ran behind it, or are under way, may run again.
+            request: As for `start`.
+
+        Raises:
+            RunNotFoundError: No such run.
+            NoStepError: No such step in it, or not yet.
+            RunStateError: The step has not begun, or effects would be repeated.
+            ValidationError: The output does not fit what the step declares.
+        """
+        machine = replayed(run_id, await self._journal.read(run_id))
+        taken = around(machine, step, output, repeat_effects=repeat_effects)
+        return await self._again(machine, taken, new_id=new_id, request=request)
+
+    async def _again(self, machine: RunMachine, taken: TakenOver, *, new_id: str | None, request: str = "") -> Run:
+        """Start a new run of another one's plan and inputs."""
+        old = machine.state.started
+        assert old is not None
         allow = self._allow if old.allow is None else self._checks.narrowed(old.allow)
         checked = self._checks.of(old.plan, allow)
-        reused = {key: node.output for key, node in state.nodes.items() if _reusable(node)}
         started = RunStarted(
             checked.plan,
             old.inputs,
@@ -486,16 +513,18 @@ class Engine:
             old.parallel,
             old.track_cost,
             planloom.__version__,
-            run_id,
-            reused,
+            machine.run_id,
+            taken.outputs,
             self._checks.model_facts(checked, old.limits, track_cost=old.track_cost),
             agents=checked.agents,
             module=old.module,
             flow=checked.flow,
-            reused_labels=state.labels_by_step(),
+            reused_labels=taken.labels,
             binds=True,
+            request=request,
+            edited=taken.edited,
         )
-        return await self._begin(new_id or new_run_id(), started)
+        return await self._begin(new_run_id() if new_id is None else checked_run_id(new_id), started)
 
     async def result_of(self, run_id: str) -> RunResult:
         """Return how a run stands, from the record alone."""
@@ -525,7 +554,3 @@ def _tracing_of(telemetry: bool | Tracer | Tracing) -> Tracing | None:
     from planloom.observe.trace import Tracing  # an extra, and only where it is asked for
 
     return Tracing.of(telemetry)
-
-
-def _reusable(node: Node) -> bool:
-    return node.status is StepStatus.COMPLETED and not node.errors

@@ -242,6 +242,9 @@ class Starts:
 
     def _reused(self, entry: Recorded, part: RunPart) -> None:
         self._joined(entry, part)
+        started = self.picture.started
+        if started is not None and part.key == started.edited:
+            return  # somebody's own output, whatever was done before it
         again = (SkipReason.CONDITION_FALSE, SkipReason.UPSTREAM_SKIPPED)
         for place in part.entry.upstream if part.parent is None else ():
             above = part.instance.parts[place]
