@@ -57,11 +57,14 @@ def test_the_inner_layout_counts_and_then_the_outer_one_again(llama: Any) -> Non
 def test_a_layout_is_of_one_model_and_no_other(llama: Any) -> None:
     other = tiny("llama", seed=1)
     dense = logits(other)
+    with apply(llama, LAYOUT):
+        masked = logits(llama)
 
-    with apply(llama, LAYOUT), apply(tiny("qwen2"), LAYOUT):
-        beside = logits(other)
+    with apply(llama, LAYOUT), apply(tiny("qwen2"), OPEN):
+        beside, both = logits(other), logits(llama)
 
     assert torch.equal(beside, dense)
+    assert torch.equal(both, masked)
 
 
 def test_models_made_of_one_config_are_told_apart(llama: Any) -> None:

@@ -122,7 +122,8 @@ def test_e4_a_cached_answer_is_what_reading_it_all_again_gives(model: Any) -> No
     torch.testing.assert_close(torch.cat(rows, dim=1).log_softmax(-1), whole.log_softmax(-1), **WIDER)
 
 
-@pytest.mark.parametrize("size", [7, 30])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 7, 30])
 def test_e4_a_prompt_in_pieces_is_read_as_one(model: Any, size: int) -> None:
     layout = chain([20, 21, 22], policy=ALONE)
     prompt = tokens(layout.n)
