@@ -5,6 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from planloom.plan.shown import drawn_by
+
+drawn_by("planloom.observe.html")  # imported when a notebook first shows a plan or a result
+
 _HOMES = {
     "planloom.agents.memory": ("AgentMemory",),
     "planloom.agents.metrics": ("AgentMetrics",),

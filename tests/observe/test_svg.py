@@ -169,3 +169,10 @@ def test_five_hundred_different_steps_are_drawn_small_and_quickly() -> None:
     root = parsed(graph_svg(plan, result))
 
     assert len([use for use in root.iter(f"{SVG}use") if use.get("href") == "#pl-i-completed"]) >= 400
+
+
+@pytest.mark.timeout(20)
+def test_a_name_of_a_million_characters_is_cut_in_no_time() -> None:
+    text = graph_svg(plan_of([{"id": "a", "tool": "t"}], name="x" * 1_000_000))
+
+    assert "…" in words_of(parsed(text))[0]

@@ -56,6 +56,7 @@ def run_result(state: RunState, *, waiting: bool = False) -> RunResult:
         parallel_efficiency=min(1.0, speedup / budget.peak) if budget.peak else 1.0,
         critical_path_ms=path_s * 1000,
         scheduler_overhead_ms=max(0.0, active_s - path_s) * 1000,
+        full_plan=started.plan,
     )
 
 

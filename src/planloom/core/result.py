@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from planloom.plan.frozen import frozen
+from planloom.plan.shown import Shown
+
+if TYPE_CHECKING:
+    from planloom.plan.model import Plan
 
 
 class StepStatus(StrEnum):
@@ -148,7 +152,7 @@ class StepOutcome:
 
 
 @frozen
-class StepResult:
+class StepResult(Shown):
     """How one step stands: of the plan itself, of a sub-plan (`sub/extract`) or one item of a map (`check[3]`)."""
 
     id: str
@@ -265,7 +269,7 @@ class Steps(Sequence[StepResult]):
 
 
 @frozen
-class RunResult:
+class RunResult(Shown):
     """How a run stands, or ended.
 
     Attributes:
@@ -302,6 +306,8 @@ class RunResult:
     parallel_efficiency: float = 1.0
     critical_path_ms: float = 0.0
     scheduler_overhead_ms: float = 0.0
+    full_plan: Plan | None = field(default=None, repr=False, compare=False)
+    """The plan that was run, for whoever draws it; `plan` is its name."""
 
     @property
     def latency_ms(self) -> float:

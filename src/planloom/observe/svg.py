@@ -46,7 +46,7 @@ def graph_svg(plan: Plan, result: RunResult | None = None, *, theme: str = "auto
         PlanError: The plan has a circle, or steps that do not exist.
     """
     picture = picture_of(plan, result)
-    head = _headline(plan, result)
+    head = headline(plan, result)
     return picture_svg(picture, subtitle=head, theme=theme)
 
 
@@ -71,7 +71,8 @@ def picture_svg(picture: Picture, *, subtitle: str = "", theme: str = "auto") ->
     return canvas.document(width, bottom, title=picture.name, description=_described(picture, subtitle))
 
 
-def _headline(plan: Plan, result: RunResult | None) -> str:
+def headline(plan: Plan, result: RunResult | None) -> str:
+    """Return what stands below the name: steps, run, status, time and cost, or what the plan says of itself."""
     parts = [counted(len(plan.steps), "step")]
     if result is not None:
         parts += [f"run {result.run_id}", run_word(result.status.value)]

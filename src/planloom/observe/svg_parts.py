@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import re
 from html import escape
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 from planloom.errors import ConfigError, suggestion
 from planloom.observe.looks import cells
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 THEMES = ("auto", "light", "dark")
@@ -76,6 +80,8 @@ def escaped(text: object) -> str:
     return escape(_ILLEGAL.sub("\ufffd", str(text)), quote=True)
 
 
+_NARROWEST = 0.36
+"""Width of the narrowest characters, by the font size."""
 _NARROW = frozenset("iljtfrI.,:;|!'()[]{} /\\-")
 _WIDE = frozenset("mwMWABCDEFGHKNOPQRSTUVXYZ@%_—…→&")
 
@@ -83,7 +89,7 @@ _WIDE = frozenset("mwMWABCDEFGHKNOPQRSTUVXYZ@%_—…→&")
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
     """Return about how wide the text is at this font size, in pixels; errs towards too wide."""
     units = sum(
-        0.36 if char in _NARROW else 0.74 if char in _WIDE else 0.58 if cells(char) < 2 else 1.04 for char in text
+        _NARROWEST if char in _NARROW else 0.74 if char in _WIDE else 0.58 if cells(char) < 2 else 1.04 for char in text
     )
     return units * size * (1.07 if bold else 1.0)
 
@@ -91,6 +97,7 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 def fitted(text: str, width: float, size: float, *, bold: bool = False) -> str:
     """Return the text on one line, cut with "…" where it is wider than `width` pixels."""
     line = " ".join(text.split())
+    line = line[: int(width / (_NARROWEST * size)) + 2]  # no more can fit, and measuring what is cut takes its square
     if text_width(line, size, bold=bold) <= width:
         return line
     while line and text_width(line + "…", size, bold=bold) > width:
@@ -164,11 +171,16 @@ def num(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
+def palette(theme: str) -> Mapping[str, str]:
+    """Return the colours of a theme, "light" or "dark", by what they are for: "page", "text", a status, a kind."""
+    return _LIGHT if theme == "light" else _DARK
+
+
 def style_sheet(theme: str) -> str:
     """Return the rules for this theme; for "auto" the light ones, and the dark ones where the viewer prefers them."""
     if theme == "auto":
-        return _LAYOUT_RULES + _colours(_LIGHT) + "@media (prefers-color-scheme:dark){" + _colours(_DARK) + "}"
-    return _LAYOUT_RULES + _colours(_LIGHT if theme == "light" else _DARK)
+        return _LAYOUT_RULES + colour_rules(_LIGHT) + "@media (prefers-color-scheme:dark){" + colour_rules(_DARK) + "}"
+    return _LAYOUT_RULES + colour_rules(_LIGHT if theme == "light" else _DARK)
 
 
 _LAYOUT_RULES = (
@@ -186,7 +198,8 @@ _LAYOUT_RULES = (
 )
 
 
-def _colours(colour: dict[str, str]) -> str:
+def colour_rules(colour: Mapping[str, str]) -> str:
+    """Return the rules that give a picture the colours of a palette."""
     rules = [
         f".pl-page,.pl-head-bg{{fill:{colour['page']}}}",
         f".pl-card,.pl-lid{{fill:{colour['card']};stroke:{colour['line']}}}",

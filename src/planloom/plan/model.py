@@ -33,6 +33,7 @@ from planloom.plan.policy import (
     VerifyPolicy,
     WaitPolicy,
 )
+from planloom.plan.shown import Shown
 
 FORMAT_VERSION = 1
 KINDS = ("tool", "model", "agent", "code", "plan", "approve", "wait", "task")
@@ -212,7 +213,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
-class Plan:
+class Plan(Shown):
     """A graph of steps, with what it is given, may use, and returns. Also known as `ExecutionPlan`."""
 
     planloom: Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)] = FORMAT_VERSION
