@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from planloom.core.chat import LLMResponse, Message, ModelCall
 from planloom.core.result import Usage
@@ -131,7 +132,7 @@ def test_one_that_is_not_there_is_refused_before_it_is_asked(tmp_path: Path) -> 
 def test_weights_as_a_pickle_are_not_read(folder: Path, tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    (tmp_path / "pytorch_model.bin").write_bytes(b"anything")
+    torch.save(reciting(SAID).state_dict(), tmp_path / "pytorch_model.bin")
 
     with pytest.raises(ConfigError, match="no weights as safetensors"):
         LLM.from_uri(f"transformers://{tmp_path}").ready()

@@ -102,6 +102,18 @@ def test_a_draft_that_is_the_model_itself_is_always_right(llama: Any) -> None:
     assert sped.counts.passes < MOST / 3
 
 
+@torch.inference_mode()
+def test_a_draft_that_was_wrong_goes_on_as_one_that_never_was(llama: Any) -> None:
+    ids, other = repetitive(1), [5, 9]
+    draft = Draft(llama, frozenset(), VOCABULARY, confident=0)
+    assert len(draft.propose(ids, 3)) == 3
+
+    again = draft.propose([*ids, *other], 4)
+
+    assert again == Draft(llama, frozenset(), VOCABULARY, confident=0).propose([*ids, *other], 4)
+    assert len(again) == 4
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_seed_draws_the_same_answer_with_candidates_and_without(llama: Any, seed: int) -> None:
     ids = repetitive(seed)
@@ -239,9 +251,10 @@ def test_a_draft_with_another_tokenizer_is_refused_or_done_without(strong: Path,
 
     with pytest.raises(ToolExecutionError, match="its tokenizer is another one"):
         speculated(at(tmp_path), at(strong), "token")
-    result = speculated(at(tmp_path), at(strong))
+    result = speculated(at(tmp_path), at(strong), prompt=SAID[10:60])
 
     assert (result.text, result.metadata["policy"]) == (SAID, "ngram")
+    assert result.metadata["accepted_tokens"] > 0
     assert "tokenizer" in result.metadata["fallback_reason"]
 
 
