@@ -239,3 +239,23 @@ def test_what_the_backend_has_to_do_without_is_told(llama: Any, monkeypatch: pyt
 def test_the_kernel_of_this_torch_is_used() -> None:
     """A torch that lost it would still be right, and slow: that should be seen here first."""
     assert blockrow.FUSED
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_a_whole_prompt_goes_by_blocks_and_pieces_and_gradients_do_not(llama: Any) -> None:
+    masks, explicit = MaskCache(8), MaskCache(8)
+    with apply(llama, LAYOUT, backend="sdpa_mask", masks=explicit):
+        wanted = logits(llama)
+
+    with apply(llama, LAYOUT, backend="flex", masks=masks):
+        with torch.no_grad():
+            begun = llama(PROMPT[:, :15], use_cache=True)
+            rest = llama(PROMPT[:, 15:], past_key_values=begun.past_key_values).logits
+        sloped = llama(PROMPT).logits
+        by_runs = masks.misses
+        whole = logits(llama)
+
+    assert (by_runs, masks.misses) == (0, 1)
+    pieces = torch.cat([begun.logits, rest], dim=1)
+    for found in (pieces, sloped.detach(), whole):
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
