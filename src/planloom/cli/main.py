@@ -58,6 +58,7 @@ _COMMANDS = {
     ),
     "schema": ("planloom.cli.plan", "schema", "Print the JSON Schema of plans."),
     "mcp": ("planloom.cli.mcp", "mcp", "Offer plans as tools over MCP; show and approve tools of MCP servers."),
+    "serve": ("planloom.cli.serve", "serve", "Serve runs over HTTP, and a page to look at them."),
     "worker": ("planloom.cli.worker", "worker", "Make attempts for an engine, with the tools that are here."),
     "doctor": ("planloom.cli.doctor", "doctor", "Look at this installation and say what is missing."),
 }

@@ -26,6 +26,7 @@ from planloom.core.result import ENDED, RUN_ENDED, RunStatus
 from planloom.errors import ConfigError, MissingKeyError, PlanloomError
 from planloom.plan.inputs import inputs_schema
 from planloom.runtime.engine import Engine
+from planloom.server.plans import PLAN_SUFFIXES
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel import Server
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from planloom.plan.model import Plan
     from planloom.runtime.run import Run
 
-PLAN_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TELL_S = 1.0
 """Seconds in which the progress of a run that has ended has to be told."""
@@ -245,7 +245,7 @@ async def serve_http(place: Workplace, paths: Iterable[Path], screen: Screen, *,
     async with _server(place, paths, screen) as server:
         import uvicorn
 
-        with _listening(host, port) as listening:
+        with listening_on(host, port) as listening:
             guarded = TokenGuard(server.streamable_http_app(host=host), token)
             shown = f"[{host}]" if ":" in host else host
             screen.note(f"listening on http://{shown}:{listening.getsockname()[1]}/mcp")
@@ -265,12 +265,14 @@ def _address(given: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening_on(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there; ConfigError where that cannot be."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}", remedy="use another port") from error
+        why = error.strerror or str(error)
+        raise ConfigError(f"cannot listen on {host}:{port}: {why}", remedy="use another port") from error
 
 
 class TokenGuard:

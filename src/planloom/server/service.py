@@ -73,6 +73,8 @@ class RunService:
         self._beginning: set[asyncio.Task[Any]] = set()
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._is_open = False
+        self.ending = asyncio.Event()
+        """Set once the server is about to end: whoever follows a run is to come again."""
 
     @property
     def engine(self) -> Engine:
@@ -99,9 +101,14 @@ class RunService:
         self._is_open = True
         return len(runs)
 
+    def end_streams(self) -> None:
+        """Tell whoever follows a run that the server is about to end."""
+        self.ending.set()
+
     async def close(self) -> None:
         """Begin nothing any more, and let go of the runs in hand; the next start takes them up."""
         self._is_open = False
+        self.ending.set()
         if self._beginning:
             await asyncio.wait(self._beginning)
         tasks = list(self._tasks.values())

@@ -1,0 +1,151 @@
+"""`planloom serve`: runs over HTTP, until the process is told to end.
+
+Rule 1: an address that other machines can reach is refused where there is no token.
+Rule 2: whoever ends the process ends no run: what is under way is let go of, and the next start takes it up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from planloom import blocking
+from planloom.cli.mcp_serving import listening_on
+from planloom.cli.options import Invocation, shared
+from planloom.cli.project import Workplace
+from planloom.errors import ConfigError
+from planloom.runtime.engine import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from planloom.cli.output import Screen
+    from planloom.server.service import RunService
+    from planloom.server.settings import ServerSettings
+
+END_S = 5.0
+"""Seconds that requests under way have to end, once the process is told to."""
+
+
+@click.command()
+@shared(tools=True)
+@click.option("--host", metavar="ADDRESS", help="Address to listen on; default: that of planloom.toml, else 127.0.0.1.")
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), help="Port; 0 for any that is free. Default: of planloom.toml, else 8765."
+)
+@click.option(
+    "--plans",
+    "folders",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of plans that may be run by name; may be given again. Default: those of planloom.toml.",
+)
+@click.option("--no-page", is_flag=True, help="Serve programs only, and no page.")
+def serve(call: Invocation, host: str | None, port: int | None, folders: tuple[Path, ...], no_page: bool) -> None:
+    """Serve runs over HTTP: submit, follow, answer, cancel; and a page to look at them.
+
+    Runs that were under way when it last ended go on. Tokens and limits stand below [server] in planloom.toml; without
+    tokens only this machine is served.
+    """
+    settings_of = _server_parts()
+    screen, place = call.screen(), Workplace(call, plan=folders[0] if folders else None)
+    over: dict[str, Any] = {} if host is None else {"host": host}
+    over |= {} if port is None else {"port": port}
+    over |= {"plans": [str(folder.resolve()) for folder in folders]} if folders else {}
+    at = place.file.parent if place.file is not None else Path.cwd()
+    settings = settings_of(place.settings.server, folder=at.resolve(), **over)
+    if settings.is_public and not settings.tokens:
+        raise ConfigError(
+            f"{settings.host} can be reached from other machines, and there is no token",
+            remedy='set one: [server.tokens.me] with env = "VARIABLE" and scopes = ["read", "submit", …]',
+        )
+    with screen.only_answers_on_stdout():
+        blocking.run(_served(place, settings, screen, page=not no_page))
+
+
+def _server_parts() -> Any:
+    """Return what reads the settings of a server; ConfigError where the extra is not installed."""
+    try:
+        import fastapi  # noqa: F401 - only to see that it is there
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"serving needs the package {error.name}, which is not installed", remedy="pip install 'planloom[server]'"
+        ) from error
+    from planloom.server.settings import server_settings
+
+    return server_settings
+
+
+async def _served(place: Workplace, settings: ServerSettings, screen: Screen, *, page: bool) -> None:
+    from planloom.server.app import make_app
+    from planloom.server.plans import NamedPlans
+    from planloom.server.service import RunService
+
+    tools = await place.all_tools(screen.note)
+    here = place.settings_here
+    async with Engine(place.journal_path, tools=tools, allow=here.allow, settings=here) as engine:
+        service = RunService(engine, NamedPlans(settings.plans), settings)
+        app = make_app(service, settings, page=page)
+        with listening_on(settings.host, settings.port) as listening:
+            shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+            screen.note(f"listening on http://{shown}:{listening.getsockname()[1]}")
+            if not settings.tokens:
+                screen.note("there are no tokens: every program and user of this machine may use it")
+            await _serving(app, service, listening)
+    screen.note("ended; runs that were under way go on with the next start")
+
+
+async def _serving(app: Any, service: RunService, listening: Any) -> None:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Leaves signals to us: its own way ends the process before the engine has let go of its runs."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    server = Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # whoever asks must not say where from
+            server_header=False,
+            timeout_graceful_shutdown=int(END_S),
+            ws="none",
+        )
+    )
+
+    def end() -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+        service.end_streams()
+
+    with _ended_by_signals(end):
+        await server.serve(sockets=[listening])
+    if not server.started:
+        raise ConfigError("the server could not start", remedy="see what is logged above")
+
+
+@contextmanager
+def _ended_by_signals(end: Any) -> Iterator[None]:
+    loop, signals = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
+    try:
+        for one in signals:
+            loop.add_signal_handler(one, end)
+    except (NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        for one in signals:
+            loop.remove_signal_handler(one)
