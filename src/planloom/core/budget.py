@@ -213,6 +213,11 @@ class Budget:
             self._names[name] = self._names.get(name, 0) + sign
 
     @property
+    def reserved(self) -> tuple[int, float, int]:
+        """Return the tool calls, US dollars and tokens that are set aside for what is under way."""
+        return self._reserved_calls, max(0.0, self._reserved_cost), self._reserved_tokens
+
+    @property
     def exceeded(self) -> tuple[str, ...]:
         """Return the limits that settled use has passed, because an estimate was too low."""
         if self.limits is None:

@@ -6,10 +6,19 @@ Rule 2: without attempts a step is one bar from its first start to its end, the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from planloom.core.events import AttemptFailed, AttemptSucceeded, StepDispatched
+from planloom.core.events import (
+    AttemptFailed,
+    AttemptSucceeded,
+    RunFinished,
+    RunResumed,
+    SpeculationAnswered,
+    SpeculationSettled,
+    StepDispatched,
+    StepSpeculated,
+)
 from planloom.observe.looks import (
     LOOKS,
     cells,
@@ -45,7 +54,9 @@ class Attempt:
 
     Attributes:
         ended_at: Seconds since the epoch, or None while it is under way.
-        failed: True when it ended in a failure.
+        failed: True when it ended in a failure, or with the engine.
+        lane: "ahead" or "draft" for what ran on values nobody had confirmed; else "".
+        outcome: What came of such a one: "confirmed", "rolled_back" or "spent"; "" while nobody knows.
     """
 
     step: str
@@ -53,77 +64,118 @@ class Attempt:
     started_at: float
     ended_at: float | None = None
     failed: bool = False
+    lane: str = ""
+    outcome: str = ""
 
 
 def attempts_of(records: Iterable[Recorded]) -> list[Attempt]:
     """Return every attempt of a run's record, in the order they were dispatched."""
     found: dict[tuple[str, int, int], Attempt] = {}
+    last_at = 0.0
     for record in records:
         event = record.event
         if isinstance(event, StepDispatched):
             found[event.step, event.attempt, event.epoch] = Attempt(event.step, event.attempt, event.at)
+        elif isinstance(event, RunResumed):
+            for key, attempt in found.items():
+                if attempt.ended_at is None:  # went with its engine, unless its answer still comes
+                    found[key] = replace(attempt, ended_at=max(last_at, attempt.started_at), failed=True)
         elif isinstance(event, AttemptSucceeded | AttemptFailed):
             failed = isinstance(event, AttemptFailed)
             key = (event.step, event.attempt, event.epoch)
             found[key] = Attempt(event.step, event.attempt, event.started_at, event.at, failed)
+        last_at = event.at
     return list(found.values())
 
 
+def speculated_of(records: Iterable[Recorded]) -> list[Attempt]:
+    """Return what ran on values nobody had confirmed: drafts, and attempts ahead of their time, as they began."""
+    found: list[Attempt] = []
+    latest: dict[tuple[str, str], int] = {}
+    for record in records:
+        event = record.event
+        match event:
+            case StepSpeculated():
+                latest[event.step, event.role] = len(found)
+                found.append(Attempt(event.step, event.attempt, event.at, lane=event.role))
+            case SpeculationAnswered() if (event.step, event.role) in latest:
+                place = latest[event.step, event.role]
+                found[place] = replace(found[place], ended_at=event.at, failed=not event.ok)
+            case SpeculationSettled() if (event.step, event.role) in latest:
+                place = latest[event.step, event.role]
+                ended_at = found[place].ended_at or event.at
+                found[place] = replace(found[place], ended_at=ended_at, outcome=event.outcome)
+            case RunResumed() | RunFinished():
+                found = [one if one.ended_at is not None else replace(one, ended_at=event.at) for one in found]
+            case _:
+                pass
+    return found
+
+
 @dataclass(frozen=True, slots=True)
-class _Bar:
+class Bar:
+    """One attempt, or a step without any: from when to when, in seconds from the run's start."""
+
     begin: float
     end: float
     status: str
     tip: str
+    attempt: int = 0
+    lane: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """One step's line: its label, its bars in seconds from the run's start, and the words beside them."""
+class Row:
+    """One step's line: its label, its bars, and the words beside them."""
 
     label: str
-    bars: tuple[_Bar, ...]
+    bars: tuple[Bar, ...]
     words: str
     status: str
 
 
-def _rows(result: RunResult, attempts: Sequence[Attempt]) -> tuple[list[_Row], float, int]:
-    """Return the rows, the seconds the axis spans, and how many steps were left out."""
+def rows_of(result: RunResult, attempts: Sequence[Attempt], *, most: int = MAX_ROWS) -> tuple[list[Row], float, int]:
+    """Return the rows, the seconds the axis spans, and how many steps were left out: not started, or beyond `most`."""
     steps = list(every_step(result.steps))
-    started = [step for step in steps if step.started_at is not None]
-    moments = [result.started_at, result.ended_at]
-    moments += [moment for step in started for moment in (step.started_at, step.ended_at)]
-    moments += [moment for attempt in attempts for moment in (attempt.started_at, attempt.ended_at)]
-    known = [moment for moment in moments if moment is not None]
-    if not known:
-        return [], 0.0, len(steps)
-    zero, latest = min(known), max(known)
     by_step: dict[str, list[Attempt]] = {}
     for attempt in attempts:
         by_step.setdefault(attempt.step, []).append(attempt)
-    started.sort(key=lambda step: step.started_at or 0.0)
-    rows = [_row(step, by_step.get(step.id, ()), zero, latest) for step in started[:MAX_ROWS]]
+    begun: dict[str, float] = {}
+    for step in steps:
+        moments = [one.started_at for one in by_step.get(step.id, ())]
+        if step.started_at is not None or moments:
+            begun[step.id] = min([*moments, *(() if step.started_at is None else (step.started_at,))])
+    started = sorted((step for step in steps if step.id in begun), key=lambda step: begun[step.id])
+    ends = [result.ended_at, *(step.ended_at for step in started), *(attempt.ended_at for attempt in attempts)]
+    known = [moment for moment in (result.started_at, *begun.values(), *ends) if moment is not None]
+    if not known:
+        return [], 0.0, len(steps)
+    zero, latest = min(known), max(known)
+    rows = [_row(step, by_step.get(step.id, ()), zero, latest) for step in started[:most]]
     return rows, latest - zero, len(steps) - len(rows)
 
 
-def _row(step: StepResult, attempts: Sequence[Attempt], zero: float, latest: float) -> _Row:
+def _row(step: StepResult, attempts: Sequence[Attempt], zero: float, latest: float) -> Row:
     status = status_of(step)
     words = ", ".join((LOOKS[status].word, *step_facts(step)))
     begin = (step.started_at or zero) - zero
     end = (step.ended_at if step.ended_at is not None else latest) - zero
     bars = [_attempt_bar(attempt, status, zero, latest) for attempt in attempts]
-    bars = bars or [_Bar(begin, end, status, f"{step.id}: {words}")]
-    return _Row(step.id, tuple(bars), words, status)
+    bars = bars or [Bar(begin, end, status, f"{step.id}: {words}")]
+    return Row(step.id, tuple(bars), words, status)
 
 
-def _attempt_bar(attempt: Attempt, status: str, zero: float, latest: float) -> _Bar:
+def _attempt_bar(attempt: Attempt, status: str, zero: float, latest: float) -> Bar:
     end = attempt.ended_at if attempt.ended_at is not None else latest
     if attempt.ended_at is None:
         shown = "running" if status == "running" else status
     else:
         shown = "failed" if attempt.failed else "completed"
-    tip = f"{attempt.step}, attempt {attempt.number}: {LOOKS[shown].word}, {duration_text(end - attempt.started_at)}"
-    return _Bar(attempt.started_at - zero, end - zero, shown, tip)
+    words = [LOOKS[shown].word, duration_text(end - attempt.started_at)]
+    if attempt.lane:
+        words = [attempt.lane, *words, attempt.outcome.replace("_", " ")]
+    tip = f"{attempt.step}, attempt {attempt.number}: {', '.join(word for word in words if word)}"
+    return Bar(attempt.started_at - zero, end - zero, shown, tip, attempt.number, attempt.lane)
 
 
 def _ticks(span: float) -> list[float]:
@@ -149,7 +201,7 @@ def timeline_svg(result: RunResult, *, attempts: Sequence[Attempt] = (), theme: 
     Raises:
         ConfigError: No such theme.
     """
-    rows, span, left_out = _rows(result, attempts)
+    rows, span, left_out = rows_of(result, attempts)
     canvas = Canvas(theme=theme)
     label_width = min(260.0, max([text_width(row.label, 12, bold=True) for row in rows] or [80.0]) + 40)
     beside = max([text_width(row.words, 11) for row in rows] or [0.0])
@@ -173,7 +225,7 @@ def timeline_svg(result: RunResult, *, attempts: Sequence[Attempt] = (), theme: 
     return canvas.document(width, height, title=f"{result.plan}: timeline", description=f"{subtitle}\n{words}")
 
 
-def _draw_row(canvas: Canvas, row: _Row, left: float, y: float, label_width: float, scale: float) -> None:
+def _draw_row(canvas: Canvas, row: Row, left: float, y: float, label_width: float, scale: float) -> None:
     canvas.add(f'<g data-step="{escaped(row.label)}">')
     canvas.badge(row.status, 24, y + 4, 14)
     canvas.text(45, y + 15.5, fitted(row.label, label_width - 30, 12, bold=True), "pl-id pl-row")
@@ -199,7 +251,7 @@ def timeline_text(result: RunResult, width: int = 80, *, ascii_only: bool = Fals
         width: Columns of the terminal; at least 40 are used.
         ascii_only: Use no sign beyond ASCII.
     """
-    rows, span, left_out = _rows(result, ())
+    rows, span, left_out = rows_of(result, ())
     if not rows:
         return "no step has started\n"
     words = [duration_text(row.bars[-1].end - row.bars[0].begin) for row in rows]

@@ -10,12 +10,14 @@ import json
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Body, FastAPI, Header, Path, Query, Request, Response, Security
 from starlette.responses import StreamingResponse
 
 import planloom
+from planloom.blocking import in_thread
 from planloom.core.result import RunStatus
 from planloom.errors import PlanError, ValidationError
 from planloom.journal.telling import entry_row, entry_value
@@ -29,6 +31,7 @@ from planloom.server.plans import NAME
 from planloom.server.problems import JsonResponse, Problem, tell_problems
 from planloom.server.settings import Scope
 from planloom.server.showing import questions_of, run_detail, run_line, run_summary, step_detail
+from planloom.server.view import RunView, view_of
 
 if TYPE_CHECKING:
     from planloom.server.limits import RateLimit
@@ -373,6 +376,22 @@ def _add_run(app: FastAPI, service: RunService) -> None:
         """The plan as a picture, with how each step stands."""
         run = await service.read(run_id)
         return Response(graph_svg(run.plan, run.result), media_type="image/svg+xml", headers=_SVG_HEADERS)
+
+    @app.get(
+        f"{_RUN}/view",
+        tags=["run"],
+        dependencies=_needs(Scope.READ),
+        operation_id="view_run",
+        response_model=RunView,
+        responses=_problems(404),
+    )
+    async def view_run(
+        run_id: RunId,
+        known: Annotated[str, Query(max_length=64, description="`graph.hash` of the view before.")] = "",
+    ) -> Response:
+        """What the page draws of a run: picture, timeline, totals, budget, questions."""
+        run = await service.read(run_id)
+        return JsonResponse(await in_thread(partial(view_of, run, known=known)))
 
 
 # --- what is said to runs ---------------------------------------------------------------------

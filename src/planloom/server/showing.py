@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from planloom.ports import RunRow
     from planloom.runtime.reading import RunOnRecord
 
+NOT_SHOWN = "not shown, for it is secret"
+
 
 def run_line(row: RunRow, status: str) -> dict[str, Any]:
     """Return a run as a list has it."""
@@ -59,7 +61,7 @@ def run_detail(run: RunOnRecord) -> dict[str, Any]:
     assert started is not None
     told = run.result.to_dict() | run_summary(run)
     del told["blocked"]
-    secret = _secret_keys(run)
+    secret = secret_keys(run)
     if secret:
         told["steps"] = [_without(step, secret) for step in told["steps"]]
         told["result"] = None if run.result.output is not None else told["result"]
@@ -126,7 +128,7 @@ def step_detail(run: RunOnRecord, key: str) -> dict[str, Any]:
         )
     step = next(one for one in every_step(run.result.steps) if one.id == key)
     told = step.to_dict(track_cost=run.state.started is None or run.state.started.track_cost)
-    secret = _secret_keys(run)
+    secret = secret_keys(run)
     given = known_arguments(node)
     hidden = []
     if key in secret:
@@ -231,7 +233,8 @@ def _usage(usage: Usage | None) -> dict[str, int] | None:
     return None if usage is None else usage.to_dict()
 
 
-def _secret_keys(run: RunOnRecord) -> frozenset[str]:
+def secret_keys(run: RunOnRecord) -> frozenset[str]:
+    """Return the steps whose output, or error, must not be shown."""
     if run.state.flow is None:
         return frozenset()
     return frozenset(key for key, node in run.state.nodes.items() if SECRET in node.labels)
@@ -241,7 +244,7 @@ def _without(step: dict[str, Any], secret: frozenset[str]) -> dict[str, Any]:
     """Return a step, and its parts, without what is secret of them."""
     told = dict(step)
     if told["id"] in secret:
-        told |= {"output": None, "error": None if told["error"] is None else "not shown, for it is secret"}
+        told |= {"output": None, "error": None if told["error"] is None else NOT_SHOWN}
         told.pop("metadata", None)
     if "parts" in told:
         told["parts"] = [_without(part, secret) for part in told["parts"]]
