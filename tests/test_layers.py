@@ -20,6 +20,7 @@ CATCHING = {
     "sandbox/inside.py": "a program may raise whatever it likes, and what it raised is its answer",
     "blocking.py": "carried out of the thread, and raised where it is waited for",
     "observe/trace.py": "a tracer raises what it likes; its run is told no further, and goes on",
+    "observe/heard.py": "an instrument raises what it likes; its run is not measured, and goes on",
     "executors/threads.py": "carried out of the thread to attempt.py, which classifies it",
     "runtime/driver.py": "a bug in the heart ends that run and does not leave it hanging",
     "tools/mcp_session.py": "a server's transport raises what it likes; whoever opens it or calls is told",

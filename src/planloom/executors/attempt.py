@@ -15,6 +15,7 @@ from planloom.core.events import AttemptFailed, AttemptSucceeded
 from planloom.executors.classify import kind_of, limits_of, retry_after_s, text_of, type_names, usage_of
 from planloom.executors.in_time import in_time
 from planloom.plan.policy import FailureKind
+from planloom.tools.context import under_way
 
 if TYPE_CHECKING:
     from planloom.core.commands import RunStep
@@ -33,6 +34,7 @@ class Attempts:
     async def __call__(self, request: RunStep, context: AttemptContext) -> AttemptSucceeded | AttemptFailed:
         clock = context.clock
         started_at = clock.now()
+        here = under_way.set((request.run_id, request.key, request.attempt))
         try:
             doing = self.executor.execute(request, context)
             if request.deadline_at is None:
@@ -49,6 +51,8 @@ class Attempts:
             return _failed(request, context, FailureKind.CANCELLED, error, started_at)
         except BaseException as error:  # noqa: BLE001 - rule 2; a tool may raise whatever it likes
             return _failed(request, context, kind_of(error), error, started_at)
+        finally:
+            under_way.reset(here)
         return AttemptSucceeded(
             request.key,
             request.attempt,

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from planloom import masking
 from planloom.core.events import CallEnded, CallStarted
 from planloom.core.result import Usage
 from planloom.errors import FlowError, InnerCallError, OutputError
@@ -55,7 +56,10 @@ class Inner:
         Args:
             asked: All that decides what the call comes to, in any form that `as_json` takes.
         """
-        text = json.dumps(as_json(asked, where="call"), sort_keys=True, separators=(",", ":"))
+        told, mask = as_json(asked, where="call"), masking.known()
+        if mask is not None:  # a later attempt is given answers from the record, and must ask the same with them
+            told = mask.value(told)
+        text = json.dumps(told, sort_keys=True, separators=(",", ":"))
         bare = f"{kind}/{name}/{sha256(text.encode()).hexdigest()[:_DIGITS]}"
         self._asked[bare] += 1
         key = f"{bare}/{self._asked[bare]}"

@@ -23,12 +23,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from planloom import masking
 from planloom.core.chat import LLMResponse, ModelCall
 from planloom.errors import ConfigError, MissingKeyError, UnknownFieldError, suggestion
 from planloom.models import guard
 from planloom.models.llm import COMMON_PARAMS
 from planloom.models.pricing import context_window_of, price_of
-from planloom.models.terms import Terms
+from planloom.models.terms import LEAST_KEY, Terms
 from planloom.ports import ModelMetadata
 
 if TYPE_CHECKING:
@@ -218,6 +219,8 @@ class HostedModel:
                 remedy=f"set {key_env}, or name another variable in the address: key_env=NAME",
                 key_env=key_env,
             )
+        if len(key) >= LEAST_KEY:
+            masking.declare({key_env or f"the key of {self._uri}": key})
         return key or PLACEHOLDER, key_env
 
     def _check_installed(self) -> None:

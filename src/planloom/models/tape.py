@@ -1,6 +1,7 @@
 """The file that recorded answers are kept in: one JSON object a line, in the order of recording.
 
-Rule 1: nothing secret is written: no value of a variable of the environment that is named like a key.
+Rule 1: nothing secret is written: no value of a variable of the environment that is named like a key, and none that is
+declared to be one.
 Rule 2: one file has one tape in a process, whoever uses it: writers never lose each other's recordings.
 """
 
@@ -18,13 +19,13 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+from planloom import masking
 from planloom.core.chat import LLMResponse, ToolCall
 from planloom.core.result import Usage
 from planloom.errors import ConfigError
 
 VERSION = 1
 """Of a line of the file."""
-MASK = "***"
 MAX_COMPARED = 200
 """Recordings that a call that is on none of them is compared with."""
 MAX_SHOWN = 3
@@ -36,9 +37,6 @@ _NOT_TOLD = re.compile(
     re.IGNORECASE,
 )
 """Names of settings that are not written."""
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
-_LEAST_SECRET = 8
-"""Characters of a value that is taken for a secret: "true" behind a name like one is none."""
 
 
 def key_of(request: dict[str, Any]) -> str:
@@ -60,8 +58,13 @@ def without_secrets(told: Any) -> Any:
 
 
 def masked(told: Any) -> Any:
-    """Return JSON without any value of the environment that is named like a key."""
-    secrets = {value for name, value in os.environ.items() if len(value) >= _LEAST_SECRET and _SECRET_NAME.search(name)}
+    """Return JSON without any value of the environment that is named like a key, and without what is declared one."""
+    mask = masking.known()
+    if mask is not None:
+        told = mask.value(told)
+    secrets = {
+        value for name, value in os.environ.items() if len(value) >= masking.LEAST_SECRET and masking.looks_secret(name)
+    }
     return _masked(told, sorted(secrets, key=len, reverse=True))
 
 
@@ -72,7 +75,7 @@ def _masked(told: Any, secrets: list[str]) -> Any:
         return [_masked(one, secrets) for one in told]
     if isinstance(told, str):
         for secret in secrets:
-            told = told.replace(secret, MASK)
+            told = told.replace(secret, masking.MASK)
     return told
 
 

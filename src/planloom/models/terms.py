@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+KEY_VARIABLES = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "GEMINI_API_KEY")
+"""Where providers' keys are looked for unless an address says otherwise; see `hosted.HOSTS`."""
+LEAST_KEY = 16
+"""Characters of a provider's key: what is shorter only stands in for one, as in "not-needed"."""
 MAX_READ = 4_000
 """Characters of a provider's own words that are looked at."""
 MAX_TOLD = 300

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from planloom.errors import ConfigError, JournalError
 from planloom.observe import genai
 from planloom.observe.naming import span_id_of, trace_id_of
+from planloom.observe.otel_metrics import metrics_of
 from planloom.observe.spans import RUN, Began, Ended, Spans
 
 try:
@@ -34,6 +35,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import Meter
     from opentelemetry.trace import Span, Tracer
 
     from planloom.ports import Recorded
@@ -49,9 +51,12 @@ class Tracing:
     Args:
         tracer: None: that of the provider that this process has set up.
         content: Whether spans tell what was answered and what errors say; None: as the environment says.
+        meter: What metrics are told to; None: that of the provider that this process has set up.
     """
 
-    def __init__(self, tracer: Tracer | None = None, *, content: bool | None = None) -> None:
+    def __init__(
+        self, tracer: Tracer | None = None, *, content: bool | None = None, meter: Meter | None = None
+    ) -> None:
         from planloom import __version__
 
         given = tracer or otel.get_tracer("planloom", __version__)
@@ -61,6 +66,7 @@ class Tracing:
         self._content = asked if content is None else content
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._aside = _Aside()
+        self.metrics = metrics_of(meter)
 
     @classmethod
     def of(cls, telemetry: bool | Tracer | Tracing | None) -> Tracing | None:

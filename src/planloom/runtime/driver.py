@@ -3,7 +3,8 @@
 Rule 1: what a fact leads to is written down before anything is done about it; what has effects waits until that is
 durable (output commit), and so does telling anyone how the run stands.
 Rule 2: the driver decides nothing; it carries out commands and hands in facts.
-Rule 3: when the record cannot be written, everything under way is stopped and the run's owner gets that error.
+Rule 3: a fact is taken in without what is declared a secret: the run itself never knows one.
+Rule 4: when the record cannot be written, everything under way is stopped and the run's owner gets that error.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
+from planloom import masking
 from planloom.core.commands import EndRun, GoOn, RunStep, SetTimer, StopStep
 from planloom.core.events import AttemptFailed, TimerFired, WentOn
 from planloom.errors import JournalError
@@ -50,6 +52,7 @@ class Driver:
         self._resting: list[asyncio.Future[None]] = []
         self._flushing: list[asyncio.Future[None]] = []
         self._closed = False
+        self._struck = masking.StruckFacts()
 
     def begin(self, writer: RunWriter, fact: Fact) -> None:
         """Take the pen and hand in the first fact."""
@@ -104,6 +107,12 @@ class Driver:
         Returns:
             False if this driver takes no facts any more.
         """
+        mask = masking.known()
+        if mask is None:
+            return self._take(fact)
+        return all(self._take(one) for one in self._struck.facts(mask, fact))
+
+    def _take(self, fact: Fact) -> bool:
         if self._broken is not None or self._closed:
             return False
         assert self._writer is not None

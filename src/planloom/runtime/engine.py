@@ -21,12 +21,15 @@ from planloom.core.result import RunResult, RunStatus
 from planloom.errors import ConfigError, JournalError, JournalFormatError, PlanError, RunBusyError, RunNotFoundError
 from planloom.executors.wrap.guarded import check_spared
 from planloom.journal.open import open_journal
+from planloom.observe.heard import HeardWriter
+from planloom.observe.logs import RunLog
 from planloom.plan.inputs import check_inputs
 from planloom.plan.model import Plan
 from planloom.runtime.agents import roster_of
 from planloom.runtime.batch import run_batch
 from planloom.runtime.checks import Checks, PlanSource
 from planloom.runtime.clock import LoopClock
+from planloom.runtime.declared import declare_secrets, without_secrets
 from planloom.runtime.driver import Driver
 from planloom.runtime.forks import TakenOver, around, behind_no_failure
 from planloom.runtime.guesses import Guesses
@@ -48,10 +51,12 @@ if TYPE_CHECKING:
     from planloom.agents.roster import AgentRegistry
     from planloom.executors.acceptance import AcceptanceGate
     from planloom.models.llm import LLM
+    from planloom.observe.heard import Observer
+    from planloom.observe.metrics import Metrics
     from planloom.observe.trace import Tracing
     from planloom.plan.flow_paths import FlowPath
     from planloom.plan.policy import ResourceLimits
-    from planloom.ports import Clock, Journal, MakeTransport, Model, Recorded, SandboxBackend
+    from planloom.ports import Clock, Journal, MakeTransport, Model, Recorded, RunWriter, SandboxBackend
     from planloom.verify.judge import JudgeAgent
 
 _log = logging.getLogger("planloom.engine")
@@ -76,8 +81,9 @@ class Engine:
         sandboxes: Where code runs, by the `runtime` that a step names, besides those that there are; left open.
         settings: See `Settings`.
         clock: Time; None: the real one.
-        telemetry: True: every run is told as spans of OpenTelemetry, with the provider that this process set up. Or a
-            tracer, or an `observe.trace.Tracing`, which may tell what was answered, too.
+        telemetry: True: every run is told as spans and metrics of OpenTelemetry, with the providers that this process
+            set up. Or a tracer, or an `observe.trace.Tracing`, which may tell what was answered, too.
+        metrics: Counts what runs do, for Prometheus; several engines may share one.
     """
 
     def __init__(
@@ -96,8 +102,10 @@ class Engine:
         settings: Settings | None = None,
         clock: Clock | None = None,
         telemetry: bool | Tracer | Tracing | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._settings = settings or Settings()
+        declare_secrets(self._settings)
         self._clock = clock or LoopClock()
         self._registry = ToolRegistry.of(tools).frozen()
         self._allow = None if allow is None else tuple(sorted(self._registry.expanded(allow)))
@@ -139,6 +147,12 @@ class Engine:
             labelled=self._labelled,
         )
         self._tracing = _tracing_of(telemetry) if telemetry else None
+        told = (
+            metrics,
+            None if self._tracing is None else self._tracing.metrics,
+            RunLog() if RunLog.wanted() else None,
+        )
+        self._observers: tuple[Observer, ...] = tuple(one for one in told if one is not None)
         self._drivers: dict[str, Driver] = {}
         self._guesses = Guesses()
         self._poll: asyncio.Task[None] | None = None
@@ -327,9 +341,10 @@ class Engine:
     async def _begin(self, run_id: str, started: RunStarted) -> Run:
         machine = RunMachine(run_id)
         self._check_open()
+        started = without_secrets(run_id, started)
         driver = Driver(machine, self._wired.transport.lane(), self._clock)
         try:
-            driver.begin(await self._journal.create(run_id, driver.on_durable), started)
+            driver.begin(await self._created(run_id, driver), started)
         except BaseException:
             await driver.close()
             raise
@@ -344,6 +359,21 @@ class Engine:
             await self.release(run_id)
             raise
         return run
+
+    async def _created(self, run_id: str, driver: Driver) -> RunWriter:
+        """Return the pen of a new run, with whoever observes it."""
+        if not self._observers:
+            return await self._journal.create(run_id, driver.on_durable)
+        heard = HeardWriter(run_id, self._observers, driver.on_durable)
+        return heard.holding(await self._journal.create(run_id, heard.on_durable))
+
+    async def _taken(self, run_id: str, driver: Driver) -> tuple[list[Recorded], RunWriter]:
+        """Return a run on record and its pen, with whoever observes it."""
+        if not self._observers:
+            return await self._journal.take(run_id, driver.on_durable)
+        heard = HeardWriter(run_id, self._observers, driver.on_durable)
+        record, writer = await self._journal.take(run_id, heard.on_durable)
+        return record, heard.holding(writer, record)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -398,7 +428,7 @@ class Engine:
         driver = Driver(machine, self._wired.transport.lane(), self._clock)
         writer = None
         try:
-            record, writer = await self._journal.take(run_id, driver.on_durable)
+            record, writer = await self._taken(run_id, driver)
             driver.machine = machine = replayed(run_id, record)
             if machine.ended:  # its last driver ended it in the meantime
                 await writer.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -63,6 +63,16 @@ class AgentSetting(BaseModel):
     """JSON Schema of its result; None: text."""
 
 
+class LogSetting(BaseModel):
+    """How planloom's own commands log, to stderr."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["text", "json"] = "text"
+    """A line of text each, or a JSON object."""
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
+
+
 class Settings(BaseModel):
     """Settings of an engine; every one has a default that works on one machine."""
 
@@ -90,6 +100,10 @@ class Settings(BaseModel):
     """Model URI of steps that say `model: default`, of agents, and of planning."""
     models: dict[str, str] = {}
     """Names that plans may use for models, each with its URI."""
+    secrets: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = ()
+    """Variables whose values, of at least 8 characters, are struck out of all that is recorded, logged or told."""
+    logging: LogSetting = LogSetting()
+    """How commands log."""
     prices: dict[str, PriceSetting] = {}
     """By a model's name here, its URI, or its name at the provider."""
     rates: dict[str, RateSetting] = {}

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from planloom.errors import ConfigError, PlanloomError, field_problems
 from planloom.runtime.agents import roster_of
 from planloom.runtime.clock import LoopClock
+from planloom.runtime.declared import declare_secrets
 from planloom.runtime.settings import Settings, read_settings
 from planloom.runtime.wire import JsonWire
 from planloom.runtime.wiring import HEART_KINDS, catalogue_of, wire
@@ -182,6 +183,7 @@ async def work(invited: Invitation) -> str:
         ConfigError: Its tools or settings are wrong.
     """
     settings = Settings() if invited.settings is None else read_settings(invited.settings)
+    declare_secrets(settings)
     registry = tools_for(invited, settings)
     clock = LoopClock()
     roster = roster_of(settings.agents, registry, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LOGGER = logging.getLogger("planloom.tools")
+under_way: ContextVar[tuple[str, str, int] | None] = ContextVar("planloom attempt", default=None)
+"""Run, step and number of the attempt that is being made here; log lines tell them."""
 
 
 def _never() -> bool:

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from planloom import masking
 from planloom.errors import ConfigError, MissingKeyError, UnknownFieldError, field_problems, suggestion
 from planloom.plan.flow import Labels
 from planloom.plan.policy import Effects
@@ -215,6 +216,9 @@ def environment_of(name: str, terms: McpTerms) -> tuple[dict[str, str], dict[str
         token = _value(name, terms.token_env)
         headers["Authorization"] = f"Bearer {token}"
         values.append(token)
+    secret = {ours: variables[theirs] for theirs, ours in terms.env.items() if masking.looks_secret(ours)}
+    secret |= {ours: headers[header] for header, ours in terms.headers_env.items()}
+    masking.declare(secret | ({} if terms.token_env is None else {terms.token_env: values[-1]}))
     known = [one for one in values if len(one) >= _SHORTEST_SECRET]
     spelt = {form for one in known for form in (one, json.dumps(one)[1:-1], json.dumps(one, ensure_ascii=False)[1:-1])}
     longest_first = sorted(spelt | {quote(one, safe="") for one in known}, key=len, reverse=True)

@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from planloom import masking
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -42,7 +44,8 @@ class WorkerSetup:
 
     def environment(self, token: str) -> dict[str, str]:
         """Return its environment, without variables that hold the pool's token: everything a tool starts sees it."""
-        return {name: value for name, value in os.environ.items() if token not in value} | dict(self.env)
+        secrets = {masking.VARIABLE: ",".join(masking.names())} if masking.names() else {}
+        return {name: value for name, value in os.environ.items() if token not in value} | secrets | dict(self.env)
 
     def first_line(self, *, address: str, token: str, worker: str, labels: Mapping[str, str], capacity: int) -> str:
         """Return what a worker process reads first."""
