@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +22,9 @@ from planloom.cli.inputs import read_inputs, read_limits
 from planloom.cli.options import Invocation, shared
 from planloom.cli.plan import PLAN_PATH
 from planloom.cli.plan_file import STDIN, PlanFile
-from planloom.cli.progress import Lines, Silent
 from planloom.cli.project import Workplace
-from planloom.core.result import RunStatus
+from planloom.cli.telling import progress_on, say_result
 from planloom.observe.looks import printable
-from planloom.observe.text import summary_lines
 from planloom.plan.inputs import check_inputs
 from planloom.runtime.engine import Engine
 from planloom.runtime.run_ids import new_run_id
@@ -126,11 +123,11 @@ def _drive(
             with place.needing_servers():
                 run, told = await begin(engine)
             with _ctrl_c_cancels(run, screen):
-                return await _told(run, engine, _progress(screen, quiet=quiet), after=told)
+                return await _told(run, engine, progress_on(screen, quiet=quiet), after=told)
 
     with screen.only_answers_on_stdout():
         result = blocking.run(driven())
-        _say(result, screen, place)
+        say_result(result, screen, place)
     sys.exit(exit_of_run(result.status.value))
 
 
@@ -160,16 +157,6 @@ async def _told(run: Run, engine: Engine, progress: Progress, *, after: int) -> 
     return result
 
 
-def _progress(screen: Screen, *, quiet: bool) -> Progress:
-    if quiet:
-        return Silent()
-    if screen.notes_are_seen and os.environ.get("TERM", "dumb") != "dumb" and find_spec("rich") is not None:
-        from planloom.cli.live import LiveTable
-
-        return LiveTable(screen.notes, ascii_only=screen.notes_ascii_only)
-    return Lines(screen.note)
-
-
 @contextmanager
 def _ctrl_c_cancels(run: Run, screen: Screen) -> Iterator[None]:
     loop = asyncio.get_running_loop()
@@ -190,19 +177,3 @@ def _ctrl_c_cancels(run: Run, screen: Screen) -> Iterator[None]:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGINT)
-
-
-def _say(result: RunResult, screen: Screen, place: Workplace) -> None:
-    if screen.as_json:
-        screen.answer(result.to_dict(), "")
-    elif result.output is not None:
-        screen.answer(None, screen.value_text(result.output))
-    for line in summary_lines(result):
-        screen.note(line)
-    hints, name = place.hints(), result.run_id
-    if result.status is RunStatus.WAITING:
-        for blocker in result.blockers():
-            screen.note(f"to go on: {blocker['command']}{hints}")
-        screen.note(f"then:     planloom resume {name}{place.hints(tools=True)}")
-    elif result.status in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.LIMIT_EXCEEDED):
-        screen.note(f"to run the rest: planloom resume --failed {name}{place.hints(tools=True)}")
