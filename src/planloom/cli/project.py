@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 from planloom.errors import ConfigError, PlanError, PlanloomError, RunNotFoundError, UnknownToolError
 from planloom.journal.sqlite import SqliteJournal
+from planloom.observe.logs import configure
 from planloom.observe.looks import printable
+from planloom.runtime.declared import declare_secrets
 from planloom.runtime.settings import Settings, find_settings, read_settings
 from planloom.tools.load import load_tools
 from planloom.tools.mcp import McpServer
@@ -61,6 +63,9 @@ class Workplace:
         self.settings = read_settings(self.file) if self.file is not None else Settings()
         self.left_out: dict[str, PlanloomError] = {}
         self._call = call
+        declare_secrets(self.settings)
+        if "logging" in self.settings.model_fields_set:
+            configure(format=self.settings.logging.format, level=self.settings.logging.level)
 
     @property
     def journal_path(self) -> Path:

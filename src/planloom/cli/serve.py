@@ -19,6 +19,7 @@ from planloom.cli.mcp_serving import listening_on
 from planloom.cli.options import Invocation, shared
 from planloom.cli.project import Workplace
 from planloom.errors import ConfigError
+from planloom.observe.metrics import Metrics
 from planloom.runtime.engine import Engine
 
 if TYPE_CHECKING:
@@ -90,9 +91,10 @@ async def _served(place: Workplace, settings: ServerSettings, screen: Screen, *,
 
     tools = await place.all_tools(screen.note)
     here = place.settings_here
-    async with Engine(place.journal_path, tools=tools, allow=here.allow, settings=here) as engine:
+    metrics, journal = Metrics(), place.journal_path
+    async with Engine(journal, tools=tools, allow=here.allow, settings=here, metrics=metrics) as engine:
         service = RunService(engine, NamedPlans(settings.plans), settings)
-        app = make_app(service, settings, page=page)
+        app = make_app(service, settings, page=page, metrics=metrics)
         with listening_on(settings.host, settings.port) as listening:
             shown = f"[{settings.host}]" if ":" in settings.host else settings.host
             screen.note(f"listening on http://{shown}:{listening.getsockname()[1]}")

@@ -14,13 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Body, FastAPI, Header, Path, Query, Request, Response, Security
-from starlette.responses import StreamingResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 
 import planloom
 from planloom.blocking import in_thread
 from planloom.core.result import RunStatus
 from planloom.errors import PlanError, ValidationError
 from planloom.journal.telling import entry_row, entry_value
+from planloom.observe.prometheus import CONTENT_TYPE
 from planloom.observe.svg import graph_svg
 from planloom.plan.inputs import inputs_schema
 from planloom.runtime.run_ids import MAX_RUN_ID
@@ -34,6 +35,7 @@ from planloom.server.showing import questions_of, run_detail, run_line, run_summ
 from planloom.server.view import RunView, view_of
 
 if TYPE_CHECKING:
+    from planloom.observe.metrics import Metrics
     from planloom.server.limits import RateLimit
     from planloom.server.service import RunService, Said
     from planloom.server.settings import ServerSettings
@@ -65,13 +67,19 @@ Key = Annotated[
 
 
 def make_app(
-    service: RunService, settings: ServerSettings, *, page: bool = True, rate: RateLimit | None = None
+    service: RunService,
+    settings: ServerSettings,
+    *,
+    page: bool = True,
+    rate: RateLimit | None = None,
+    metrics: Metrics | None = None,
 ) -> FastAPI:
     """Return the app that serves these runs.
 
     Args:
         page: Whether the page is served, too.
         rate: How much each caller may ask; None: as the settings say.
+        metrics: What the engine counts in, told at /metrics; None: there is no such route.
 
     Raises:
         MissingKeyError: The variable of a token holds none.
@@ -99,6 +107,8 @@ def make_app(
     app.state.service = service
     tell_problems(app)
     _add_health(app, service)
+    if metrics is not None:
+        _add_metrics(app, metrics)
     _add_plans(app, service)
     _add_runs(app, service)
     _add_run(app, service)
@@ -153,6 +163,20 @@ def _add_health(app: FastAPI, service: RunService) -> None:
         """Whether the server takes runs: its record can be read, and it is not about to end."""
         await service.check_ready()
         return JsonResponse({"status": "ok"})
+
+
+def _add_metrics(app: FastAPI, metrics: Metrics) -> None:
+    @app.get(
+        "/metrics",
+        tags=["health"],
+        operation_id="metrics",
+        response_class=PlainTextResponse,
+        responses=_problems(),
+        dependencies=_needs(Scope.READ),
+    )
+    async def metrics_text() -> Response:
+        """What was counted since the server began, as Prometheus reads it."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
 
 
 # --- plans ------------------------------------------------------------------------------------
