@@ -94,7 +94,7 @@ def test_a_repository_with_src_tests_and_scripts_hangs_together() -> None:
         ("'import beside'\n# import beside\nimport_beside = 1", set()),
         ("__import__('beside')", set()),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_an_import_leads_where_python_would_find_it(statement: str, imported: set[str]) -> None:
     files = {"p/__init__.py": "", "p/q/__init__.py": "", "p/q/m.py": "", "beside.py": "", "p/here.py": statement}
