@@ -51,7 +51,7 @@ _SVG_HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
 }
-_BEFORE = re.compile(r"(\d{1,20}\.?\d{0,20}(?:e[+-]?\d{1,3})?):(.{1,1000})", re.DOTALL)
+_BEFORE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?):(.{1,1000})", re.DOTALL)
 
 RunId = Annotated[str, Path(min_length=1, max_length=MAX_RUN_ID, examples=["20261120-093015-4f1c09ab"])]
 After = Annotated[int, Query(ge=0, le=1 << 53, description="Only events with higher numbers.")]
@@ -196,7 +196,7 @@ def _add_plans(app: FastAPI, service: RunService) -> None:
         rows: list[dict[str, Any]] = []
         for name in service.plans.names():
             try:
-                plan = await service.plans.named(name)
+                plan = await service.named(name)
             except PlanError as error:
                 rows.append({"name": name, "title": name, "description": "", "inputs": {}, "problem": error.message})
             else:
@@ -214,7 +214,7 @@ def _add_plans(app: FastAPI, service: RunService) -> None:
     )
     async def get_plan(name: Annotated[str, Path(pattern=NAME)]) -> Response:
         """One of them, whole."""
-        plan = await service.plans.named(name)
+        plan = await service.named(name)
         told = {"name": name, "hash": plan.hash, "plan": json.loads(plan.canonical_json), "inputs": inputs_schema(plan)}
         return JsonResponse(told)
 

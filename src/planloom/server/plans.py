@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +21,7 @@ from planloom.errors import PlanError, PlanSyntaxError, UnknownPlanError, sugges
 from planloom.plan.load import load_plan, parse_plan
 
 if TYPE_CHECKING:
+    from planloom.plan.load import Check
     from planloom.plan.model import Plan
 
 PLAN_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
@@ -52,8 +53,11 @@ class NamedPlans:
         """Return the names there are, sorted."""
         return sorted(self._files())
 
-    async def named(self, name: str) -> Plan:
+    async def named(self, name: str, *, also: Check | None = None) -> Plan:
         """Return a plan of the folders.
+
+        Args:
+            also: A further check when it is read, so that its problems are told with their lines.
 
         Raises:
             UnknownPlanError: There is none of that name.
@@ -69,7 +73,8 @@ class NamedPlans:
         if known is not None and known.stamp is not None and known.stamp == stamp:
             return known.plan
         try:
-            plan = await in_thread(load_plan, path)
+            is_large = bool(stamp) and stamp[1] > LARGE_CHARS
+            plan = await in_thread(load_plan, path) if is_large else load_plan(path, also=also)
         except PlanError as error:
             for problem in error.problems:
                 problem.facts.pop("file", None)
@@ -78,8 +83,8 @@ class NamedPlans:
         self._read[path] = _Read(plan, None if has_parts else stamp)
         return plan
 
-    async def brought(self, source: Mapping[str, Any] | str) -> Plan:
-        """Return the plan that a caller brings along: a value, or its text.
+    async def brought(self, source: Mapping[str, Any] | str, *, also: Check | None = None) -> Plan:
+        """Return the plan that a caller brings along: a value, or its text; `also` as for `named`.
 
         Raises:
             PlanError: It is not sound.
@@ -90,8 +95,7 @@ class NamedPlans:
         if known is not None:
             self._brought.move_to_end(key)
             return known
-        read: Callable[[], Plan] = lambda: parse_plan(source) if isinstance(source, str) else load_plan(source)  # noqa: E731 - done here or in a thread
-        plan = read() if len(text) < LARGE_CHARS else await in_thread(read)
+        plan = _read_brought(source, also) if len(text) < LARGE_CHARS else await in_thread(_read_brought, source, None)
         self._brought[key] = plan
         if len(self._brought) > KEPT_PLANS:
             self._brought.popitem(last=False)
@@ -112,6 +116,10 @@ class NamedPlans:
                 if is_plan and path.resolve().is_relative_to(real):
                     found.setdefault(path.stem, path)
         return found
+
+
+def _read_brought(source: Mapping[str, Any] | str, also: Check | None) -> Plan:
+    return parse_plan(source, also=also) if isinstance(source, str) else load_plan(source, also=also)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

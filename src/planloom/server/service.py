@@ -49,6 +49,8 @@ _log = logging.getLogger("planloom.server")
 T = TypeVar("T")
 Said = ApprovalAnswered | StepResolved | CancelRequested | PauseRequested
 """What people say to runs."""
+CLOSE_S = 5.0
+"""Seconds that runs which are being begun have to be on record, once the server ends."""
 BUSY_TRIES = 20
 BUSY_WAIT_S = 0.05
 """How often, and after how long, a run is looked for again that another process is starting right now."""
@@ -110,7 +112,7 @@ class RunService:
         self._is_open = False
         self.ending.set()
         if self._beginning:
-            await asyncio.wait(self._beginning)
+            await asyncio.wait(self._beginning, timeout=CLOSE_S)
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -132,19 +134,23 @@ class RunService:
     async def plan_of(self, body: SubmitBody) -> Plan:
         """Return the plan that is asked for; raises as `NamedPlans`."""
         if body.name is not None:
-            return await self.plans.named(body.name)
+            return await self.named(body.name)
         assert body.plan is not None
         return await self.brought(body.plan)
+
+    async def named(self, name: str) -> Plan:
+        """Return a plan of the folders, held against everything that is here; raises as `NamedPlans`."""
+        return await self.plans.named(name, also=self._engine.problems_here)
 
     async def brought(self, source: dict[str, Any] | str) -> Plan:
         """Return a plan that a caller brings along, if that is allowed here."""
         if self.settings.named_only:
             raise NotAllowedError("this server runs its own plans only", remedy="name one of GET /v1/plans")
-        return await self.plans.brought(source)
+        return await self.plans.brought(source, also=self._engine.problems_here)
 
     async def checked(self, source: dict[str, Any] | str) -> Plan:
         """Return the plan of a caller, held against everything that is here."""
-        return self._engine.check(await self.plans.brought(source))
+        return self._engine.check(await self.plans.brought(source, also=self._engine.problems_here))
 
     # --- start ---
 
