@@ -168,8 +168,9 @@ def _forms(value: str) -> set[str]:
         written = one.encode(errors="surrogateescape")
         forms |= {one, one.lower(), one.upper(), one.swapcase(), written.hex(), written.hex().upper()}
         for is_ascii in (True, False):
-            once = json.dumps(one, ensure_ascii=is_ascii)[1:-1]
-            forms |= {once, json.dumps(once, ensure_ascii=is_ascii)[1:-1]}
+            shown = {one, repr(one)[1:-1], one.replace("\\", "\\\\")}
+            once = {json.dumps(text, ensure_ascii=is_ascii)[1:-1] for text in shown}
+            forms |= shown | once | {json.dumps(text, ensure_ascii=is_ascii)[1:-1] for text in once}
         quoted = {quote(written, safe=safe) for safe in ("", "/")} | {quote_plus(written)}
         forms |= quoted | {re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), text) for text in quoted}
         forms |= set(_in_base64(written))
