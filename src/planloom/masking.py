@@ -172,7 +172,11 @@ def _forms(value: str) -> set[str]:
             once = {json.dumps(text, ensure_ascii=is_ascii)[1:-1] for text in shown}
             forms |= shown | once | {json.dumps(text, ensure_ascii=is_ascii)[1:-1] for text in once}
         quoted = {quote(written, safe=safe) for safe in ("", "/")} | {quote_plus(written)}
-        forms |= quoted | {re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), text) for text in quoted}
+        forms |= (
+            quoted
+            | {text.lower() for text in quoted}
+            | {re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), text) for text in quoted}
+        )
         forms |= set(_in_base64(written))
     return forms
 

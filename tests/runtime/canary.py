@@ -28,14 +28,18 @@ def new_secret() -> str:
 
 def leaks(found_in: Iterable[tuple[str, bytes]], canaries: dict[str, str]) -> list[str]:
     """Return where which secret was found, and in what form."""
-    wanted = {name: value.encode().lower() for name, value in canaries.items()}
+    wanted = {name: _in_small(value.encode()) for name, value in canaries.items()}
     return [
         f"{name} in {place}, {form}"
         for place, written in found_in
         for form, view in _views(written)
         for name, value in wanted.items()
-        if value in view
+        if value in _in_small(view)
     ]
+
+
+def _in_small(written: bytes) -> bytes:
+    return written.decode(errors="surrogateescape").lower().encode(errors="surrogateescape")
 
 
 def files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -55,16 +59,16 @@ def rows_of(path: Path) -> bytes:
 
 
 def _views(written: bytes) -> Iterator[tuple[str, bytes]]:
-    yield "as it is", written.lower()
+    yield "as it is", written
     unescaped = written
     for _ in range(3):
         unescaped = _ESCAPE.sub(_meant, unescaped)
-    yield "escaped", unescaped.lower()
+    yield "escaped", unescaped
     for form, text in (("", written), ("escaped, ", unescaped)):
-        yield f"{form}for URLs", unquote_to_bytes(text).lower()
-        yield f"{form}for forms", unquote_to_bytes(text.replace(b"+", b" ")).lower()
-    yield "in hex", b"\n".join(_from_hex(written)).lower()
-    yield "in base64", b"\n".join(_from_base64(unescaped)).lower()
+        yield f"{form}for URLs", unquote_to_bytes(text)
+        yield f"{form}for forms", unquote_to_bytes(text.replace(b"+", b" "))
+    yield "in hex", b"\n".join(_from_hex(written))
+    yield "in base64", b"\n".join(_from_base64(unescaped))
 
 
 def _meant(found: re.Match[bytes]) -> bytes:
