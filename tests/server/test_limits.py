@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from planloom.server.gate import Gate
+from planloom.server.gate import HttpGate
 from planloom.server.limits import KNOWN_CALLERS, RateLimit
 from planloom.server.settings import ServerSettings
 from planloom.testing.fakes import fake_tool
@@ -95,7 +95,7 @@ def test_a_request_that_does_not_come_is_not_waited_for() -> None:
         async def sent(message: Any) -> None:
             answers.append(message)
 
-        gate = Gate(lambda *_: None, settings=ServerSettings(body_timeout_s=0.01))  # type: ignore[arg-type, return-value]
+        gate = HttpGate(lambda *_: None, settings=ServerSettings(body_timeout_s=0.01))  # type: ignore[arg-type, return-value]
         scope = {
             "type": "http",
             "method": "POST",

@@ -10,7 +10,7 @@ import pytest
 
 from planloom import errors
 from planloom.server.bodies import Health
-from planloom.server.problems import STATUSES, Problem, problem_of
+from planloom.server.problems import STATUSES, ProblemValue, problem_of
 from planloom.testing.fakes import fake_tool
 from tests.server.common import ASK, serving
 
@@ -37,7 +37,7 @@ def test_all_problems_of_a_plan_are_told_with_their_places() -> None:
         async with serving() as server:
             for path in ("/runs", "/plans/check"):
                 told = await server.post(path, {"plan": text}, status=422)
-                Problem.model_validate(told)
+                ProblemValue.model_validate(told)
                 places = {(one["line"], one["step"]) for one in told["problems"]}
                 assert places == {(2, "a"), (3, "b")}
                 assert all(one["remedy"] for one in told["problems"])
@@ -80,7 +80,7 @@ def test_a_bug_is_a_problem_too_and_its_particulars_are_in_the_log_only(caplog: 
             answer = await server.client.get("/v1/broken")
 
         assert answer.status_code == 500
-        Problem.model_validate(answer.json())
+        ProblemValue.model_validate(answer.json())
         assert "inner particulars" not in answer.text
 
     caplog.set_level(logging.ERROR)
@@ -110,7 +110,7 @@ def test_whatever_is_asked_wrongly_is_answered_with_a_problem(path: str, status:
 
             assert answer.status_code == status
             assert answer.headers["content-type"] == "application/problem+json"
-            Problem.model_validate(answer.json())
+            ProblemValue.model_validate(answer.json())
 
     asyncio.run(main())
 

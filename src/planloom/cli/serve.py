@@ -19,6 +19,7 @@ from planloom.cli.mcp_serving import listening_on
 from planloom.cli.options import Invocation, shared
 from planloom.cli.project import Workplace
 from planloom.errors import ConfigError
+from planloom.observe.logs import configure
 from planloom.observe.metrics import Metrics
 from planloom.runtime.engine import Engine
 
@@ -66,6 +67,8 @@ def serve(call: Invocation, host: str | None, port: int | None, folders: tuple[P
             f"{settings.host} can be reached from other machines, and there is no token",
             remedy='set one: [server.tokens.me] with env = "VARIABLE" and scopes = ["read", "submit", …]',
         )
+    logging = place.settings.logging
+    configure(format=logging.format, level=logging.level, loggers=("planloom", "uvicorn"))
     with screen.only_answers_on_stdout():
         blocking.run(_served(place, settings, screen, page=not no_page))
 

@@ -27,9 +27,9 @@ from planloom.plan.inputs import inputs_schema
 from planloom.runtime.run_ids import MAX_RUN_ID
 from planloom.server import bodies, follow
 from planloom.server.auth import NeedsScope, caller_of
-from planloom.server.gate import Gate
+from planloom.server.gate import HttpGate
 from planloom.server.plans import NAME
-from planloom.server.problems import JsonResponse, Problem, tell_problems
+from planloom.server.problems import JsonResponse, ProblemValue, tell_problems
 from planloom.server.settings import Scope
 from planloom.server.showing import questions_of, run_detail, run_line, run_summary, step_detail
 from planloom.server.view import RunView, view_of
@@ -114,7 +114,7 @@ def make_app(
     _add_run(app, service)
     _add_says(app, service)
     _add_document(app)
-    app.add_middleware(Gate, settings=settings, rate=rate)
+    app.add_middleware(HttpGate, settings=settings, rate=rate)
     return app
 
 
@@ -528,7 +528,7 @@ def _add_document(app: FastAPI) -> None:
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             told = make()
-            schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            schema = ProblemValue.model_json_schema(ref_template="#/components/schemas/{model}")
             parts = told["components"]["schemas"]
             parts |= schema.pop("$defs", {})
             parts["Problem"] = schema

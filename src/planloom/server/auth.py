@@ -34,7 +34,7 @@ Headers = Mapping[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class Asker:
     """Who asks.
 
     Attributes:
@@ -45,7 +45,7 @@ class Caller:
     scopes: frozenset[Scope]
 
 
-LOCAL = Caller("local", ALL_SCOPES)
+LOCAL = Asker("local", ALL_SCOPES)
 """Whoever asks from this machine, where there are no tokens."""
 
 
@@ -57,10 +57,10 @@ class Doorkeeper:
     """
 
     def __init__(self, settings: ServerSettings) -> None:
-        self._tokens: list[tuple[bytes, Caller]] = []
+        self._tokens: list[tuple[bytes, Asker]] = []
         for name, one in settings.tokens.items():
             digest = one.sha256 or sha256(token_in(name, one).encode()).hexdigest()
-            self._tokens.append((bytes.fromhex(digest), Caller(name, frozenset(one.scopes))))
+            self._tokens.append((bytes.fromhex(digest), Asker(name, frozenset(one.scopes))))
         self._names = frozenset(name.lower() for name in settings.hosts)
 
     def check_address(self, headers: Headers, peer: str | None) -> None:
@@ -87,7 +87,7 @@ class Doorkeeper:
                 403, "request.remote", "without tokens only this machine is served", remedy="set [server.tokens.NAME]"
             )
 
-    def caller(self, headers: Headers) -> Caller:
+    def caller(self, headers: Headers) -> Asker:
         """Return who asks.
 
         Raises:
@@ -130,7 +130,7 @@ class NeedsScope(SecurityBase):
         self.model = BearerScheme(description="A token of `[server.tokens]`; not needed where there are none.")
         self.scheme_name = "token"
 
-    async def __call__(self, request: Request, scopes: SecurityScopes) -> Caller:
+    async def __call__(self, request: Request, scopes: SecurityScopes) -> Asker:
         caller = caller_of(request)
         for scope in scopes.scopes:
             if scope not in caller.scopes:
@@ -143,10 +143,10 @@ class NeedsScope(SecurityBase):
         return caller
 
 
-def caller_of(request: Request) -> Caller:
+def caller_of(request: Request) -> Asker:
     """Return who asks, as the gate found it."""
     caller: Any = request.scope.get("state", {}).get("caller")
-    if not isinstance(caller, Caller):  # a path that the gate takes for an open one: never serve it by mistake
+    if not isinstance(caller, Asker):  # a path that the gate takes for an open one: never serve it by mistake
         raise HttpError(401, "request.token", "a token is needed", headers=_CHALLENGE)
     return caller
 

@@ -232,6 +232,17 @@ class CallValue(BaseModel):
     cost_usd: float | None = None
 
 
+class LinkValue(BaseModel):
+    """One entry of the record on the way to how a step stands."""
+
+    seq: int
+    cause: int
+    at: float
+    event: str = Field(examples=["step_dispatched"])
+    step: str
+    text: str
+
+
 class StepDetail(StepValue):
     """A step with everything on record about it."""
 
@@ -243,6 +254,7 @@ class StepDetail(StepValue):
     calls: list[CallValue]
     streamed: str = Field(description="What its attempt under way has answered so far.")
     hidden: list[str] = Field(description="What is not shown because it is secret: output, inputs.")
+    chain: list[LinkValue] = Field(description="Why it stands so: the last first, the submission of the run last.")
 
 
 class EventPage(BaseModel):

@@ -25,7 +25,7 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", b"same-origin"))
 
 
-class Gate:
+class HttpGate:
     """An ASGI app around the real one."""
 
     def __init__(self, app: ASGIApp, *, settings: ServerSettings, rate: RateLimit | None = None) -> None:

@@ -79,7 +79,7 @@ class OneProblem(BaseModel):
     column: int | None = None
 
 
-class Problem(BaseModel):
+class ProblemValue(BaseModel):
     """Why a request was not done, and what to do about it (RFC 9457)."""
 
     type: str = Field(examples=[f"{DOCS}#journal.no_run"])

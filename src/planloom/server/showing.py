@@ -20,12 +20,12 @@ from planloom.core.result import FOR_A_PERSON
 from planloom.errors import NoStepError, suggestion
 from planloom.observe.looks import every_step
 from planloom.plan.flow import SECRET
+from planloom.runtime.explain import explained
 from planloom.runtime.inflight import known_arguments
 from planloom.runtime.people import WAYS
 
 if TYPE_CHECKING:
     from planloom.core.result import StepResult, Usage
-    from planloom.core.state import Node
     from planloom.ports import RunRow
     from planloom.runtime.reading import RunOnRecord
 
@@ -78,10 +78,11 @@ def questions_of(run: RunOnRecord) -> list[dict[str, Any]]:
     """Return what a run asks people, oldest step first."""
     if run.machine.ended:
         return []
-    return [_question(run.state.blocked[step.id], step) for step in run.result.blocked if step.id in run.state.blocked]
+    return [_question(run, step) for step in run.result.blocked if step.id in run.state.blocked]
 
 
-def _question(node: Node, step: StepResult) -> dict[str, Any]:
+def _question(run: RunOnRecord, step: StepResult) -> dict[str, Any]:
+    node = run.state.blocked[step.id]
     told: dict[str, Any] = {
         "step": node.key,
         "kind": "approval",
@@ -144,6 +145,7 @@ def step_detail(run: RunOnRecord, key: str) -> dict[str, Any]:
         "calls": _calls(run, key),
         "streamed": _streamed(run, key) if not hidden else "",
         "hidden": hidden,
+        "chain": [link.to_dict() for link in explained(run.result.run_id, run.records, key).chain],
     }
 
 
