@@ -165,7 +165,7 @@ class RunMeter:
         yield from self._used(attempt, event.usage, event.cost_usd, None if step is None else step.model)
         cached = isinstance(event, on_record.AttemptSucceeded) and event.cached
         if step is not None and not cached and not attempt.has_calls:
-            yield from self._its_call(step, took_s, outcome)
+            yield from self._its_calls(step, took_s, outcome, event)
         if isinstance(event, on_record.AttemptFailed):
             for limit in event.limits:
                 yield of.LIMITS_HIT, 1, (limit,)
@@ -177,12 +177,22 @@ class RunMeter:
             yield from self._step_ended(key, event.at, StepStatus.COMPLETED)
         self._replanning.discard(key)  # what such an attempt came to is a plan, and the step goes on with that
 
-    def _its_call(self, step: Step, took_s: float, outcome: str) -> Iterator[Measured]:
-        """Yield the one call of an attempt that has none on record."""
+    def _its_calls(
+        self, step: Step, took_s: float, outcome: str, event: on_record.AttemptSucceeded | on_record.AttemptFailed
+    ) -> Iterator[Measured]:
+        """Yield the calls of an attempt that has none on record by itself: as many as it counted."""
         if step.tool is not None:
             yield from self._tool_call(step.tool, took_s, outcome)
-        elif step.model is not None and step.agent is None:
-            yield from self._model_call(step.model, took_s, outcome)
+            return
+        if step.model is not None and step.agent is None:
+            requests = 1 if event.usage is None else event.usage.requests
+            if requests > 1 and outcome == SUCCESS:  # how long each of them took is on no record
+                yield of.MODEL_CALLS, requests, (self._model(step.model)[0], outcome)
+            else:
+                yield from self._model_call(step.model, took_s, outcome)
+        if event.tool_calls:
+            names = step.tools or ()
+            yield of.TOOL_CALLS, event.tool_calls, (names[0] if len(names) == 1 else UNKNOWN, outcome)
 
     def _call_ended(self, event: on_record.CallEnded) -> Iterator[Measured]:
         attempt = self._under_way(event.step, event.attempt, event.epoch)
