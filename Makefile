@@ -13,7 +13,7 @@ SWEPT := $(patsubst %,tests/crash/test_%.py,power_cuts power_cuts_inside random_
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt test timing slow local crash sim fuzz mutation check docs bench demo clean
+.PHONY: help setup fmt test timing slow local crash sim fuzz mutation check docs site bench demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -76,6 +76,10 @@ check: $(STAMP)  ## lint, format, types, layers, freshness of the generated page
 docs: $(STAMP)  ## redraw docs/reference from the code
 	$(BIN)/python -m scripts.reference
 
+site: $(STAMP)  ## build the documents as a site into site/, without a network; a link that leads nowhere is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group site
+	$(BIN)/python -m scripts.site
+
 bench: $(STAMP)  ## measure the engine beside plain asyncio and plain SQLite; SUITE=durable for one, UPDATE=1 redraws the tables
 	$(BIN)/python -m benchmarks $(SUITE) --compare $(if $(UPDATE),--update)
 
@@ -83,6 +87,6 @@ demo: $(STAMP)  ## run the receipts example over all its receipts
 	$(BIN)/python examples/receipts/run_all.py
 
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) .planloom build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .planloom build dist site .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	rm -rf examples/receipts/out examples/contacts/outbox examples/folder_map/out
 	find src tests examples benchmarks scripts fuzz -name __pycache__ -type d -prune -exec rm -rf {} +

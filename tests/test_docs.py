@@ -27,7 +27,7 @@ from scripts import reference
 from scripts.reference.__main__ import FOLDER, stale
 
 ROOT = Path(reference.__file__).resolve().parent.parent.parent
-RUNNING = sorted([ROOT / "README.md", *(ROOT / "docs/guides").glob("*.md")])
+RUNNING = sorted([ROOT / "README.md", *(ROOT / "docs/guides").glob("*.md"), *(ROOT / "docs/tutorials").glob("*.md")])
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "examples/README.md", *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"^# (?P<name>[\w./-]+\.(?:py|yaml|toml|json|txt|csv))\n")
@@ -127,7 +127,8 @@ def test_every_exit_code_is_on_the_page_of_commands() -> None:
 
 
 def test_every_setting_is_on_its_page_with_its_meaning() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([^|]*) \|$", drawn("settings.md"), re.MULTILINE))
+    table = drawn("settings.md").partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([^|]*) \|$", table, re.MULTILINE))
 
     assert [name for name in Settings.model_fields if not rows.get(name)] == []
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from planloom.plan import model, policy
+from planloom.plan import gasa, model, policy
 from scripts.reference.source import field_notes, field_notes_of_enum, introduction
 
 TITLE = "Plan format"
@@ -32,6 +32,9 @@ SECTIONS: tuple[type, ...] = (
     policy.CodePolicy,
     policy.VerifyPolicy,
     policy.SpeculatePolicy,
+    policy.ReplanPolicy,
+    gasa.GasaPolicy,
+    gasa.ChunkKVConfig,
 )
 CHOICES: tuple[type[StrEnum], ...] = (policy.Effects, policy.JoinRule, policy.OnError)
 
@@ -42,13 +45,14 @@ def body() -> str:
         [
             "The fields of the native form. Other forms and spellings become these when a plan is read.",
             "",
-            *(line for of in SECTIONS for line in _section(of, schemas[of.__name__])),
+            *(line for of in SECTIONS for line in section(of, schemas[of.__name__])),
             *(line for of in CHOICES for line in _choice(of)),
         ]
     )
 
 
-def _section(of: type, schema: dict[str, Any]) -> list[str]:
+def section(of: type, schema: dict[str, Any]) -> list[str]:
+    """Return what a class is for and its fields, under a heading that links lead to."""
     return [f"## {of.__name__}", "", _for_files(introduction(of.__doc__)), "", *field_rows(of, schema), ""]
 
 

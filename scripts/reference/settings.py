@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-from planloom.runtime.settings import FILE_NAME, Settings
-from scripts.reference.plan_format import field_rows
+import re
+from typing import Any
+
+from planloom.plan.flow import FlowPolicy
+from planloom.runtime.settings import FILE_NAME, AgentSetting, LogSetting, PriceSetting, RateSetting, Settings
+from planloom.tools.mcp_terms import McpLabels, McpTerms
+from planloom.tools.sparing import BreakerPolicy
+from scripts.reference import plan_format
 from scripts.reference.source import introduction
 
 TITLE = "Settings"
+SECTIONS: tuple[type, ...] = (
+    BreakerPolicy,
+    LogSetting,
+    PriceSetting,
+    RateSetting,
+    AgentSetting,
+    FlowPolicy,
+    McpTerms,
+    McpLabels,
+)
 
 
 def body() -> str:
-    return "\n".join(
+    schema = Settings.model_json_schema()
+    text = "\n".join(
         [
             f"`{FILE_NAME}` is looked for in the plan's folder and the folders above it, then from the current folder",
             "upwards. An option on the command line comes before the environment, that before this file.",
             "",
             introduction(Settings.__doc__),
             "",
-            *field_rows(Settings, Settings.model_json_schema()),
+            *plan_format.field_rows(Settings, schema),
+            "",
+            *_sections(schema["$defs"]),
         ]
     )
+    choices = "|".join(of.__name__.lower() for of in plan_format.CHOICES)
+    return re.sub(rf"\(#({choices})\)", r"(plan-format.md#\1)", text)
+
+
+def _sections(schemas: dict[str, Any]) -> list[str]:
+    return [line for of in SECTIONS for line in plan_format.section(of, schemas[of.__name__])]
