@@ -92,6 +92,11 @@ class RunService:
         return len(self._hand) - len(self._resting) + self._starting
 
     @property
+    def held(self) -> int:
+        """Return how many runs are in hand, those that wait for a person included."""
+        return len(self._hand)
+
+    @property
     def is_open(self) -> bool:
         return self._is_open
 
