@@ -180,9 +180,9 @@ def test_none_and_nothing_are_no_documents_and_dots_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ([{"title": "no text"}], "dict is no document"),
-        ([7], "int is no document"),
-        ([None], "NoneType is no document"),
+        ([{"title": "no text"}], "document 1: a dict without a text is no document"),
+        ([7], "document 1: a int without a text is no document"),
+        ([None], "document 1: a NoneType without a text is no document"),
         ([{"content": b"bytes"}], "is bytes, no text"),
         ([{"id": " ", "content": "x"}], "cannot be called ' '"),
         ([{"id": "a", "content": "x"}, {"id": "a", "content": "y"}], "two documents are called 'a'"),

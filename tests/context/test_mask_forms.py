@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from planloom.context.layout import Segment, build_layout
-from planloom.context.mask_forms import Form, Mask
+from planloom.context.mask_forms import Form, TokenMask
 from planloom.errors import ConfigError
 from planloom.plan.gasa import GasaPolicy
 from tests.context.layouts import CHUNK, READER, SINK, cells_by_definition, graph_of, random_layout
@@ -21,10 +21,10 @@ ROW = graph_of(("a", "b"), ("b", "c"), ("c", "d"))
 """a - b - c - d"""
 
 
-def soft(strategy: str = "soft", bias: float = 0.5) -> Mask:
+def soft(strategy: str = "soft", bias: float = 0.5) -> TokenMask:
     """Return a mask in which d reads itself, c and b, each one token, and not a."""
     policy = GasaPolicy.model_validate({"max_hops": 2, "mask_strategy": strategy, "soft_bias": bias})
-    return Mask.of(build_layout([Segment(CHUNK, 1, node) for node in "abcd"], ROW, policy))
+    return TokenMask.of(build_layout([Segment(CHUNK, 1, node) for node in "abcd"], ROW, policy))
 
 
 def test_a65_a_soft_weight_falls_with_every_hop_and_ends_with_the_last() -> None:
@@ -44,7 +44,7 @@ def test_a65_every_form_says_what_the_definition_says_on_a_hundred_random_prompt
         layout, graph = random_layout(Random(seed), most_tokens=10)
         cells = [bytes(row) for row in cells_by_definition(layout, graph)]
 
-        mask = Mask.of(layout, form)
+        mask = TokenMask.of(layout, form)
 
         assert mask.form == form
         assert list(mask.rows()) == cells, seed
@@ -56,7 +56,7 @@ def test_a65_every_form_says_what_the_definition_says_on_a_hundred_random_prompt
 def test_a65_any_form_turns_into_any_other_and_stays_the_same_mask() -> None:
     for seed in range(30):
         layout, _ = random_layout(Random(seed), most_tokens=30)
-        masks = [Mask.of(layout, form) for form in FORMS]
+        masks = [TokenMask.of(layout, form) for form in FORMS]
 
         for mask in masks:
             assert all(mask.in_form(form).same_as(other) for form in FORMS for other in masks), seed
@@ -64,7 +64,7 @@ def test_a65_any_form_turns_into_any_other_and_stays_the_same_mask() -> None:
 
 def test_masks_that_differ_are_not_the_same() -> None:
     one, other = soft(), soft(bias=0.6)
-    farther = Mask.of(build_layout([Segment(CHUNK, 1, node) for node in "abcd"], ROW, GasaPolicy(max_hops=3)))
+    farther = TokenMask.of(build_layout([Segment(CHUNK, 1, node) for node in "abcd"], ROW, GasaPolicy(max_hops=3)))
 
     assert not one.same_as(other)
     assert not soft("binary").same_as(farther)
@@ -74,10 +74,10 @@ def test_masks_that_differ_are_not_the_same() -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_a65_a_mask_comes_back_from_its_file(form: Form, tmp_path: Path) -> None:
     for seed in range(20):
-        mask = Mask.of(random_layout(Random(seed))[0], form)
+        mask = TokenMask.of(random_layout(Random(seed))[0], form)
         mask.save(tmp_path / "mask.json")
 
-        loaded = Mask.load(tmp_path / "mask.json")
+        loaded = TokenMask.load(tmp_path / "mask.json")
 
         assert loaded == mask
     assert json.loads((tmp_path / "mask.json").read_text())["form"] == form, "it is JSON, and nothing else"
@@ -90,7 +90,7 @@ def test_a65_the_sparse_forms_of_a_sparse_mask_are_far_smaller_than_the_dense_on
     chunks = [Segment(CHUNK, 127, name) for name in names]
 
     layout = build_layout([Segment(SINK, 32), *chunks, Segment(READER, 32)], graph, GasaPolicy(max_hops=1))
-    dense, sparse, blocks = (Mask.of(layout, form) for form in FORMS)
+    dense, sparse, blocks = (TokenMask.of(layout, form) for form in FORMS)
 
     assert layout.n == 8192
     assert dense.density < 0.05
@@ -100,7 +100,7 @@ def test_a65_the_sparse_forms_of_a_sparse_mask_are_far_smaller_than_the_dense_on
 
 
 def test_a_mask_too_large_to_hold_pair_by_pair_is_refused() -> None:
-    mask = Mask.of(build_layout([Segment(READER, 100_000)], None, GasaPolicy()))
+    mask = TokenMask.of(build_layout([Segment(READER, 100_000)], None, GasaPolicy()))
 
     with pytest.raises(ConfigError, match="takes 9"):
         mask.in_form("dense")
@@ -139,7 +139,7 @@ WRONG: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_no_mask_is_refused(what: str) -> None:
     with pytest.raises(ConfigError):
-        Mask.from_dict(soft().to_dict() | WRONG[what])
+        TokenMask.from_dict(soft().to_dict() | WRONG[what])
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"7", b"\x80\x04K\x07.", b"[" * 100_000])
@@ -148,4 +148,4 @@ def test_a_file_that_holds_no_mask_is_refused(text: bytes, tmp_path: Path) -> No
     path.write_bytes(text)
 
     with pytest.raises(ConfigError):
-        Mask.load(path)
+        TokenMask.load(path)

@@ -131,7 +131,7 @@ class Document:
             ValidationError: It is none.
         """
         if not isinstance(told, Mapping):
-            raise _no_document(told)
+            raise _no_document(told, "this")
         name = _first(told, _ID)
         if name is None:
             raise ValidationError("a document without an id", remedy="give it an `id`, one that no other has")
@@ -217,7 +217,7 @@ def _told(value: Any) -> Mapping[str, Any]:
 def _read(told: Mapping[str, Any], name: Any, value: object) -> Document:
     content = _first(told, _CONTENT)
     if content is None:
-        raise _no_document(value)
+        raise _no_document(value, str(name))
     metadata = told.get("metadata")
     title = _first(told, _TITLE)
     if title is not None and (metadata is None or isinstance(metadata, Mapping)):
@@ -282,8 +282,8 @@ def _must_be_writable(text: str, what: str) -> None:
         ) from error
 
 
-def _no_document(value: object) -> ValidationError:
+def _no_document(value: object, name: str) -> ValidationError:
     return ValidationError(
-        f"{type(value).__name__} is no document",
+        f"{name:.80}: a {type(value).__name__} without a text is no document",
         remedy="give a text, a Document, or a dict with `content` and perhaps `id`, `title` and `metadata`",
     )

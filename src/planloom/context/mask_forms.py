@@ -46,7 +46,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Mask:
+class TokenMask:
     """Which token reads which.
 
     Attributes:
@@ -64,13 +64,13 @@ class Mask:
     cells: tuple[bytes, ...] | tuple[Band, ...] | dict[tuple[int, int], bytes] = field(repr=False)
 
     @classmethod
-    def of(cls, layout: SegmentLayout, form: Form = "sparse") -> Mask:
+    def of(cls, layout: SegmentLayout, form: Form = "sparse") -> TokenMask:
         """Return the layout's mask; ConfigError for over `MOST_DENSE_TOKENS` in a form other than sparse."""
         policy = layout.policy
         bias = policy.soft_bias if policy.mask_strategy == "soft" else None
         return cls(layout.n, "sparse", policy.block_size, bias, tuple(_bands(layout))).in_form(form)
 
-    def in_form(self, form: Form) -> Mask:
+    def in_form(self, form: Form) -> TokenMask:
         """Return the same mask, held otherwise."""
         if form not in get_args(Form):
             raise ConfigError(f"no form {form!r} of a mask", remedy=suggestion(str(form), get_args(Form)))
@@ -132,7 +132,7 @@ class Mask:
             len(one) if isinstance(one, bytes) else _NUMBER_BYTES * (2 + 3 * len(one.ranges)) for one in self.cells
         )
 
-    def same_as(self, other: Mask) -> bool:
+    def same_as(self, other: TokenMask) -> bool:
         """Return whether both say the same of every pair, whatever form they are in."""
         return (
             (self.n, self.soft_bias) == (other.n, other.soft_bias)
@@ -151,7 +151,7 @@ class Mask:
         }
 
     @classmethod
-    def from_dict(cls, told: Any) -> Mask:
+    def from_dict(cls, told: Any) -> TokenMask:
         """Return the mask of `to_dict`.
 
         Raises:
@@ -166,7 +166,7 @@ class Mask:
             _check(n, block_size, bias, bands)
             mask = cls(n, "sparse", block_size, bias, bands)
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"this is no mask: {error}", remedy="give what Mask.to_dict made") from error
+            raise ConfigError(f"this is no mask: {error}", remedy="give what TokenMask.to_dict made") from error
         return mask.in_form(form)
 
     def save(self, path: str | Path) -> None:
@@ -174,12 +174,14 @@ class Mask:
         write_whole(Path(path), json.dumps(self.to_dict(), separators=(",", ":")))
 
     @classmethod
-    def load(cls, path: str | Path) -> Mask:
+    def load(cls, path: str | Path) -> TokenMask:
         """Return the mask of a file that `save` wrote; ConfigError for any other."""
         try:
             told = json.loads(Path(path).read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} holds no mask: {error}", remedy="give a file that Mask.save wrote") from error
+            raise ConfigError(
+                f"{path} holds no mask: {error}", remedy="give what TokenMask.save wrote"
+            ) from error
         return cls.from_dict(told)
 
     @cached_property
