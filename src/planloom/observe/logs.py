@@ -116,6 +116,7 @@ class _Text(logging.Formatter):
         if record.exc_info and record.exc_info[0] is not None:
             line += f" {self.formatException(record.exc_info)}"
         text: str = masked(line)
+        text = text.encode(errors="backslashreplace").decode()  # half a surrogate pair is no UTF-8
         return "\\n".join(_cut(text).splitlines())
 
 

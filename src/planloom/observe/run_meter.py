@@ -39,6 +39,7 @@ class _Attempt:
     number: int
     epoch: int
     at: float
+    role: str = ""
     usd: float = 0.0
     usage: Usage = field(default=NONE)
     has_calls: bool = False
@@ -140,9 +141,9 @@ class RunMeter:
         self.asked.pop(key, None)
         adopted = None if role else self._attempts.pop((key, "ahead"), None)
         if adopted is not None:
-            self._attempts[key, role] = replace(adopted, number=number, epoch=epoch)
+            self._attempts[key, role] = replace(adopted, number=number, epoch=epoch, role=role)
         else:
-            self._attempts[key, role] = _Attempt(number, epoch, at)
+            self._attempts[key, role] = _Attempt(number, epoch, at, role)
 
     def _under_way(self, key: str, number: int, epoch: int) -> _Attempt | None:
         for role in ("", "ahead"):
@@ -153,8 +154,11 @@ class RunMeter:
 
     def _attempt_ended(self, event: on_record.AttemptSucceeded | on_record.AttemptFailed) -> Iterator[Measured]:
         key = event.step
-        attempt = self._under_way(key, event.attempt, event.epoch) or _Attempt(0, 0, event.started_at)
-        self._attempts = {name: one for name, one in self._attempts.items() if one is not attempt}
+        attempt = self._under_way(key, event.attempt, event.epoch)
+        if attempt is None:
+            attempt = _Attempt(0, 0, event.started_at)
+        else:
+            del self._attempts[key, attempt.role]
         step, kind = self._steps.step(key), self._kind(key)
         went_well = isinstance(event, on_record.AttemptSucceeded)
         took_s = max(0.0, event.at - event.started_at)

@@ -48,29 +48,34 @@ class Series:
     def __init__(self, *, max_values: int = MAX_VALUES) -> None:
         self._max_values = max_values
         self._seen: dict[str, dict[str, str]] = {}
-        self._numbers: dict[Instrument, dict[Labels, float]] = {}
-        self._distributions: dict[Instrument, dict[Labels, Distribution]] = {}
+        self._known: dict[tuple[Instrument, Labels], Labels] = {}
+        self._numbers: dict[Instrument, dict[Labels, float]] = {one: {} for one in ALL}
+        self._distributions: dict[Instrument, dict[Labels, Distribution]] = {one: {} for one in ALL}
 
     def add(self, instrument: Instrument, value: float, labels: Labels) -> Labels:
         """Add a measurement; return its labels as they count."""
-        labels = tuple(map(self._bounded, instrument.labels, labels))
+        bounded = self._known.get((instrument, labels))
+        if bounded is None:
+            bounded = tuple(map(self._bounded, instrument.labels, labels))
+            if OTHER not in bounded:  # else whoever makes up names would fill this, too
+                self._known[instrument, labels] = bounded
         if instrument.form is Form.HISTOGRAM:
-            of_it = self._distributions.setdefault(instrument, {})
-            found = of_it.get(labels)
+            of_it = self._distributions[instrument]
+            found = of_it.get(bounded)
             if found is None:
-                found = of_it[labels] = Distribution([0] * (len(instrument.buckets) + 1))
+                found = of_it[bounded] = Distribution([0] * (len(instrument.buckets) + 1))
             found.add(value, instrument.buckets)
         else:
-            numbers = self._numbers.setdefault(instrument, {})
-            numbers[labels] = numbers.get(labels, 0.0) + value
-        return labels
+            numbers = self._numbers[instrument]
+            numbers[bounded] = numbers.get(bounded, 0.0) + value
+        return bounded
 
     def all(self) -> Iterator[tuple[Instrument, dict[Labels, float | Distribution]]]:
         """Yield every instrument that is added up, with what was measured."""
         for instrument in ALL:
             if instrument not in GAUGES:
                 found = self._distributions if instrument.form is Form.HISTOGRAM else self._numbers
-                yield instrument, dict(found.get(instrument, {}))
+                yield instrument, dict(found[instrument])
 
     def _bounded(self, label: str, value: str) -> str:
         seen = self._seen.setdefault(label, {})
