@@ -5,6 +5,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,11 @@ from observe.pictured import (
     step_result,
 )
 from planloom import Engine, Plan, RunResult, RunStatus, StepResult, tool
+from planloom.core.events import RunFinished
+from planloom.core.machine import RunMachine
+from planloom.core.report import run_result as told_of
 from planloom.observe.html import MAX_ROWS, html_of, svg_of
+from tests.journals import recording
 
 EVIL_TEXT = "<img src=x onerror=alert(1)> ]]> </style></svg><script>alert(2)</script> \x07\x1b[31m \u202e \ud800 &amp;"
 EVIL_STEP = step_result(
@@ -216,6 +221,19 @@ def test_a_table_without_room_for_all_steps_shows_those_in_trouble() -> None:
 
     assert "late" in found.texts
     assert f"and {MAX_ROWS + 1} steps more" in found
+
+
+@pytest.mark.slow
+def test_every_recorded_run_can_be_shown_wherever_it_stood() -> None:
+    for path in sorted(Path(recording.__file__).parent.glob("v*/*.jsonl")):
+        machine = RunMachine("r")
+        for place, entry in enumerate(recording.read(path)):
+            machine.replay((entry.event,))
+            if place % 200 == 20 or isinstance(entry.event, RunFinished):
+                result = told_of(machine.state, waiting=machine.waits_for_person)
+                ElementTree.fromstring(result._repr_svg_() or "<svg/>")
+                assert result.run_id in page(result)
+                assert all(step.id in page(step) for step in result.steps[:5])
 
 
 def test_what_is_neither_plan_nor_result_is_not_shown() -> None:
