@@ -49,6 +49,8 @@ SUITES: dict[str, Measure] = {
     "token_speculation": token_speculation.measure,
     "chunk_kv": chunk_kv.measure,
 }
+NEED_TORCH = ("gasa", "token_speculation", "chunk_kv")
+"""Suites without rows where torch is missing."""
 BASELINE = Path(__file__).with_name("baseline.json")
 PLACE = Path(".planloom")
 """Databases are made here, beside where runs are kept: `/tmp` may be memory, which makes every fsync free."""
