@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from planloom.plan.model import Step
 
 MAX_BOXES = 1_000
-"""Boxes of a graph that is drawn, after those alike were made one; a drawing of so many, small ones, takes some 500 KB."""
+"""Boxes of a graph that is drawn, after those alike were made one; so many small ones take some 500 KB."""
 MAX_ROWS = 200
 """Steps in a table."""
 MAX_BARS = 100
