@@ -26,8 +26,9 @@ from planloom.observe.svg import graph_svg
 from planloom.plan.inputs import inputs_schema
 from planloom.runtime.run_ids import MAX_RUN_ID
 from planloom.server import bodies, follow
-from planloom.server.auth import NeedsScope, caller_of
+from planloom.server.auth import Doorkeeper, NeedsScope, caller_of
 from planloom.server.gate import HttpGate
+from planloom.server.page import page_router
 from planloom.server.plans import NAME
 from planloom.server.problems import JsonResponse, ProblemValue, tell_problems
 from planloom.server.settings import Scope
@@ -114,7 +115,9 @@ def make_app(
     _add_run(app, service)
     _add_says(app, service)
     _add_document(app)
-    app.add_middleware(HttpGate, settings=settings, rate=rate)
+    if page:
+        app.include_router(page_router())
+    app.add_middleware(HttpGate, settings=settings, doorkeeper=Doorkeeper(settings), rate=rate)
     return app
 
 

@@ -1,0 +1,224 @@
+// One run, live: events say that something happened, the view says how it stands.
+
+import { blob, follow, get, post, runPath } from "./api.js";
+import { el, show } from "./dom.js";
+import { graphPanel } from "./graph.js";
+import { questionsPanel } from "./questions.js";
+import { statusMark } from "./runs.js";
+import { stepPanel } from "./step.js";
+import { timelinePanel } from "./timeline.js";
+import { clock, count, duration, moment, money } from "./words.js";
+
+const LEAST_GAP_MS = 250; // at most four views a second
+const EVENTS_KEPT = 500;
+
+export async function runPage(main, shell, runId, wanted, signal) {
+  const path = runPath(runId);
+  shell.title(runId);
+  shell.crumbs(el("a", { href: "#/", text: "Runs" }), el("span", { class: "mono", text: runId }));
+  let view = await get(`${path}/view`, signal);
+  if (signal.aborted) return;
+  let svgHash = "";
+  let cursor = null;
+
+  const head = el("div", { class: "bar run" });
+  const problem = el("p", { class: "notice bad", role: "alert", hidden: true });
+  const totals = el("dl", { class: "totals card" });
+  const budget = el("div", { class: "budget card", "aria-label": "Budget" });
+  const log = eventLog();
+  const graph = graphPanel(choose);
+  const timeline = timelinePanel(choose);
+  const step = stepPanel(runId, close, choose, signal);
+  const questions = questionsPanel(runId, choose, () => refresh());
+  const board = el("div", { class: "board" }, el("div", { class: "column" }, graph.panel, timeline.panel, log.panel), step.panel);
+  show(main, head, problem, el("div", { class: "strip-row" }, totals, budget), questions.panel, board);
+
+  function draw() {
+    const { run } = view;
+    shell.title(run.plan);
+    drawHead(run);
+    problem.hidden = !run.error;
+    problem.textContent = run.error ? `${run.failed_step ? `${run.failed_step}: ` : ""}${run.error}` : "";
+    drawTotals(totals, view);
+    drawBudget(budget, view.budget);
+    questions.draw(view.questions);
+    if (view.graph.svg !== null) graph.draw(view.graph.svg);
+    svgHash = view.graph.hash;
+    timeline.draw(view);
+    if (step.key !== null) openStep(step.key);
+  }
+
+  let headTold = "";
+  function drawHead(run) {
+    const text = JSON.stringify([run.status, run.paused, run.plan, run.from_run]);
+    if (text === headTold) return;
+    headTold = text;
+    const act = (name, label, style) => el("button", { type: "button", class: style, text: label, on: { click: (event) => say(name, event.target) } });
+    show(head, el("h1", { text: run.plan }), statusMark(run.paused ? "paused" : run.status),
+      run.from_run ? el("a", { class: "small", href: `#/runs/${encodeURIComponent(run.from_run)}`, text: run.edited ? `from ${run.from_run}, ${run.edited} edited` : `from ${run.from_run}` }) : null,
+      run.from_run ? el("a", { class: "small", href: `#/compare/${encodeURIComponent(run.from_run)}/${encodeURIComponent(runId)}`, text: "compare" }) : null,
+      el("span", { class: "gap" }),
+      el("button", { type: "button", class: "quiet", text: "Record", title: "Download the record", on: { click: download } }),
+      run.ended ? null : run.paused ? act("resume", "Resume", "") : act("pause", "Pause", ""),
+      run.ended ? null : act("cancel", "Cancel", "danger"));
+  }
+
+  async function say(what, button) {
+    button.disabled = true;
+    try {
+      await post(`${path}/${what}`);
+      await refresh();
+    } catch (error) {
+      problem.hidden = false;
+      problem.textContent = error.message;
+    }
+    button.disabled = false;
+  }
+
+  async function download() {
+    const url = URL.createObjectURL(await blob(`${path}/record`));
+    el("a", { href: url, download: `${runId}.ndjson` }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 10_000);
+  }
+
+  // --- one step ---
+
+  function openStep(key) {
+    const row = view.rows.find((one) => one.step === key);
+    step.open(key, row, view.graph.groups[key]);
+  }
+
+  /** `moved`: the cursor only; the panel goes with it if it is open. */
+  function choose(key, moved = false) {
+    cursor = key;
+    graph.mark(key);
+    timeline.mark(key);
+    if (moved && step.key === null) return;
+    board.classList.add("with-step");
+    openStep(key);
+    history.replaceState(null, "", `#/runs/${encodeURIComponent(runId)}/step/${key.split("/").map(encodeURIComponent).join("/")}`);
+  }
+
+  function close() {
+    step.close();
+    board.classList.remove("with-step");
+    history.replaceState(null, "", `#/runs/${encodeURIComponent(runId)}`);
+    if (cursor !== null) timeline.focus(cursor);
+  }
+
+  function keyed(event) {
+    if (event.target.closest?.("input, select, textarea, form") && event.key !== "Escape") return;
+    if (event.metaKey || event.ctrlKey || event.altKey) return;
+    if (event.key === "Escape" && step.key !== null) close();
+    else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      const next = timeline.beside(cursor, event.key === "ArrowDown");
+      if (next === null) return;
+      choose(next, true);
+      timeline.focus(next);
+    } else if (event.key === "Enter" && cursor !== null && !event.target.closest?.("button, a")) choose(cursor);
+    else return;
+    event.preventDefault();
+  }
+  document.addEventListener("keydown", keyed, { signal });
+  signal.addEventListener("abort", graph.stop);
+
+  // --- live ---
+
+  let loading = null;
+  let again = false;
+  function refresh() {
+    if (loading !== null) { again = true; return loading; }
+    loading = (async () => {
+      do {
+        again = false;
+        const begun = performance.now();
+        try {
+          view = await get(`${path}/view?known=${svgHash}`, signal);
+          if (signal.aborted) return;
+          draw();
+        } catch (error) {
+          if (error.status !== undefined && error.status < 500 && error.status !== 429) { shell.fail(error); return; }
+          again = again || !signal.aborted; // the server is away: asked again until it is back
+        }
+        // Never more than half of the time, however large the run is.
+        await new Promise((resolve) => setTimeout(resolve, Math.max(LEAST_GAP_MS, performance.now() - begun)));
+      } while (again && !signal.aborted);
+    })().finally(() => { loading = null; });
+    return loading;
+  }
+
+  draw();
+  if (wanted !== null) choose(wanted);
+  const after = Math.max(0, view.run.last_seq - EVENTS_KEPT);
+  await follow(runId, after, {
+    events: (events, seen) => {
+      log.add(events);
+      shell.link("live", seen);
+      if (events.at(-1).seq > view.run.last_seq) refresh();
+    },
+    ended: (last) => view.run.ended && last >= view.run.last_seq,
+    link: (state, error) => {
+      if (error) { shell.fail(error); return; }
+      shell.link(state);
+    },
+  }, signal);
+}
+
+function drawTotals(node, view) {
+  const { run, totals } = view;
+  const done = totals.by_status.completed ?? 0;
+  const facts = [
+    ["steps", `${count(done)} / ${count(totals.steps)}`],
+    ["started", moment(run.started_at)],
+    ["took", duration(totals.seconds)],
+    ["cost", totals.cost === null ? "–" : `${money(totals.cost)}${totals.cost_unknown.length ? " +?" : ""}`],
+    ["tokens", count(totals.tokens)],
+    ["tool calls", count(totals.tool_calls)],
+    ["retries", count(totals.retries)],
+    ["speedup", `${totals.speedup.toFixed(2)}×`],
+  ];
+  if (view.speculation) {
+    const { hits, misses, rolled_back: back } = view.speculation;
+    facts.push(["speculation", `${count(hits)} hit, ${count(misses)} missed, ${count(back)} rolled back`]);
+  }
+  show(node, facts.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { class: "mono", text: value }))));
+}
+
+function drawBudget(node, budget) {
+  node.hidden = budget.length === 0;
+  show(node, budget.map((one) => {
+    const [used, reserved] = [one.used, one.reserved].map((part) => (one.limit > 0 ? Math.min(1, part / one.limit) : 0));
+    const amount = (value) => (one.unit === "USD" ? money(value) : one.unit === "s" ? duration(value) : count(value));
+    const spent = el("span", { class: `used ${used >= 1 ? "full" : used > 0.8 ? "near" : ""}` });
+    const held = el("span", { class: "held" });
+    spent.style.width = `${used * 100}%`;
+    held.style.left = `${used * 100}%`;
+    held.style.width = `${Math.min(reserved, 1 - used) * 100}%`;
+    const words = `${amount(one.used)} of ${amount(one.limit)}${one.reserved ? `, ${amount(one.reserved)} set aside` : ""}`;
+    return el("div", { class: "limit", title: `${one.name}: ${words}` }, el("span", { text: one.label }),
+      el("span", { class: "meter", role: "meter", "aria-label": one.label, "aria-valuenow": one.used, "aria-valuemin": 0, "aria-valuemax": one.limit, "aria-valuetext": words }, spent, held),
+      el("span", { class: "mono", text: `${amount(one.used)} / ${amount(one.limit)}` }));
+  }));
+}
+
+function eventLog() {
+  const list = el("ol", { class: "events mono" });
+  const number = el("span", { class: "muted" });
+  const panel = el("details", { class: "card log" }, el("summary", {}, el("h2", { text: "Events" }), number), list);
+  let all = [];
+  function drawn(event) {
+    const what = event.step ?? event.by ?? event.status ?? "";
+    const more = [event.attempt ? `#${event.attempt}` : "", event.error ?? event.reason ?? ""].filter(Boolean).join(" ");
+    return el("li", { "data-seq": event.seq }, el("span", { class: "muted num", text: String(event.seq) }), el("span", { class: "muted", text: clock(event.at) }),
+      el("span", { text: event.event }), el("span", { text: String(what) }), el("span", { class: "muted", text: String(more) }));
+  }
+  return {
+    panel,
+    add(events) {
+      all = all.concat(events).slice(-EVENTS_KEPT);
+      number.textContent = count(all.at(-1).seq);
+      list.append(...events.slice(-EVENTS_KEPT).map(drawn));
+      while (list.childElementCount > EVENTS_KEPT) list.firstChild.remove();
+    },
+  };
+}

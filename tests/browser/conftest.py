@@ -1,0 +1,154 @@
+"""A real server in a process of its own, and a real browser that looks at it.
+
+Rule 1: a test fails if its page wrote an error to the console, threw one, or asked anybody but the server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
+TOOLS = Path(__file__).with_name("tools.py")
+START_S = 30.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pictures", action="store_true", help="draw the pictures of docs/pictures anew")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+class Server:
+    """`planloom serve` on one port and one journal, through any number of its lives."""
+
+    def __init__(self, folder: Path, *, settings: str = "") -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.token: str | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        (folder / "planloom.toml").write_text(settings)
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "planloom", "serve", "--journal", "runs.db", "--tools", str(TOOLS)]
+        log = (self.folder / "server.log").open("ab")
+        self._process = subprocess.Popen(
+            [*command, "--port", str(self.port)], cwd=self.folder, stdout=log, stderr=log, start_new_session=True
+        )
+        log.close()
+        until = time.monotonic() + START_S
+        while time.monotonic() < until:
+            try:
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=2):
+                    return
+            except OSError:
+                assert self._process.poll() is None, (self.folder / "server.log").read_text()
+                time.sleep(0.05)
+        raise AssertionError((self.folder / "server.log").read_text())
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def call(self, path: str, body: Any = None) -> Any:
+        headers = {"content-type": "application/json"}
+        if self.token is not None:
+            headers["authorization"] = f"Bearer {self.token}"
+        sent = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/v1{path}", sent, headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def submit(self, *steps: dict[str, Any], name: str = "plan", **more: Any) -> str:
+        plan = {"planloom": 1, "name": name, "steps": list(steps), **more}
+        return str(self.call("/runs", {"plan": plan})["run_id"])
+
+    def events(self, run_id: str) -> list[int]:
+        return [event["seq"] for event in self.call(f"/runs/{run_id}/events")["events"]]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """Return a server that has started, without tokens."""
+    found = Server(tmp_path)
+    found.start()
+    yield found
+    found.kill()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """Return Debian's Chromium, without a window."""
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("not installed: chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # As root it has no sandbox; it looks at nothing but the server beside it.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page, and what it did that it must not do."""
+
+    def __init__(self, page: Page, server: Server) -> None:
+        self.page = page
+        self.wrong: list[str] = []
+        self.asked: set[str] = set()
+        self.allowed: tuple[str, ...] = ()
+        page.on("console", lambda said: self._said(said.type, said.text))
+        page.on("pageerror", lambda error: self.wrong.append(f"threw: {error}"))
+        page.on("request", lambda request: self.asked.add(urlsplit(request.url).netloc))
+        self._here = urlsplit(server.url).netloc
+
+    def _said(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning") and not any(part in text for part in self.allowed):
+            self.wrong.append(f"{kind}: {text}")
+
+    def check(self) -> None:
+        assert self.wrong == []
+        assert self.asked <= {self._here, ""}, "a request left for elsewhere"
+
+
+@pytest.fixture
+def context(chromium: Browser) -> Iterator[BrowserContext]:
+    found = chromium.new_context(viewport={"width": 1360, "height": 860})
+    found.set_default_timeout(15_000)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def watched(context: BrowserContext, server: Server) -> Iterator[Watched]:
+    """Return a page; the test fails if it did what a page must not do."""
+    found = Watched(context.new_page(), server)
+    yield found
+    found.check()
