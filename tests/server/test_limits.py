@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from planloom.server.auth import Doorkeeper
 from planloom.server.gate import HttpGate
 from planloom.server.limits import KNOWN_CALLERS, RateLimit
 from planloom.server.settings import ServerSettings
@@ -95,7 +96,8 @@ def test_a_request_that_does_not_come_is_not_waited_for() -> None:
         async def sent(message: Any) -> None:
             answers.append(message)
 
-        gate = HttpGate(lambda *_: None, settings=ServerSettings(body_timeout_s=0.01))  # type: ignore[arg-type, return-value]
+        settings = ServerSettings(body_timeout_s=0.01)
+        gate = HttpGate(lambda *_: None, settings=settings, doorkeeper=Doorkeeper(settings))  # type: ignore[arg-type, return-value]
         scope = {
             "type": "http",
             "method": "POST",

@@ -126,6 +126,7 @@ async def _serving(app: Any, service: RunService, listening: Any) -> None:
             server_header=False,
             timeout_graceful_shutdown=int(END_S),
             ws="none",
+            lifespan="on",
         )
     )
 

@@ -10,13 +10,13 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Any
 
-from planloom.server.auth import Doorkeeper
 from planloom.server.limits import RateLimit
 from planloom.server.problems import HttpError, response_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from planloom.server.auth import Doorkeeper
     from planloom.server.settings import ServerSettings
 
 GUARDED = ("/v1", "/metrics")
@@ -28,10 +28,12 @@ _ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-pol
 class HttpGate:
     """An ASGI app around the real one."""
 
-    def __init__(self, app: ASGIApp, *, settings: ServerSettings, rate: RateLimit | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, *, settings: ServerSettings, doorkeeper: Doorkeeper, rate: RateLimit | None = None
+    ) -> None:
         self._app = app
         self._settings = settings
-        self._doorkeeper = Doorkeeper(settings)
+        self._doorkeeper = doorkeeper
         self._rate = rate or RateLimit(settings.requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
