@@ -16,6 +16,7 @@ from opentelemetry import trace as otel
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 
 from planloom import Engine, MemoryJournal, RunResult
 from planloom.core.chat import ToolCall
@@ -165,6 +166,28 @@ def test_a_span_says_what_was_recorded_and_lasts_as_long(backend: Backend) -> No
     assert chat.kind is otel.SpanKind.CLIENT
     assert (chat.start_time, chat.end_time) == (round(answer.started_at * 1e9), round(answer.at * 1e9))
     assert about(backend.named("invoke_workflow p"))[genai.RUN_STATUS] == "success"
+
+
+def test_a_chat_says_how_it_was_asked_and_how_the_answer_ended(backend: Backend) -> None:
+    asked = {"prompt": "p", "max_tokens": 50, "temperature": 0.5, "stream": True}
+
+    run(backend, [{"id": "a", "model": "m", **asked}], models={"m": ScriptedModel(["hello"])}, content=True)
+
+    chat = about(backend.named("chat scripted"))
+    names = (genai.REQUEST_MAX_TOKENS, genai.REQUEST_TEMPERATURE, genai.REQUEST_STREAM)
+    assert [chat[name] for name in names] == [50, 0.5, True]
+    assert (chat[genai.OUTPUT_TYPE], chat[genai.RESPONSE_MODEL]) == ("text", "scripted")
+    assert chat[genai.FINISH_REASONS] == ("stop",)
+    (message,) = json.loads(chat[genai.OUTPUT_MESSAGES])
+    assert (message["role"], message["finish_reason"]) == ("assistant", "stop")
+
+
+def test_every_name_of_the_conventions_is_one() -> None:
+    known = {value for value in vars(gen_ai_attributes).values() if isinstance(value, str)}
+
+    ours = {value for value in vars(genai).values() if isinstance(value, str) and value.startswith("gen_ai.")}
+
+    assert ours - known == set()
 
 
 def test_retries_are_attempts_of_one_step_and_a_failure_is_the_status_of_its_spans(backend: Backend) -> None:

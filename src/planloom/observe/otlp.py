@@ -95,6 +95,8 @@ def _otlp_value(value: Any) -> dict[str, Any]:
         return {"intValue": str(value)}  # 64 bits do not fit a JSON number everywhere
     if isinstance(value, float):
         return {"doubleValue": value}
+    if isinstance(value, tuple):
+        return {"arrayValue": {"values": [_otlp_value(one) for one in value]}}
     return {"stringValue": str(value)}
 
 

@@ -255,7 +255,14 @@ class RunMeter:
     def _model(self, ref: str) -> tuple[str, str]:
         """Return a model's name at its provider, and the provider."""
         facts = self._models.get(ref)
-        return (ref, UNKNOWN) if facts is None else (facts.name or ref, facts.provider or UNKNOWN)
+        return (
+            (ref, UNKNOWN)
+            if facts is None
+            else (
+                facts.name or ref,
+                genai.PROVIDERS.get(facts.provider, facts.provider) or UNKNOWN,
+            )
+        )
 
     def _saved(self, event: on_record.AttemptSucceeded, step: Step | None) -> Iterator[Measured]:
         stats: Any = None if event.metadata is None else event.metadata.get("gasa_stats")

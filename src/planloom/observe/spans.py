@@ -18,18 +18,16 @@ from planloom.core import events as on_record
 from planloom.core.result import RunStatus, StepStatus
 from planloom.models.tape import masked, without_secrets
 from planloom.observe import genai
+from planloom.observe.steps import RUN, StepsOfRun
 
 if TYPE_CHECKING:
     from planloom.core.events import CallEnded, Event
     from planloom.core.result import Usage
-    from planloom.plan.model import Plan, Step
+    from planloom.plan.model import Step
 
 MAX_CONTENT = 8_000
 """Characters of an answer or an error in a span."""
-RUN = ""
-"""Path of the run's own span."""
-
-Attributes = dict[str, str | int | float | bool]
+Attributes = dict[str, str | int | float | bool | tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ class Spans:
     def __init__(self, run_id: str, *, content: bool = False) -> None:
         self._run_id = run_id
         self._content = content
-        self._plans: dict[str, Plan] = {}
+        self._steps = StepsOfRun()
         self._models: Mapping[str, Any] = {}
         self._open: dict[str, float] = {}
         self._happened: dict[str, list[Happened]] = {}
@@ -110,6 +108,7 @@ class Spans:
 
     def read(self, event: Event) -> Iterator[Began | Ended]:
         """Yield what this event begins and ends; events come in the order of the record."""
+        self._steps.read(event)
         match event:
             case on_record.RunStarted():
                 yield from self._run_started(event)
@@ -136,17 +135,15 @@ class Spans:
 
     def _read_of_step(self, event: Event) -> Iterator[Began | Ended]:
         match event:
-            case on_record.StepExpanded() | on_record.WaitStarted() | on_record.ApprovalRequested():
+            case (
+                on_record.StepExpanded()
+                | on_record.WaitStarted()
+                | on_record.ApprovalRequested()
+                | on_record.SubPlanStarted()
+            ):
                 yield from self._begin_step(event.step, event.at)
-            case on_record.SubPlanStarted():
-                yield from self._begin_step(event.step, event.at)
-                step = self._step(event.step)
-                if step is not None and step.plan is not None and not isinstance(step.plan, str):
-                    self._plans[event.step] = step.plan
             case on_record.ReplanRequested():
                 self._replanning.add(event.step)
-            case on_record.StepReplanned():
-                self._plans[event.step] = event.plan
             case on_record.StepSucceeded():
                 yield from self._begin_step(event.step, event.at)
                 yield from self._end_step(event.step, event.at, StepStatus.COMPLETED, output=event.output)
@@ -186,7 +183,6 @@ class Spans:
     # --- the run ---
 
     def _run_started(self, event: on_record.RunStarted) -> Iterator[Began]:
-        self._plans[RUN] = event.plan
         self._models = event.models
         self._open[RUN] = event.at
         yield Began(
@@ -229,7 +225,7 @@ class Spans:
         parent = _parent_of(key)
         if parent != RUN:
             yield from self._begin_step(parent, at)
-        step = self._step(key)
+        step = self._steps.step(key)
         attributes: Attributes = {genai.STEP: key}
         if step is not None:
             attributes[genai.STEP_KIND] = step.kind
@@ -246,14 +242,6 @@ class Spans:
             attributes: Attributes = {genai.STEP_STATUS: status.value}
             self._put_content(attributes, genai.OUTPUT, output)
             yield self._end(Ended(path, at, attributes, error, self._words(told)))
-
-    def _step(self, key: str) -> Step | None:
-        """Return the step of a key, as its plan has it; an item of a map is done as the map says."""
-        while key.endswith("]"):
-            key = key[: key.rfind("[")]
-        parent, _, step_id = key.rpartition("/")
-        plan = self._plans.get(parent)
-        return next((step for step in plan.steps if step.id == step_id), None) if plan is not None else None
 
     # --- attempts ---
 
@@ -282,7 +270,14 @@ class Spans:
         about: Attributes = {genai.CACHED: True} if event.cached else {}
         ended = Ended(attempt.path, event.at, about)
         yield from self._spans_of(
-            attempt, event.started_at, event.at, ended, event.usage, event.cost_usd, output=event.output
+            attempt,
+            event.started_at,
+            event.at,
+            ended,
+            event.usage,
+            event.cost_usd,
+            output=event.output,
+            told=event.metadata,
         )
         if event.step in self._replanning:
             self._replanning.discard(event.step)  # what it came to is a plan, and the step goes on with that
@@ -305,25 +300,33 @@ class Spans:
         usage: Usage | None = None,
         cost_usd: float | None = None,
         output: Any = None,
+        told: dict[str, Any] | None = None,
     ) -> Iterator[Began | Ended]:
         """Yield the spans of an attempt that has ended, from the outside to the inside and back."""
         self._attempts.pop((attempt.step, attempt.role), None)
         started_at = min(started_at, at)
-        step = self._step(attempt.step)
+        step = self._steps.step(attempt.step)
         attributes: Attributes = {genai.STEP: attempt.step, genai.ATTEMPT: attempt.number, genai.EPOCH: attempt.epoch}
         if attempt.role:
             attributes[genai.ROLE] = attempt.role
         what = f"{attempt.role or 'attempt'} {attempt.number}"
         yield Began(attempt.path, _step_path(attempt.step), what, started_at, attributes)
         if step is not None and genai.CACHED not in ended.attributes:
-            yield from self._doing(attempt, step, started_at, ended, usage, output)
+            yield from self._doing(attempt, step, started_at, ended, usage, output, told or {})
         about = dict(ended.attributes)
         if cost_usd is not None:
             about[genai.COST_USD] = cost_usd
         yield Ended(attempt.path, at, about, ended.error, ended.told, tuple(attempt.happened))
 
     def _doing(
-        self, attempt: _Attempt, step: Step, started_at: float, ended: Ended, usage: Usage | None, output: Any
+        self,
+        attempt: _Attempt,
+        step: Step,
+        started_at: float,
+        ended: Ended,
+        usage: Usage | None,
+        output: Any,
+        metadata: dict[str, Any],
     ) -> Iterator[Began | Ended]:
         """Yield what the attempt did: its one call, or the calls that are on record, which an agent made."""
         path = f"{attempt.path}/doing"
@@ -337,7 +340,7 @@ class Spans:
         elif not attempt.calls and step.model is not None:
             drafts = step.speculate.draft if attempt.role == "draft" and step.speculate is not None else None
             ref = drafts or step.model
-            yield self._chat(path, attempt.path, ref, started_at)
+            yield self._chat(path, attempt.path, ref, started_at, step)
         else:
             path = ""
         for number, call in enumerate(attempt.calls, start=1):
@@ -347,7 +350,10 @@ class Spans:
             if step.tool is not None:
                 self._put_content(told, genai.TOOL_RESULT, output)
             else:
-                self._put_answer(told, output)
+                finished = metadata.get("finish_reason")
+                if step.agent is None:
+                    told |= _answered(metadata)
+                self._put_answer(told, output, finished if isinstance(finished, str) else "stop")
             yield Ended(path, ended.at, told, ended.error, ended.told)
 
     def _call(self, path: str, parent: str, call: CallEnded) -> Iterator[Began | Ended]:
@@ -366,15 +372,17 @@ class Spans:
         yield Ended(path, call.at, told, error, self._words(call.error))
 
     def _tool(self, path: str, parent: str, name: str, at: float) -> Began:
-        about: Attributes = {genai.OPERATION: genai.EXECUTE_TOOL, genai.TOOL_NAME: name}
+        about: Attributes = {genai.OPERATION: genai.EXECUTE_TOOL, genai.TOOL_NAME: name, genai.TOOL_TYPE: "function"}
         return Began(path, parent, f"{genai.EXECUTE_TOOL} {name}", at, about)
 
-    def _chat(self, path: str, parent: str, ref: str, at: float) -> Began:
+    def _chat(self, path: str, parent: str, ref: str, at: float, step: Step | None = None) -> Began:
         facts = self._models.get(ref)
         name = facts.name if facts is not None and facts.name else ref
         about: Attributes = {genai.OPERATION: genai.CHAT, genai.REQUEST_MODEL: name}
         if facts is not None and facts.provider:
-            about[genai.PROVIDER] = facts.provider
+            about[genai.PROVIDER] = genai.PROVIDERS.get(facts.provider, facts.provider)
+        if step is not None:
+            about |= _asked(step)
         return Began(path, parent, f"{genai.CHAT} {name}", at, about, is_client=True)
 
     # --- what is told ---
@@ -402,12 +410,13 @@ class Spans:
         if self._content and value is not None:
             attributes[name] = _cut(json.dumps(masked(without_secrets(value)), ensure_ascii=False))
 
-    def _put_answer(self, attributes: Attributes, output: Any) -> None:
+    def _put_answer(self, attributes: Attributes, output: Any, finished: str = "stop") -> None:
         """Tell what a model answered, in the form that the conventions give."""
         if self._content and output is not None:
             safe = masked(without_secrets(output))
             text = safe if isinstance(safe, str) else json.dumps(safe, ensure_ascii=False)
-            message = {"role": "assistant", "parts": [{"type": "text", "content": _cut(text)}]}
+            parts = [{"type": "text", "content": _cut(text)}]
+            message = {"role": "assistant", "parts": parts, "finish_reason": finished}
             attributes[genai.OUTPUT_MESSAGES] = json.dumps([message], ensure_ascii=False)
 
 
@@ -420,6 +429,29 @@ def _parent_of(key: str) -> str:
     if key.endswith("]"):
         return key[: key.rfind("[")]
     return key.rpartition("/")[0]
+
+
+def _asked(step: Step) -> Attributes:
+    """Return how a step's model is asked, as far as the step says."""
+    told: Attributes = {genai.OUTPUT_TYPE: "text" if step.output is None else "json"}
+    if step.max_tokens is not None:
+        told[genai.REQUEST_MAX_TOKENS] = step.max_tokens
+    if step.temperature is not None:
+        told[genai.REQUEST_TEMPERATURE] = step.temperature
+    if step.stream:
+        told[genai.REQUEST_STREAM] = True
+    return told
+
+
+def _answered(metadata: Mapping[str, Any]) -> Attributes:
+    """Return what is on record of who answered, and why the answer ended there."""
+    told: Attributes = {}
+    model, finished = metadata.get("model_name"), metadata.get("finish_reason")
+    if isinstance(model, str):
+        told[genai.RESPONSE_MODEL] = model
+    if isinstance(finished, str):
+        told[genai.FINISH_REASONS] = (finished,)
+    return told
 
 
 def _used(usage: Usage | None) -> Attributes:

@@ -25,7 +25,8 @@ from planloom.errors import ConfigError, JournalError
 from planloom.observe import genai
 from planloom.observe.naming import span_id_of, trace_id_of
 from planloom.observe.otel_metrics import metrics_of
-from planloom.observe.spans import RUN, Began, Ended, Spans
+from planloom.observe.spans import Began, Ended, Spans
+from planloom.observe.steps import RUN
 
 try:
     from opentelemetry import trace as otel
