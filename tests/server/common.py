@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from planloom import Engine, MemoryJournal
 from planloom.core.result import RUN_ENDED
 from planloom.server.app import make_app
-from planloom.server.limits import RateLimit
+from planloom.server.limits import RequestRate
 from planloom.server.plans import NamedPlans
 from planloom.server.service import RunService
 from planloom.server.settings import ServerSettings
@@ -97,7 +97,7 @@ async def serving(
     settings: ServerSettings | None = None,
     folders: Sequence[Path] = (),
     journal: Any = None,
-    rate: RateLimit | None = None,
+    rate: RequestRate | None = None,
     headers: dict[str, str] | None = None,
     **engine_options: Any,
 ) -> AsyncIterator[Served]:

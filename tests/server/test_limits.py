@@ -10,7 +10,7 @@ import pytest
 
 from planloom.server.auth import Doorkeeper
 from planloom.server.gate import HttpGate
-from planloom.server.limits import KNOWN_CALLERS, RateLimit
+from planloom.server.limits import KNOWN_CALLERS, RequestRate
 from planloom.server.settings import ServerSettings
 from planloom.testing.fakes import fake_tool
 from tests.server.common import ONE, bearing, serving, token_settings
@@ -28,7 +28,7 @@ class Now:
 
 def test_a_tenth_of_a_minutes_requests_may_come_at_once_and_then_as_time_goes_by() -> None:
     now = Now()
-    rate = RateLimit(60, now=now)
+    rate = RequestRate(60, now=now)
 
     first = [rate.take("a") for _ in range(7)]
     now.at = 1.0
@@ -39,7 +39,7 @@ def test_a_tenth_of_a_minutes_requests_may_come_at_once_and_then_as_time_goes_by
 
 
 def test_callers_that_are_not_heard_of_any_more_are_forgotten() -> None:
-    rate = RateLimit(60, now=Now())
+    rate = RequestRate(60, now=Now())
 
     for number in range(KNOWN_CALLERS + 10):
         rate.take(str(number))
@@ -49,7 +49,7 @@ def test_callers_that_are_not_heard_of_any_more_are_forgotten() -> None:
 
 def test_too_many_requests_are_refused_with_retry_after_and_other_callers_are_served() -> None:
     async def main() -> None:
-        async with serving(settings=token_settings(), rate=RateLimit(10, now=Now())) as server:
+        async with serving(settings=token_settings(), rate=RequestRate(10, now=Now())) as server:
             answers = [await server.client.get("/v1/runs", headers=bearing("read")) for _ in range(2)]
             other = await server.client.get("/v1/runs", headers=bearing("submit"))
             guesses = [await server.client.get("/v1/runs", headers={"authorization": "Bearer x"}) for _ in range(2)]

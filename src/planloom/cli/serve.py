@@ -50,7 +50,7 @@ END_S = 5.0
 )
 @click.option("--no-page", is_flag=True, help="Serve programs only, and no page.")
 def serve(call: Invocation, host: str | None, port: int | None, folders: tuple[Path, ...], no_page: bool) -> None:
-    """Serve runs over HTTP: submit, follow, answer, cancel; and a page to look at them.
+    """Serve runs over HTTP, and a page to look at them.
 
     Runs that were under way when it last ended go on. Tokens and limits stand below [server] in planloom.toml; without
     tokens only this machine is served.

@@ -112,13 +112,14 @@ def newest_runs(
     before: tuple[float, str] | None = None,
 ) -> list[RunRow]:
     """Return runs, newest first; `plan` and `before` as `Journal.runs` says."""
-    wanted = [
-        (f"runs.{name} = ?", (value,)) for name, value in (("status", status), ("plan", plan)) if value is not None
+    given = (("status", status), ("plan", plan))
+    wanted: list[tuple[str, tuple[object, ...]]] = [
+        (f"runs.{name} = ?", (value,)) for name, value in given if value is not None
     ]
     if before is not None:
         wanted.append(("(runs.started_at, runs.run_id) < (?, ?)", before))
     where = f"WHERE {' AND '.join(text for text, _ in wanted)}" if wanted else ""
-    values = [value for _, given in wanted for value in given]
+    values = [value for _, of_it in wanted for value in of_it]
     rows = connection.execute(f"{_RUNS} {where} {_NEWEST}", (*values, limit))
     return [RunRow(*row) for row in rows]
 

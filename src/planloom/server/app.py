@@ -31,13 +31,13 @@ from planloom.server.gate import HttpGate
 from planloom.server.page import page_router
 from planloom.server.plans import NAME
 from planloom.server.problems import JsonResponse, ProblemValue, tell_problems
-from planloom.server.settings import Scope
+from planloom.server.settings import TokenScope
 from planloom.server.showing import questions_of, run_detail, run_line, run_summary, step_detail
 from planloom.server.view import RunView, view_of
 
 if TYPE_CHECKING:
     from planloom.observe.metrics import Metrics
-    from planloom.server.limits import RateLimit
+    from planloom.server.limits import RequestRate
     from planloom.server.service import RunService, Said
     from planloom.server.settings import ServerSettings
 
@@ -72,7 +72,7 @@ def make_app(
     settings: ServerSettings,
     *,
     page: bool = True,
-    rate: RateLimit | None = None,
+    rate: RequestRate | None = None,
     metrics: Metrics | None = None,
 ) -> FastAPI:
     """Return the app that serves these runs.
@@ -148,7 +148,7 @@ _WORDS = {
 }
 
 
-def _needs(scope: Scope) -> Sequence[Any]:
+def _needs(scope: TokenScope) -> Sequence[Any]:
     return [Security(_SCOPE, scopes=[scope.value])]
 
 
@@ -175,7 +175,7 @@ def _add_metrics(app: FastAPI, metrics: Metrics) -> None:
         operation_id="metrics",
         response_class=PlainTextResponse,
         responses=_problems(),
-        dependencies=_needs(Scope.READ),
+        dependencies=_needs(TokenScope.READ),
     )
     async def metrics_text() -> Response:
         """What was counted since the server began, as Prometheus reads it."""
@@ -192,7 +192,7 @@ def _add_plans(app: FastAPI, service: RunService) -> None:
         operation_id="list_plans",
         response_model=bodies.PlanList,
         responses=_problems(),
-        dependencies=_needs(Scope.READ),
+        dependencies=_needs(TokenScope.READ),
     )
     async def list_plans() -> Response:
         """The plans that can be run by name."""
@@ -213,7 +213,7 @@ def _add_plans(app: FastAPI, service: RunService) -> None:
         operation_id="get_plan",
         response_model=bodies.PlanDetail,
         responses=_problems(404),
-        dependencies=_needs(Scope.READ),
+        dependencies=_needs(TokenScope.READ),
     )
     async def get_plan(name: Annotated[str, Path(pattern=NAME)]) -> Response:
         """One of them, whole."""
@@ -227,7 +227,7 @@ def _add_plans(app: FastAPI, service: RunService) -> None:
         operation_id="check_plan",
         response_model=bodies.CheckedPlan,
         responses=_problems(408, 413),
-        dependencies=_needs(Scope.READ),
+        dependencies=_needs(TokenScope.READ),
     )
     async def check_plan(body: bodies.PlanBody) -> Response:
         """Say everything that is wrong with a plan, and where. Nothing is run."""
@@ -253,7 +253,7 @@ def _add_runs(app: FastAPI, service: RunService) -> None:
             413,
             also={200: {"model": bodies.RunSummary, "description": "The run that this key began before."}},
         ),
-        dependencies=_needs(Scope.SUBMIT),
+        dependencies=_needs(TokenScope.SUBMIT),
     )
     async def submit_run(request: Request, body: bodies.SubmitBody, idempotency_key: Key = None) -> Response:
         """Run a plan. The run is on record when this answers; it goes on whether or not anybody listens."""
@@ -266,7 +266,7 @@ def _add_runs(app: FastAPI, service: RunService) -> None:
         operation_id="list_runs",
         response_model=bodies.RunList,
         responses=_problems(),
-        dependencies=_needs(Scope.READ),
+        dependencies=_needs(TokenScope.READ),
     )
     async def list_runs(
         status: RunStatus | None = None,
@@ -301,7 +301,7 @@ def _add_run(app: FastAPI, service: RunService) -> None:
     @app.get(
         _RUN,
         tags=["run"],
-        dependencies=_needs(Scope.READ),
+        dependencies=_needs(TokenScope.READ),
         operation_id="get_run",
         response_model=bodies.RunDetail,
         responses=_problems(404),
@@ -313,7 +313,7 @@ def _add_run(app: FastAPI, service: RunService) -> None:
     @app.get(
         f"{_RUN}/events",
         tags=["run"],
-        dependencies=_needs(Scope.READ),
+        dependencies=_needs(TokenScope.READ),
         operation_id="follow_run",
         response_model=bodies.EventPage,
         responses=_problems(404, also={200: {"content": {_STREAM: {"schema": {"type": "string"}}}}}),
@@ -344,7 +344,7 @@ def _add_run(app: FastAPI, service: RunService) -> None:
     @app.get(
         f"{_RUN}/questions",
         tags=["run"],
-        dependencies=_needs(Scope.READ),
+        dependencies=_needs(TokenScope.READ),
         operation_id="list_questions",
         response_model=bodies.QuestionList,
         responses=_problems(404),
@@ -356,7 +356,7 @@ def _add_run(app: FastAPI, service: RunService) -> None:
     @app.get(
         _RUN + "/steps/{key:path}",
         tags=["run"],
-        dependencies=_needs(Scope.READ),
+        dependencies=_needs(TokenScope.READ),
         operation_id="get_step",
         response_model=bodies.StepDetail,
         responses=_problems(404),
@@ -368,7 +368,7 @@ def _add_run(app: FastAPI, service: RunService) -> None:
     @app.get(
         f"{_RUN}/record",
         tags=["run"],
-        dependencies=_needs(Scope.READ),
+        dependencies=_needs(TokenScope.READ),
         operation_id="download_record",
         response_class=Response,
         responses=_problems(
@@ -392,7 +392,7 @@ def _add_run(app: FastAPI, service: RunService) -> None:
     @app.get(
         f"{_RUN}/graph.svg",
         tags=["run"],
-        dependencies=_needs(Scope.READ),
+        dependencies=_needs(TokenScope.READ),
         operation_id="draw_run",
         response_class=Response,
         responses=_problems(
@@ -407,7 +407,7 @@ def _add_run(app: FastAPI, service: RunService) -> None:
     @app.get(
         f"{_RUN}/view",
         tags=["run"],
-        dependencies=_needs(Scope.READ),
+        dependencies=_needs(TokenScope.READ),
         operation_id="view_run",
         response_model=RunView,
         responses=_problems(404),
@@ -440,7 +440,7 @@ def _add_says(app: FastAPI, service: RunService) -> None:
         operation_id="answer_question",
         response_model=bodies.ToldRun,
         responses=_problems(*_SAYING),
-        dependencies=_needs(Scope.ANSWER),
+        dependencies=_needs(TokenScope.ANSWER),
     )
     async def answer_question(request: Request, run_id: RunId, body: bodies.AnswerBody) -> Response:
         """Approve or deny what a step asks, with what its form asks for."""
@@ -452,7 +452,7 @@ def _add_says(app: FastAPI, service: RunService) -> None:
         operation_id="resolve_step",
         response_model=bodies.ToldRun,
         responses=_problems(*_SAYING),
-        dependencies=_needs(Scope.ANSWER),
+        dependencies=_needs(TokenScope.ANSWER),
     )
     async def resolve_step(request: Request, run_id: RunId, body: bodies.ResolutionBody) -> Response:
         """Say what came of a step whose outcome is unknown."""
@@ -464,7 +464,7 @@ def _add_says(app: FastAPI, service: RunService) -> None:
         operation_id="cancel_run",
         response_model=bodies.ToldRun,
         responses=_problems(*_SAYING),
-        dependencies=_needs(Scope.CANCEL),
+        dependencies=_needs(TokenScope.CANCEL),
     )
     async def cancel_run(
         request: Request, run_id: RunId, body: Annotated[bodies.CancelBody | None, Body()] = None
@@ -479,7 +479,7 @@ def _add_says(app: FastAPI, service: RunService) -> None:
         operation_id="pause_run",
         response_model=bodies.ToldRun,
         responses=_problems(*_SAYING),
-        dependencies=_needs(Scope.CANCEL),
+        dependencies=_needs(TokenScope.CANCEL),
     )
     async def pause_run(
         request: Request, run_id: RunId, body: Annotated[bodies.PauseBody | None, Body()] = None
@@ -496,7 +496,7 @@ def _add_says(app: FastAPI, service: RunService) -> None:
         responses=_problems(
             *_SAYING, also={201: {"model": bodies.RunSummary, "description": "The new run, for `failed`."}}
         ),
-        dependencies=_needs(Scope.SUBMIT),
+        dependencies=_needs(TokenScope.SUBMIT),
     )
     async def resume_run(run_id: RunId, body: Annotated[bodies.ResumeBody | None, Body()] = None) -> Response:
         """Go on with a run that is paused or that nobody drives; or, with `failed`, run the rest of one that failed."""
@@ -513,7 +513,7 @@ def _add_says(app: FastAPI, service: RunService) -> None:
         responses=_problems(
             *_SAYING, also={200: {"model": bodies.RunSummary, "description": "The run that this key began before."}}
         ),
-        dependencies=_needs(Scope.SUBMIT),
+        dependencies=_needs(TokenScope.SUBMIT),
     )
     async def fork_run(request: Request, run_id: RunId, body: bodies.ForkBody, idempotency_key: Key = None) -> Response:
         """Start a run that goes on from this one as if a step had come to another output."""
@@ -541,6 +541,6 @@ def _add_document(app: FastAPI) -> None:
 
     app.openapi = document  # type: ignore[method-assign]  # FastAPI's own way to add to the document
 
-    @app.get("/v1/openapi.json", include_in_schema=False, dependencies=_needs(Scope.READ))
+    @app.get("/v1/openapi.json", include_in_schema=False, dependencies=_needs(TokenScope.READ))
     async def openapi() -> Response:
         return JsonResponse(app.openapi())

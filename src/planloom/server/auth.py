@@ -22,7 +22,7 @@ from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 
 from planloom.server.problems import HttpError
-from planloom.server.settings import ALL_SCOPES, Scope, is_loopback, token_in
+from planloom.server.settings import ALL_SCOPES, TokenScope, is_loopback, token_in
 
 if TYPE_CHECKING:
     from planloom.server.settings import ServerSettings
@@ -34,7 +34,7 @@ Headers = Mapping[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class TokenHolder:
     """Who asks.
 
     Attributes:
@@ -42,10 +42,10 @@ class Asker:
     """
 
     name: str
-    scopes: frozenset[Scope]
+    scopes: frozenset[TokenScope]
 
 
-LOCAL = Asker("local", ALL_SCOPES)
+LOCAL = TokenHolder("local", ALL_SCOPES)
 """Whoever asks from this machine, where there are no tokens."""
 
 
@@ -57,10 +57,10 @@ class Doorkeeper:
     """
 
     def __init__(self, settings: ServerSettings) -> None:
-        self._tokens: list[tuple[bytes, Asker]] = []
+        self._tokens: list[tuple[bytes, TokenHolder]] = []
         for name, one in settings.tokens.items():
             digest = one.sha256 or sha256(token_in(name, one).encode()).hexdigest()
-            self._tokens.append((bytes.fromhex(digest), Asker(name, frozenset(one.scopes))))
+            self._tokens.append((bytes.fromhex(digest), TokenHolder(name, frozenset(one.scopes))))
         self._names = frozenset(name.lower() for name in settings.hosts)
 
     def check_address(self, headers: Headers, peer: str | None) -> None:
@@ -87,7 +87,7 @@ class Doorkeeper:
                 403, "request.remote", "without tokens only this machine is served", remedy="set [server.tokens.NAME]"
             )
 
-    def caller(self, headers: Headers) -> Asker:
+    def caller(self, headers: Headers) -> TokenHolder:
         """Return who asks.
 
         Raises:
@@ -130,7 +130,7 @@ class NeedsScope(SecurityBase):
         self.model = BearerScheme(description="A token of `[server.tokens]`; not needed where there are none.")
         self.scheme_name = "token"
 
-    async def __call__(self, request: Request, scopes: SecurityScopes) -> Asker:
+    async def __call__(self, request: Request, scopes: SecurityScopes) -> TokenHolder:
         caller = caller_of(request)
         for scope in scopes.scopes:
             if scope not in caller.scopes:
@@ -143,10 +143,10 @@ class NeedsScope(SecurityBase):
         return caller
 
 
-def caller_of(request: Request) -> Asker:
+def caller_of(request: Request) -> TokenHolder:
     """Return who asks, as the gate found it."""
     caller: Any = request.scope.get("state", {}).get("caller")
-    if not isinstance(caller, Asker):  # a path that the gate takes for an open one: never serve it by mistake
+    if not isinstance(caller, TokenHolder):  # a path that the gate takes for an open one: never serve it by mistake
         raise HttpError(401, "request.token", "a token is needed", headers=_CHALLENGE)
     return caller
 

@@ -10,7 +10,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Any
 
-from planloom.server.limits import RateLimit
+from planloom.server.limits import RequestRate
 from planloom.server.problems import HttpError, response_of
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ class HttpGate:
     """An ASGI app around the real one."""
 
     def __init__(
-        self, app: ASGIApp, *, settings: ServerSettings, doorkeeper: Doorkeeper, rate: RateLimit | None = None
+        self, app: ASGIApp, *, settings: ServerSettings, doorkeeper: Doorkeeper, rate: RequestRate | None = None
     ) -> None:
         self._app = app
         self._settings = settings
         self._doorkeeper = doorkeeper
-        self._rate = rate or RateLimit(settings.requests_per_minute)
+        self._rate = rate or RequestRate(settings.requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -14,7 +14,7 @@ BURST = 0.1
 """The share of a minute's requests that may come at once."""
 
 
-class RateLimit:
+class RequestRate:
     """Requests by caller.
 
     Args:

@@ -22,7 +22,7 @@ SHORTEST_TOKEN = 16
 _NAME = r"^[A-Za-z0-9_.-]{1,64}$"
 
 
-class Scope(StrEnum):
+class TokenScope(StrEnum):
     """What a token is good for. None of them includes another."""
 
     READ = "read"
@@ -35,7 +35,7 @@ class Scope(StrEnum):
     """Stop runs: cancel, pause."""
 
 
-ALL_SCOPES = frozenset(Scope)
+ALL_SCOPES = frozenset(TokenScope)
 
 
 class TokenSetting(BaseModel):
@@ -47,7 +47,7 @@ class TokenSetting(BaseModel):
     """Name of the variable that holds it."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     """Its SHA-256 in hex, e.g. of `printf %s "$TOKEN" | sha256sum`."""
-    scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
+    scopes: Annotated[tuple[TokenScope, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
