@@ -312,6 +312,35 @@ def test_a_run_goes_on_after_a_crash_with_what_it_was_given_before(canaries: dic
     assert result.output == "a ***"
 
 
+def test_a_call_with_a_secret_that_is_on_record_is_not_made_again_by_the_next_attempt(
+    canaries: dict[str, str], tmp_path: Path
+) -> None:
+    secret, sent = canaries["CANARY_INNER"], []
+    plan = {"has_sufficient_info": True, "reasoning": "", "tasks": [{"description": "s", "tool_name": "send"}]}
+    done = {"is_complete": True, "reasoning": "sent", "missing_steps": [], "next_action": None}
+
+    def send(to: str) -> str:
+        """Send."""
+        sent.append(to)
+        return f"sent to {to}"
+
+    tools = ToolRegistry([Tool.from_function(send, name="send", effects="idempotent")])
+    model = ScriptedModel([plan, {"to": secret}, ConnectionError("gone"), done])
+    clerk = Reasoner(name="clerk", model=model, tools=tools)
+    step = {"id": "a", "agent": "clerk", "prompt": "go", "retry": {"max_attempts": 2, "initial_delay": 0}}
+
+    async def both_attempts() -> RunResult:
+        settings = Settings(secrets=tuple(canaries))
+        async with Engine(tmp_path / "runs.db", tools=(), agents=[clerk], settings=settings) as engine:
+            return await engine.run({"planloom": 1, "steps": [step]}, run_id="r")
+
+    result = asyncio.run(both_attempts())
+
+    assert (result.status.value, result.step("a").attempts) == ("success", 2)
+    assert sent == [secret]
+    assert leaks(files_of(tmp_path), canaries) == []
+
+
 @pytest.mark.slow
 def test_what_worker_processes_find_out_is_struck_out(
     canaries: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
