@@ -331,6 +331,7 @@ def _add_run(app: FastAPI, service: RunService) -> None:
         """
         if _STREAM in request.headers.get("accept", ""):
             await service.journal.read(run_id, limit=1)
+            follow.check_room(service)
             if last_event_id is not None and last_event_id.isascii() and last_event_id.isdigit():
                 after = min(int(last_event_id), 1 << 53)
             headers = {"cache-control": "no-store", "x-accel-buffering": "no"}

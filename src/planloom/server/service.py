@@ -75,6 +75,8 @@ class RunService:
         self._beginning: set[asyncio.Task[Any]] = set()
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._is_open = False
+        self.followers = 0
+        """Streams of events that are open."""
         self.ending = asyncio.Event()
         """Set once the server is about to end: whoever follows a run is to come again."""
 
