@@ -7,6 +7,7 @@ from typing import Any
 
 from planloom.plan.flow import FlowPolicy
 from planloom.runtime.settings import FILE_NAME, AgentSetting, LogSetting, PriceSetting, RateSetting, Settings
+from planloom.server.settings import ServerSettings, TokenSetting
 from planloom.tools.mcp_terms import McpLabels, McpTerms
 from planloom.tools.sparing import BreakerPolicy
 from scripts.reference import plan_format
@@ -23,10 +24,11 @@ SECTIONS: tuple[type, ...] = (
     McpTerms,
     McpLabels,
 )
+SERVER: tuple[type, ...] = (ServerSettings, TokenSetting)
 
 
 def body() -> str:
-    schema = Settings.model_json_schema()
+    schema, served = Settings.model_json_schema(), ServerSettings.model_json_schema()
     text = "\n".join(
         [
             f"`{FILE_NAME}` is looked for in the plan's folder and the folders above it, then from the current folder",
@@ -36,12 +38,15 @@ def body() -> str:
             "",
             *plan_format.field_rows(Settings, schema),
             "",
-            *_sections(schema["$defs"]),
+            *_sections(SECTIONS, schema["$defs"]),
+            *_sections(SERVER, served["$defs"] | {"ServerSettings": served}),
         ]
     )
+    scopes = ", ".join(f"`{scope}`" for scope in TokenScope)
+    text = text.replace("[TokenScope](#tokenscope)", scopes)
     choices = "|".join(of.__name__.lower() for of in plan_format.CHOICES)
     return re.sub(rf"\(#({choices})\)", r"(plan-format.md#\1)", text)
 
 
-def _sections(schemas: dict[str, Any]) -> list[str]:
-    return [line for of in SECTIONS for line in plan_format.section(of, schemas[of.__name__])]
+def _sections(classes: tuple[type, ...], schemas: dict[str, Any]) -> list[str]:
+    return [line for of in classes for line in plan_format.section(of, schemas[of.__name__])]

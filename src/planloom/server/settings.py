@@ -48,6 +48,7 @@ class TokenSetting(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     """Its SHA-256 in hex, e.g. of `printf %s "$TOKEN" | sha256sum`."""
     scopes: Annotated[tuple[TokenScope, ...], Field(min_length=1)]
+    """What it is good for; none of them includes another."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -57,7 +58,7 @@ class TokenSetting(BaseModel):
 
 
 class ServerSettings(BaseModel):
-    """The table `[server]`."""
+    """The table `[server]`: what `planloom serve` goes by."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -69,7 +70,8 @@ class ServerSettings(BaseModel):
     """Names, without port, under which others reach it, e.g. `planloom.example.org`. Addresses and localhost need no
     mention."""
     tokens: dict[Annotated[str, Field(pattern=_NAME)], TokenSetting] = {}
-    """By the name that goes on record for whoever uses it. None: programs and browsers on this machine are served."""
+    """By the name that goes on record for whoever uses it. Without any, programs and browsers of this machine are
+    served."""
     plans: tuple[str, ...] = ()
     """Folders of plans that may be run by name, relative to the settings file."""
     named_only: bool = False
