@@ -7,7 +7,7 @@ from typing import Any
 
 from planloom.plan.flow import FlowPolicy
 from planloom.runtime.settings import FILE_NAME, AgentSetting, LogSetting, PriceSetting, RateSetting, Settings
-from planloom.server.settings import ServerSettings, TokenSetting
+from planloom.server.settings import ServerSettings, TokenScope, TokenSetting
 from planloom.tools.mcp_terms import McpLabels, McpTerms
 from planloom.tools.sparing import BreakerPolicy
 from scripts.reference import plan_format
