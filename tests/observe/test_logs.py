@@ -8,16 +8,23 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from planloom import Engine, RunResult, ToolContext, masking
 from planloom.core.chat import ToolCall
+from planloom.core.commands import RunStep
+from planloom.core.result import StepOutcome
 from planloom.errors import ConfigError
+from planloom.executors.attempt import Attempts
 from planloom.observe import logs
+from planloom.ports import AttemptContext
 from planloom.testing.fakes import fake_tool
 from planloom.testing.models import ScriptedModel
+from planloom.tools.context import under_way
+from tests.executors.attempts import Books, asking
 
 NAMES = ("planloom", "elsewhere")
 
@@ -77,6 +84,26 @@ def test_a_line_says_which_run_step_and_attempt_it_is_about(stream: io.StringIO)
     assert ("in False", "r", "c", 1) in mine
     assert ("by its own logger", "r", "c", 1) in mine
     assert ("outside", None, None, None) in mine
+
+
+def test_what_is_logged_after_an_attempt_where_it_was_made_is_not_about_it() -> None:
+    seen: list[Any] = []
+
+    class Looks:
+        async def execute(self, request: RunStep, context: AttemptContext) -> StepOutcome:
+            seen.append(under_way.get())
+            if request.attempt > 1:
+                raise ConnectionError("gone")
+            return StepOutcome("fine")
+
+    async def main() -> None:
+        for attempt in (1, 2):
+            await Attempts(Looks())(replace(asking(), attempt=attempt), Books())
+            seen.append(under_way.get())
+
+    asyncio.run(main())
+
+    assert [one and one[2] for one in seen] == [1, None, 2, None]
 
 
 def test_what_becomes_of_a_run_is_logged_without_a_word_of_what_it_is_about(stream: io.StringIO) -> None:

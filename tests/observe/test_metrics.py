@@ -12,7 +12,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 
-from planloom import Engine, MemoryJournal, RunResult
+from planloom import Engine, MemoryJournal, Reasoner, RunResult, ToolRegistry
 from planloom.core.chat import ToolCall
 from planloom.core.events import AttemptSucceeded, Event, RunFinished, RunStarted, StepDispatched
 from planloom.core.prices import ModelPrice
@@ -102,6 +102,35 @@ def test_what_models_used_is_counted_once_wherever_it_is_on_record() -> None:
     assert told["planloom_cost_usd_total"].value(plan="p") == pytest.approx(result.cost_usd)
     assert told["gen_ai_client_token_usage"].value("_sum", gen_ai_token_type="input") == 300
     assert told["gen_ai_client_operation_duration_seconds"].value("_count", gen_ai_operation_name="chat") == 1
+
+
+def test_what_an_agent_used_is_counted_by_its_calls_and_the_rest_with_its_attempt() -> None:
+    metrics = Metrics()
+    plan = {"has_sufficient_info": True, "reasoning": "", "tasks": [{"description": "s", "tool_name": "look"}]}
+    done = {"is_complete": True, "reasoning": "", "missing_steps": [], "next_action": None}
+    model = ScriptedModel([plan, {}, done], usage=USAGE, price=ModelPrice(1_000.0, 1_000.0))
+    agent = Reasoner(name="clerk", model=model, tools=ToolRegistry([fake_tool("look")]))
+
+    result = run(metrics, {"id": "a", "agent": "clerk", "prompt": "go"}, tools=(), agents=[agent])
+
+    told = read(metrics)
+    assert result.usage is not None
+    assert told["planloom_tokens_total"].value() == result.usage.total_tokens == 330
+    assert told["planloom_cost_usd_total"].value() == pytest.approx(result.cost_usd)
+    assert told["planloom_model_calls_total"].value(outcome="success") == 3
+    assert told["planloom_tool_calls_total"].value(tool="look") == 1
+    assert told["gen_ai_client_operation_duration_seconds"].value("_count") == 3
+
+
+def test_tokens_of_documents_that_were_left_out_are_counted() -> None:
+    metrics = Metrics()
+    plan = Plan.from_dict({"planloom": 1, "name": "p", "steps": [{"id": "s", "model": "m", "prompt": "p"}]})
+    stats = {"gasa_stats": {"tokens_before": 900, "tokens_after": 200}}
+
+    for event in (RunStarted(plan, {}, 1.0), AttemptSucceeded("s", 1, 1, "x", 1.0, 2.0, metadata=stats)):
+        metrics.observe("r", event)
+
+    assert read(metrics)["planloom_gasa_saved_tokens_total"].value(model="m") == 700
 
 
 def test_questions_that_wait_are_seen_until_they_are_answered() -> None:

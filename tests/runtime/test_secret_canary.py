@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from planloom import Engine, RunResult
+from planloom import Engine, RunResult, masking
 from planloom.agents.reasoning import Reasoner
 from planloom.cli.main import main
 from planloom.core.chat import ToolCall
@@ -310,6 +310,25 @@ def test_a_run_goes_on_after_a_crash_with_what_it_was_given_before(canaries: dic
 
     assert seen == ["a ***", "a ***"]
     assert result.output == "a ***"
+
+
+def test_an_answer_that_waits_in_the_journal_holds_no_secret(canaries: dict[str, str], tmp_path: Path) -> None:
+    masking.declare(canaries)
+    answer = ApprovalAnswered("ok", True, "ann", 1.0, {"pin": [canaries["CANARY_ANSWER"]]})
+
+    async def leave() -> list[tuple[str, bytes]]:
+        async with Engine(tmp_path / "runs.db", tools=()) as engine:
+            await engine.start({"planloom": 1, "steps": [{"id": "ok", "approve": "Go on?"}]}, run_id="r")
+            elsewhere = SqliteJournal(tmp_path / "runs.db")
+            await elsewhere.post("r", answer)
+            written = list(files_of(tmp_path))
+            await elsewhere.close()
+            return written
+
+    written = asyncio.run(leave())
+
+    assert any(b'{"pin":["***"]}' in found for _, found in written)
+    assert leaks(written, canaries) == []
 
 
 def test_a_call_with_a_secret_that_is_on_record_is_not_made_again_by_the_next_attempt(
