@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 TOOLS = Path(__file__).with_name("tools.py")
 START_S = 30.0
+FONTS = """<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><include ignore_missing="yes">/etc/fonts/fonts.conf</include>
+<match target="pattern"><test name="family"><string>system-ui</string></test>
+<edit name="family" mode="prepend" binding="strong"><string>Liberation Sans</string></edit></match>
+<match target="pattern"><test name="family"><string>ui-sans-serif</string></test>
+<edit name="family" mode="prepend" binding="strong"><string>Liberation Sans</string></edit></match>
+</fontconfig>
+"""
+"""Letters of about the width that most people's systems have, so that pictures look as the page does there."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,7 +74,9 @@ class Server:
             try:
                 with urllib.request.urlopen(f"{self.url}/readyz", timeout=2):
                     return
-            except OSError:
+            except OSError as error:
+                if isinstance(error, urllib.error.HTTPError):
+                    error.close()
                 assert self._process.poll() is None, (self.folder / "server.log").read_text()
                 time.sleep(0.05)
         raise AssertionError((self.folder / "server.log").read_text())
@@ -102,16 +115,20 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Return Debian's Chromium, without a window."""
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("not installed: chromium")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=15_000)
+    fonts = tmp_path_factory.mktemp("fonts") / "fonts.conf"
+    fonts.write_text(FONTS)
     with sync_playwright() as playwright:
         # As root it has no sandbox; it looks at nothing but the server beside it.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        environment: dict[str, str | float | bool] = {**os.environ, "FONTCONFIG_FILE": str(fonts)}
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"], env=environment)
         yield browser
         browser.close()
 

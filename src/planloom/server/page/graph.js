@@ -4,8 +4,8 @@ import { el, picture, show } from "./dom.js";
 
 const HEADER = 58; // the picture's own heading, which the page has already
 const LEAST = 0.35;
-const READABLE = 0.78; // what fits sideways is not made smaller than this to fit in height
-const SHARE = 0.5;
+const READABLE = 0.7; // what fits sideways is not made smaller than this to fit in height
+const SHARE = 0.44;
 
 export function graphPanel(choose) {
   const stage = el("div", { class: "stage", tabindex: "-1" });

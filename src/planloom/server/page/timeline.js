@@ -74,7 +74,7 @@ export function timelinePanel(choose) {
     let step = 1e-4;
     for (let turn = 0; span / step > 5; turn += 1) step *= [2, 2.5, 2][turn % 3];
     const ticks = [];
-    for (let at = 0; at <= span * 0.95; at += step) {
+    for (let at = 0; at <= span * 0.92; at += step) {
       const tick = el("span", { class: "mono", text: at === 0 ? "0" : duration(at) });
       tick.style.left = `${(at / span) * 100}%`;
       ticks.push(tick);
@@ -91,7 +91,7 @@ export function timelinePanel(choose) {
     show(chips, Object.entries(STEP_LOOKS).filter(([status]) => counts[status]).map(([status, [symbol, word]]) =>
       el("button", { type: "button", class: `chip ${stateClass(status)}`, "aria-pressed": String(only === status), title: `only: ${word}`,
         on: { click: () => { only = only === status ? null : status; chipsTold = ""; drawChips(); filter(); } } },
-      el("i", { text: symbol, "aria-hidden": "true" }), el("span", { class: "mono", text: count(counts[status]) }), ` ${word}`)));
+      el("i", { text: symbol, "aria-hidden": "true" }), el("span", { class: "mono", text: count(counts[status]) }), word)));
   }
 
   function filter() {
