@@ -282,6 +282,22 @@ def test_a_run_that_would_begin_with_a_secret_does_not_begin(
     assert leaks([*files_of(tmp_path), ("told", told)], canaries) == []
 
 
+@pytest.mark.parametrize("command", ["check plan.json", "run plan.json", "run plan.json --json"])
+def test_what_is_said_of_a_wrong_plan_quotes_no_secret(
+    canaries: dict[str, str], tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "planloom.toml").write_text(f"secrets = {json.dumps(list(canaries))}\n", encoding="utf-8")
+    plan = {"planloom": 1, "steps": [{"id": "a", "tool": f"x {canaries['CANARY_ARGUMENT']}"}]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+
+    ended = CliRunner().invoke(main, command.split(), prog_name="planloom")
+
+    assert ended.exit_code != 0
+    assert "***" in ended.stdout + ended.stderr
+    assert leaks([("told", f"{ended.stdout}{ended.stderr}".encode())], canaries) == []
+
+
 def test_a_run_goes_on_after_a_crash_with_what_it_was_given_before(canaries: dict[str, str], tmp_path: Path) -> None:
     secret, seen, stuck = canaries["CANARY_RESULT"], [], asyncio.Event()
 

@@ -76,6 +76,8 @@ def test_no_answer_of_the_server_holds_a_secret(monkeypatch: pytest.MonkeyPatch)
             literal = {"steps": [{"id": "a", "tool": "c.say", "with": {"text": canaries["CANARY_PROMPT"]}}]}
             refused = await ask("POST", "/runs", json={"plan": literal})
             assert (refused.status_code, refused.json()["code"]) == (422, "plan.secret")
+            unknown = {"steps": [{"id": "a", "tool": canaries["CANARY_PROMPT"]}]}
+            assert (await ask("POST", "/runs", json={"plan": unknown})).status_code == 422
             told.append(("metrics", metrics.text().encode()))
         return told
 

@@ -144,7 +144,13 @@ def unexpected(error: Exception) -> PlanloomError:
 
 def tell(error: PlanloomError, screen: Screen, *, code: Exit | None = None) -> Exit:
     """Print an error, every problem of a plan on its own, and return the exit code for it."""
+    from planloom.masking import known
     from planloom.observe.looks import printable
+
+    mask = known()
+
+    def shown(text: str) -> str:
+        return printable(text if mask is None else mask.text(text))  # it may quote what it was given
 
     problems = error.problems if isinstance(error, PlanError) else (error,)
     for problem in problems:
@@ -154,11 +160,11 @@ def tell(error: PlanloomError, screen: Screen, *, code: Exit | None = None) -> E
         elif isinstance(problem, PlanError) and problem.where:
             where += f"{': ' if where else ''}{problem.where}"
         kind = "bug" if code is Exit.BUG else problem.code
-        screen.note(f"{printable(where)}{': ' if where else ''}error[{kind}]: {printable(problem.message)}")
+        screen.note(f"{shown(where)}{': ' if where else ''}error[{kind}]: {shown(problem.message)}")
         if problem.remedy:
-            screen.note(f"  try: {printable(problem.remedy)}")
+            screen.note(f"  try: {shown(problem.remedy)}")
     ended = code if code is not None else exit_of_error(error)
-    _answer_error(error.to_dict(), ended, screen)
+    _answer_error(error.to_dict() if mask is None else mask.value(error.to_dict()), ended, screen)
     return ended
 
 

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from planloom import errors
+from planloom import errors, masking
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -122,7 +122,13 @@ class JsonResponse(Response):
 
 
 class ProblemResponse(JsonResponse):
+    """A problem, without secrets: it may quote what was sent."""
+
     media_type = "application/problem+json"
+
+    def render(self, content: Any) -> bytes:
+        mask = masking.known()
+        return super().render(content if mask is None else mask.value(content))
 
 
 def problem_of(error: errors.PlanloomError) -> tuple[dict[str, Any], dict[str, str]]:
