@@ -258,6 +258,22 @@ async def asked_inside() -> list[Recorded]:
     return await disk.read("r")
 
 
+async def forked() -> list[Recorded]:
+    """Fork a run at one of its items, under a caller's own name of the request; return the record of the fork."""
+    clock, world, disk = ManualClock(), World(), MemoryJournal()
+    tools = [fake_tool("same", lambda n: n), fake_tool("send", ["sent", "sent again"], effects="once")]
+    steps = [
+        {"id": "before", "tool": "same", "with": {"n": [1, 2]}},
+        {"id": "each", "tool": "same", "for_each": "${{ steps.before.output }}", "with": {"n": "${{ item }}"}},
+        {"id": "send", "tool": "send", "with": {"n": "${{ steps.each.output }}"}},
+    ]
+    async with Engine(disk, tools=tools, clock=clock) as engine:
+        await driven(engine.start({"planloom": 1, "steps": steps}, run_id="before"), clock, world)
+        fork = engine.fork("before", "each[1]", 20, new_id="r", repeat_effects=True, request="f" * 64)
+        await driven(fork, clock, world)
+    return await disk.read("r")
+
+
 Recording = Callable[[], Coroutine[Any, Any, list[Recorded]]]
 
 
@@ -270,7 +286,7 @@ def recordings() -> dict[str, Recording]:
             found[name] = partial(recorded, shape, cut=cut)
     found |= {"agent": partial(agent, cut=False), "agent-cut": partial(agent, cut=True), "paused": paused}
     found |= {"labelled": labelled, "labelled-cut": partial(labelled, cut=True), "labelled-inside": asked_inside}
-    found |= {"labelled-again": partial(labelled, again=True)}
+    found |= {"labelled-again": partial(labelled, again=True), "forked": forked}
     return found | {name: partial(asking, name) for name in ASKING}
 
 

@@ -111,8 +111,10 @@ def test_a_fork_of_one_item_keeps_the_other_items(place: Any) -> None:
             await engine.run(plan, run_id="r")
             before = len(log)
             second = await forked(engine, "each[1]", 20)
+            record = await engine.journal.read("f")
 
         assert second.output == [1, 20, 3]
+        assert check_history(record) == []
         assert [call.args for call in log.calls[before:]] == [{"n": [1, 20, 3]}]
 
     asyncio.run(main())

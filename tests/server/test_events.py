@@ -114,6 +114,7 @@ def test_no_more_follow_than_there_may_be() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a37_one_follower_that_fails_and_one_that_is_slow_hold_up_nobody() -> None:
     async def main() -> None:
         async with serving() as server:

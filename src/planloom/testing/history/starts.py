@@ -241,7 +241,8 @@ class Starts:
             self._accuse("I4", entry, f"it {word} before {missing} of the steps before it had ended")
 
     def _reused(self, entry: Recorded, part: RunPart) -> None:
-        self._joined(entry, part)
+        if part.parent is None:
+            self._joined(entry, part)
         started = self.picture.started
         if started is not None and part.key == started.edited:
             return  # somebody's own output, whatever was done before it
