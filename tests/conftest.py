@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from planloom import masking
+
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
 IN_CI = os.environ.get("CI", "").lower() == "true"
 NOT_INSTALLED = "not installed:"
@@ -31,6 +33,12 @@ settings.load_profile("ci" if IN_CI else "dev")
 def root() -> Path:
     """Return the folder of the checkout."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _secrets_of_one_test_are_none_of_the_next() -> Iterator[None]:
+    with masking.forgetting():
+        yield
 
 
 def _refuse_missing_programs(report: Any) -> None:

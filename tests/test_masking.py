@@ -151,3 +151,13 @@ def test_what_is_declared_stays_a_secret_and_what_is_short_is_none(caplog: pytes
 
 def test_a_mask_does_not_show_what_it_hides() -> None:
     assert SECRET not in repr(Mask({SECRET: "IT"}))
+
+
+def test_what_is_declared_in_a_block_for_tests_is_forgotten_after_it() -> None:
+    secret, before = new_secret(), masking.known()
+
+    with masking.forgetting():
+        masking.declare({"A_TOKEN": secret}, variables=["A_TOKEN"])
+
+    assert masking.known() is before
+    assert "A_TOKEN" not in masking.names()

@@ -13,6 +13,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -227,3 +228,19 @@ def declare(secrets: Mapping[str, str | None], *, variables: Iterable[str] = ())
         if new:
             _declared.update(new)
             _mask = Mask(_declared)
+
+
+@contextmanager
+def forgetting() -> Iterator[None]:
+    """Forget afterwards what is declared in this block: for tests, each of which is a process of its own to secrets."""
+    global _mask  # noqa: PLW0603 - see `declare`
+    kept = dict(_declared), set(_names), _mask
+    try:
+        yield
+    finally:
+        with _lock:
+            _declared.clear()
+            _declared.update(kept[0])
+            _names.clear()
+            _names.update(kept[1])
+            _mask = kept[2]
