@@ -9,8 +9,8 @@ KILLS ?= 100
 # Crash tests without processes of their own: they bear company.
 SWEPT := $(patsubst %,tests/crash/test_%.py,power_cuts power_cuts_inside random_plans random_agents cancel_anywhere \
 	paused_runs)
-# pytest-xdist worker processes.
-JOBS ?= auto
+# pytest-xdist worker processes: one more than there are cores, since many tests wait for processes of their own.
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup fmt test timing slow local browser crash sim fuzz mutation check docs site bench demo clean
