@@ -168,17 +168,35 @@ def test_items_and_steps_of_sub_plans_have_pages_of_their_own() -> None:
     asyncio.run(main())
 
 
-def test_a_secret_is_not_shown_where_labels_say_it_is_one() -> None:
-    plan = {"steps": [{"id": "a", "tool": "vault"}]}
+def test_a_secret_is_not_shown_where_labels_say_it_is_one_and_all_else_is() -> None:
+    plan = {
+        "steps": [{"id": "a", "tool": "vault"}, {"id": "b", "tool": "same", "with": {"n": 7}, "needs": ["a"]}],
+        "outputs": "${{ steps.b.output }}",
+    }
 
     async def main() -> None:
         async with serving(fake_tool("vault", ["hunter2!"], secret=True)) as server:
+            alone = await server.settled(await server.begun({"steps": plan["steps"][:1]}))
             run_id = await server.begun(plan)
-            shown = [await server.settled(run_id), await server.get(f"/runs/{run_id}/steps/a")]
+            shown = [alone, await server.settled(run_id), await server.get(f"/runs/{run_id}/steps/a")]
 
         assert "hunter2!" not in json.dumps(shown)
-        assert shown[1]["hidden"] == ["output"]
-        assert shown[1]["labels"] == ["secret"]
+        assert (alone["hidden"], alone["result"]) == (["result"], None)
+        assert (shown[1]["hidden"], shown[1]["result"]) == ([], 7)
+        assert shown[2]["hidden"] == ["output"]
+        assert shown[2]["labels"] == ["secret"]
+
+    asyncio.run(main())
+
+
+def test_an_error_that_may_tell_a_secret_is_not_shown() -> None:
+    async def main() -> None:
+        async with serving(fake_tool("vault", [ValueError("hunter2! is wrong")], secret=True)) as server:
+            run_id = await server.begun({"steps": [{"id": "a", "tool": "vault"}]})
+            shown = [await server.settled(run_id), await server.get(f"/runs/{run_id}/steps/a")]
+
+        assert shown[0]["status"] == "failed"
+        assert "hunter2!" not in json.dumps(shown)
 
     asyncio.run(main())
 

@@ -130,6 +130,10 @@ class Flow:
         else:
             node.labels = NO_LABELS  # a person filled it in
 
+    def of_run(self, root: ScopeState) -> Labels:
+        """Return what the output of the run carries, as far as its steps have ended."""
+        return self._of_outputs(root)
+
     def failed(self, node: Node, reported: tuple[str, ...] = ()) -> None:
         """Take in that an attempt, or the step, failed: its error may say what it was given, and what it got."""
         parts = node.children if node.children is not None else node.inner.nodes if node.inner is not None else ()

@@ -199,6 +199,7 @@ class RunDetail(RunSummary):
     exceeded_limits: list[str]
     driven: bool | None = Field(default=None, description="Whether a process drives it; null where nobody knows.")
     questions: list[QuestionValue]
+    hidden: list[str] = Field(description="What is not shown because it is secret: result, error.")
 
 
 class AttemptValue(BaseModel):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from planloom.ports import RunRow
     from planloom.runtime.reading import RunOnRecord
 
+_TELL_ERRORS = ("attempt_failed", "step_failed")
 NOT_SHOWN = "not shown, for it is secret"
 
 
@@ -61,16 +62,20 @@ def run_detail(run: RunOnRecord) -> dict[str, Any]:
     assert started is not None
     told = run.result.to_dict() | run_summary(run)
     del told["blocked"]
-    secret = secret_keys(run)
+    secret, hidden = secret_keys(run), []
     if secret:
         told["steps"] = [_without(step, secret) for step in told["steps"]]
-        told["result"] = None if run.result.output is not None else told["result"]
+    if run.state.flow is not None and SECRET in run.state.flow.of_run(run.state.root):
+        told["result"], hidden = None, ["result"]
+    if told["failed_step"] in secret and told["error"] is not None:
+        told["error"], hidden = NOT_SHOWN, [*hidden, "error"]
     limits = started.limits.model_dump() if started.limits is not None else None
     return told | {
         "inputs": started.inputs,
         "limits": limits,
         "driven": run.driven,
         "questions": questions_of(run),
+        "hidden": hidden,
     }
 
 
@@ -141,12 +146,26 @@ def step_detail(run: RunOnRecord, key: str) -> dict[str, Any]:
         "needs": [node.scope.nodes[place].key for place in node.entry.upstream] if node.parent is None else [],
         "inputs": given,
         "labels": sorted(node.labels),
-        "tries": _tries(run, key),
-        "calls": _calls(run, key),
+        "tries": _quiet(_tries(run, key), "error", is_secret=key in secret),
+        "calls": _quiet(_calls(run, key), "error", is_secret=key in secret),
         "streamed": _streamed(run, key) if not hidden else "",
         "hidden": hidden,
-        "chain": [link.to_dict() for link in explained(run.result.run_id, run.records, key).chain],
+        "chain": _chain(run, key, secret),
     }
+
+
+def _chain(run: RunOnRecord, key: str, secret: frozenset[str]) -> list[dict[str, Any]]:
+    """Return why a step stands as it does; what a failure told stays out where it may tell a secret."""
+    links = [link.to_dict() for link in explained(run.result.run_id, run.records, key).chain]
+    told = [link for link in links if link["step"] in secret and link["event"] in _TELL_ERRORS]
+    _quiet(told, "text", is_secret=True)
+    return links
+
+
+def _quiet(rows: list[dict[str, Any]], field: str, *, is_secret: bool) -> list[dict[str, Any]]:
+    for row in rows if is_secret else ():
+        row[field] = None if row[field] is None else NOT_SHOWN
+    return rows
 
 
 def _tries(run: RunOnRecord, key: str) -> list[dict[str, Any]]:
