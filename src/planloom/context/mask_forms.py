@@ -179,9 +179,7 @@ class TokenMask:
         try:
             told = json.loads(Path(path).read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise ConfigError(
-                f"{path} holds no mask: {error}", remedy="give what TokenMask.save wrote"
-            ) from error
+            raise ConfigError(f"{path} holds no mask: {error}", remedy="give what TokenMask.save wrote") from error
         return cls.from_dict(told)
 
     @cached_property
