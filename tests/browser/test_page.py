@@ -340,6 +340,57 @@ def test_two_runs_are_compared_step_by_step(server: Server, watched: Watched) ->
     expect(page.locator(".outputs pre").first).to_be_visible()
 
 
+def test_a_run_is_forked_from_a_step_with_another_output(server: Server, watched: Watched) -> None:
+    run_id = server.submit(
+        {"id": "price", "tool": "echo", "with": {"value": {"euro": 3}}},
+        {"id": "bill", "tool": "echo", "with": {"value": "${{ steps.price.output.euro }}"}},
+    )
+    page = opened(watched, server, run_id)
+    line(page, "price").click()
+    page.get_by_text("Go on from here in a new run").click()
+
+    page.get_by_label("as if its output had been").fill('{"euro": 12}')
+    page.get_by_role("button", name="Fork").click()
+
+    expect(page.get_by_role("link", name=f"from {run_id}, price edited")).to_be_visible()
+    expect(line(page, "bill")).to_have_class("line s-completed")
+    newest = server.call("/runs")["runs"][0]["run_id"]
+    assert newest != run_id
+    assert server.call(f"/runs/{newest}/steps/bill")["output"] == 12
+
+
+def test_the_rest_of_a_failed_run_is_run_anew(server: Server, watched: Watched) -> None:
+    run_id = server.submit(
+        {"id": "good", "tool": "echo", "with": {"value": 1}},
+        {"id": "bad", "tool": "flaky", "with": {"marker": "seen"}, "needs": ["good"], "retry": {"max_attempts": 1}},
+    )
+    page = opened(watched, server, run_id)
+    expect(line(page, "bad")).to_have_class("line s-failed")
+
+    page.get_by_role("button", name="Run the rest").click()
+
+    expect(page.get_by_role("link", name=f"from {run_id}")).to_be_visible()
+    expect(line(page, "bad")).to_have_class("line s-completed")
+
+
+def test_a_run_is_paused_and_resumed(server: Server, watched: Watched, tmp_path: Path) -> None:
+    marker = tmp_path / "go"
+    run_id = server.submit(
+        {"id": "wait", "tool": "until", "with": {"marker": str(marker)}},
+        {"id": "after", "tool": "echo", "with": {"value": 1}, "needs": ["wait"]},
+    )
+    page = opened(watched, server, run_id)
+
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator(".bar.run .state")).to_contain_text("paused")
+    marker.touch()
+    expect(line(page, "wait")).to_have_class("line s-completed")
+    expect(line(page, "after")).to_have_class("line s-ready")
+    page.get_by_role("button", name="Resume").click()
+
+    expect(page.locator(".bar.run .state")).to_contain_text("success")
+
+
 def test_with_tokens_the_page_asks_for_one_and_sends_it_with_every_request(
     context: BrowserContext, tmp_path: Path
 ) -> None:

@@ -50,23 +50,25 @@ export async function runPage(main, shell, runId, wanted, signal) {
 
   let headTold = "";
   function drawHead(run) {
-    const text = JSON.stringify([run.status, run.paused, run.plan, run.from_run]);
+    const text = JSON.stringify([run.status, run.paused, run.plan, run.from_run, run.driven]);
     if (text === headTold) return;
     headTold = text;
-    const act = (name, label, style) => el("button", { type: "button", class: style, text: label, on: { click: (event) => say(name, event.target) } });
+    const act = (name, label, style, body) => el("button", { type: "button", class: style, text: label, on: { click: (event) => say(name, event.target, body) } });
     show(head, el("h1", { text: run.plan }), statusMark(run.paused ? "paused" : run.status),
       run.from_run ? el("a", { class: "small", href: `#/runs/${encodeURIComponent(run.from_run)}`, text: run.edited ? `from ${run.from_run}, ${run.edited} edited` : `from ${run.from_run}` }) : null,
       run.from_run ? el("a", { class: "small", href: `#/compare/${encodeURIComponent(run.from_run)}/${encodeURIComponent(runId)}`, text: "compare" }) : null,
       el("span", { class: "gap" }),
       el("button", { type: "button", class: "quiet", text: "Record", title: "Download the record", on: { click: download } }),
-      run.ended ? null : run.paused ? act("resume", "Resume", "") : act("pause", "Pause", ""),
+      run.status === "failed" ? act("resume", "Run the rest", "", { failed: true }) : null,
+      run.ended ? null : run.paused || (run.status === "running" && run.driven === false) ? act("resume", "Resume", "") : act("pause", "Pause", ""),
       run.ended ? null : act("cancel", "Cancel", "danger"));
   }
 
-  async function say(what, button) {
+  async function say(what, button, body) {
     button.disabled = true;
     try {
-      await post(`${path}/${what}`);
+      const told = await post(`${path}/${what}`, body);
+      if (told.run_id !== runId) { location.hash = `#/runs/${encodeURIComponent(told.run_id)}`; return; }
       await refresh();
     } catch (error) {
       problem.hidden = false;

@@ -1,7 +1,8 @@
 // All that is on record of one step, beside the run.
 
-import { get, stepPath } from "./api.js";
+import { get, post, runPath, stepPath } from "./api.js";
 import { el, show } from "./dom.js";
+import { formOf } from "./form.js";
 import { STEP_LOOKS, clock, count, counted, duration, money, stateClass, valueText } from "./words.js";
 
 const MOST_CHARS = 20_000;
@@ -66,11 +67,32 @@ export function stepPanel(runId, close, choose, signal) {
       step.hidden.length ? el("p", { class: "muted", text: `Not shown, for it is secret: ${step.hidden.join(", ")}.` }) : null,
       step.inputs === null ? null : section("Inputs", valueBox(step.inputs)),
       step.output === null && step.status !== "completed" ? null : step.hidden.includes("output") ? null : section("Output", valueBox(step.output)),
+      step.status === "completed" && !step.hidden.includes("output") ? fork(step) : null,
       step.streamed ? section("So far", valueBox(step.streamed)) : null,
       step.parts?.length ? section(counted(step.parts.length, step.width === undefined ? "step" : "item"), memberList(step.parts.map((part) => part.id))) : null,
       step.errors?.length ? section("Failed items", valueBox(step.errors)) : null,
       step.tries.length ? section("Attempts", tries(step.tries)) : null,
       step.calls.length ? section("Calls", calls(step.calls)) : null);
+  }
+
+  /** Another run from here: as if this step had come to what somebody writes. */
+  function fork(step) {
+    const isText = typeof step.output === "string";
+    const output = formOf({ type: isText ? "string" : undefined, format: "multiline", title: "as if its output had been", default: step.output });
+    const repeat = el("input", { type: "checkbox", id: "repeat-effects" });
+    const problem = el("p", { class: "bad", role: "alert", hidden: true });
+    return el("details", { class: "fork" }, el("summary", { text: "Go on from here in a new run" }),
+      el("form", { class: "fields", on: { submit: async (event) => {
+        event.preventDefault();
+        try {
+          const body = { step: step.id, output: output.value(), repeat_effects: repeat.checked };
+          location.hash = `#/runs/${encodeURIComponent((await post(`${runPath(runId)}/fork`, body)).run_id)}`;
+        } catch (error) {
+          problem.hidden = false;
+          problem.textContent = error.remedy ? `${error.message}. ${error.remedy}` : error.message;
+        }
+      } } }, output.node, problem, el("div", { class: "field check" }, repeat, el("label", { for: "repeat-effects", text: "effects may happen again" })),
+      el("button", { type: "submit", class: "primary", text: "Fork" })));
   }
 
   const memberList = (keys) => el("div", { class: "members" }, keys.slice(0, 500).map((one) =>
