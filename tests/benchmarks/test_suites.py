@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ROW = Row("a step", "µs", 30.0, 10.0, "by hand", Budget(2.0, 1.0, why="it does more"))
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.parametrize("suite", [name for name in command.SUITES if name not in command.NEED_TORCH])
 def test_a_suite_yields_rows_of_numbers_under_names_of_their_own(suite: str, tmp_path: Path) -> None:
     says_something(suite, tmp_path)
