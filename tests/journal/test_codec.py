@@ -295,6 +295,9 @@ def test_a_plan_that_speaks_of_infinity_is_json() -> None:
         ("run_started", 1, '{"plan":{"steps":7},"inputs":{},"at":1.5}', "plan"),
         ("run_started", 1, '{"plan":{},"inputs":{},"at":1.5,"limits":{"max_tears":1}}', "limits"),
         ("run_started", 1, '{"plan":{},"inputs":{},"at":1.5,"tools":{"t":{"digest":"d","color":1}}}', "tools"),
+        ("run_started", 1, '{"plan":{},"inputs":{},"at":1.5,"tools":{"t":2.5}}', "tools: 2.5 is not dict"),
+        ("run_started", 1, '{"plan":{},"inputs":{},"at":1.5,"models":{"m":2.5}}', "models: 2.5 is not dict"),
+        ("run_started", 1, '{"plan":{},"inputs":{},"at":1.5,"models":{"m":{"uri":"x://m","price":2.5}}}', "models"),
         ("attempt_succeeded", 1, '{"output":1,"output@blob":"0"}', "'output@blob'"),
     ],
 )

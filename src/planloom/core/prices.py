@@ -91,6 +91,7 @@ class ModelFacts:
         """Return the facts of `to_dict`."""
         price = told.get("price")
         if price is not None:
+            price = dict(price)
             tiers = tuple((int(above), float(i), float(o)) for above, i, o in price.get("tiers", ()))
             price = ModelPrice(**(price | {"tiers": tiers}))
         return cls(**(told | {"price": price}))

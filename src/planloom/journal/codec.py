@@ -276,7 +276,8 @@ def _read_usage(value: Any) -> Usage:
 def _read_facts(of: type[Any]) -> Callable[[Any], dict[str, Any]]:
     def read(value: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for name, facts in _read_object(value).items():
+        for name, told in _read_object(value).items():
+            facts = dict(_read_object(told))
             effects = facts.pop("effects", None)
             # Labels are their only lists.
             rest = {key: _read_names(entry) if isinstance(entry, list) else entry for key, entry in facts.items()}
@@ -287,7 +288,7 @@ def _read_facts(of: type[Any]) -> Callable[[Any], dict[str, Any]]:
 
 
 def _read_models(value: Any) -> dict[str, ModelFacts]:
-    return {name: ModelFacts.from_dict(facts) for name, facts in _read_object(value).items()}
+    return {name: ModelFacts.from_dict(_read_object(facts)) for name, facts in _read_object(value).items()}
 
 
 # --- one layout per event ---------------------------------------------------------------------
