@@ -13,7 +13,7 @@ SWEPT := $(patsubst %,tests/crash/test_%.py,power_cuts power_cuts_inside random_
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt test timing slow local browser crash sim fuzz mutation check docs site bench demo clean
+.PHONY: help setup fmt test timing slow local browser crash sim api fuzz mutation check docs site bench demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -63,6 +63,12 @@ FUZZ_SEED ?= 1
 fuzz: $(STAMP)  ## give FUZZ hostile inputs to everything that reads text from outside
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
 	$(BIN)/python -m fuzz --inputs $(FUZZ) --seed $(FUZZ_SEED)
+
+# How many random calls of each operation `make api` makes.
+EXAMPLES ?= 1000
+api: $(STAMP)  ## make EXAMPLES random calls of each operation of `planloom serve`, held to its OpenAPI document
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group api
+	$(BIN)/python -m scripts.api_fuzz --examples $(EXAMPLES) --seed $(FUZZ_SEED)
 
 # How many lives `make sim` lives, from which seed on.
 SEEDS ?= 2000
