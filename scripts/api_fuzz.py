@@ -122,7 +122,7 @@ def _tried(address: str, token: str, drawn: Path, examples: int, seed: int) -> i
     command += ["--header", f"Authorization: Bearer {token}", "--checks", ",".join(CHECKS), "--continue-on-failure"]
     command += ["--max-examples", str(examples), "--seed", str(seed), "--workers", "2"]
     command += ["--suppress-health-check", "all", "--no-color", "--exclude-path-regex", "/events$"]
-    return subprocess.run(command, check=False).returncode
+    return subprocess.run(command, cwd=drawn.parent, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def _copy(place: Path) -> None:
 
 def _mutmut(place: Path, *arguments: str) -> None:
     program = Path(sys.executable).with_name("mutmut")
-    subprocess.run([str(program), *arguments], cwd=place, check=False, stdout=subprocess.DEVNULL)  # noqa: S603
+    subprocess.run([str(program), *arguments], cwd=place, check=False, stdout=subprocess.DEVNULL)
 
 
 def _codes(place: Path) -> dict[str, dict[str, int | None]]:
