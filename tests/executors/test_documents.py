@@ -145,6 +145,18 @@ def test_what_are_no_documents_fails_the_step_before_the_model_is_asked(document
     assert model.calls == []
 
 
+@pytest.mark.parametrize("graph", [7, [1], {"x": 1}], ids=["number", "list", "other"])
+def test_what_is_no_graph_fails_the_step_before_the_model_is_asked(graph: Any) -> None:
+    model = ScriptedModel(["never"])
+    wrong = step()
+    wrong["with"]["graph"] = graph
+
+    result = run(model, wrong)
+
+    assert (result.status, result.step("a").error_kind) == (RunStatus.FAILED, "input")
+    assert model.calls == []
+
+
 # --- read apart ----------------------------------------------------------------------------------------
 
 

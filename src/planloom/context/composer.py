@@ -47,6 +47,7 @@ class Composition:
         passages: In the order in which they stand in the prompt; a passage's text is a chunk's, without its title.
         documents: Id of the document that each passage is of.
         chunks: Id of the chunk that each passage is; a document that is read whole has its own id.
+        sizes: Tokens of each passage, as `count` counts them.
         near: For each passage, the places of the others that it may read, and how many hops away each is.
         chosen: The ids of `chunks`, best first.
         dropped: Passages left out.
@@ -60,6 +61,7 @@ class Composition:
     passages: tuple[Passage, ...]
     documents: tuple[str, ...]
     chunks: tuple[str, ...]
+    sizes: tuple[int, ...]
     near: tuple[dict[int, int], ...]
     chosen: tuple[str, ...]
     dropped: tuple[Passage, ...]
@@ -152,6 +154,7 @@ class ContextComposer:
             passages=tuple(Passage(one.node, one.text) for one in chosen),
             documents=tuple(names),
             chunks=tuple(one.id for one in chosen),
+            sizes=tuple(read.sizes[place] for place in order),
             near=near.near,
             chosen=tuple(read.chunks[place].id for place in picked),
             dropped=tuple(Passage(one.node, one.text) for at, one in enumerate(read.chunks) if at not in taken),

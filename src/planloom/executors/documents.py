@@ -16,13 +16,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from planloom.context.composer import Composition, ContextComposer
-from planloom.context.document import documents_of
+from planloom.context.document import Document, documents_of
 from planloom.context.graph import DependencyGraph
 from planloom.context.groups import Groups, groups_of
 from planloom.context.stats import GasaStats
 from planloom.core.asking import DOCUMENTS_LEAD, MAX_TITLE, PER_MESSAGE
 from planloom.core.chat import LLMResponse, Material, Message, ModelCall, Passage
-from planloom.errors import ArgumentsError, ValidationError
+from planloom.errors import ArgumentsError, ConfigError
 from planloom.plan.gasa import MAX_PARTS, READ_APART, GasaPolicy
 from planloom.verify.fence import fenced
 
@@ -123,20 +123,15 @@ async def read_for(
     Raises:
         ArgumentsError: What is to be read are no documents, or there is no such graph.
     """
-    try:
-        # Ranking and searching take a while for thousands of documents, and the event loop is everybody's.
-        return await asyncio.to_thread(_read_for, llm, call, policy, dict(args), shadow, window)
-    except ValidationError as error:
-        raise ArgumentsError(error.message, remedy=error.remedy) from error
+    # Ranking and searching take a while for thousands of documents, and the event loop is everybody's.
+    return await asyncio.to_thread(_read_for, llm, call, policy, args, shadow, window)
 
 
 def _read_for(
-    llm: LLM, call: ModelCall, policy: GasaPolicy, args: dict[str, Any], shadow: LLM | None, window: int | None
+    llm: LLM, call: ModelCall, policy: GasaPolicy, args: Mapping[str, Any], shadow: LLM | None, window: int | None
 ) -> Reading:
-    documents = documents_of(args.get("documents"))
-    graph = DependencyGraph.from_dict(args["graph"]) if args.get("graph") else DependencyGraph()
+    documents, graph = _given(args)
     counting = shadow or llm
-
     around = max((_around(counting, document.title) for document in documents), default=0)
 
     def count(text: str) -> int:
@@ -150,7 +145,7 @@ def _read_for(
     composed = composer.compose(question, documents, budget if packs else None)
     title = {one.id: "" if one.id == f"document {place}" else one.title for place, one in enumerate(documents, start=1)}
     titles = tuple(title[name] for name in composed.documents)
-    sizes = [count(passage.text) for passage in composed.passages]
+    sizes = composed.sizes
     groups: Groups = (tuple(range(len(titles))),)
     if strategy in READ_APART:
         found = groups_of(strategy, composed.passages, graph, policy, count, budget, documents=composed.documents)
@@ -173,6 +168,14 @@ def _read_for(
         named = tuple(_named(*one) for one in zip(composed.passages, titles, strict=True))
         material = Material(named, composed.near, policy, f"{DOCUMENTS_LEAD}\n\n")
     return Reading(composed, titles, groups, stats, material)
+
+
+def _given(args: Mapping[str, Any]) -> tuple[tuple[Document, ...], DependencyGraph]:
+    try:
+        graph = DependencyGraph.from_dict(args["graph"]) if args.get("graph") else DependencyGraph()
+        return documents_of(args.get("documents")), graph
+    except ConfigError as error:
+        raise ArgumentsError(error.message, remedy=error.remedy) from error
 
 
 def _strategy(policy: GasaPolicy, llm: LLM) -> tuple[str, str | None]:
@@ -204,7 +207,7 @@ def _at_most(groups: Groups, sizes: Sequence[int], budget: int | None) -> Groups
     """Return no more than MAX_PARTS groups: of more, neighbours are read together as far as they fit.
 
     Raises:
-        ValidationError: They do not fit.
+        ArgumentsError: They do not fit.
     """
     if len(groups) <= MAX_PARTS:
         return groups
@@ -222,7 +225,7 @@ def _at_most(groups: Groups, sizes: Sequence[int], budget: int | None) -> Groups
             found.append(group)
             filled = size
     if len(found) > MAX_PARTS:
-        raise ValidationError(
+        raise ArgumentsError(
             f"the documents come to {len(found)} parts, and {MAX_PARTS} are read at most",
             remedy="raise token_budget, give fewer documents, or use fallback_strategy prompt_composer",
         )
