@@ -1,4 +1,4 @@
-"""Writing a file so that whoever reads it finds the old one or the new one, never a part: `write_whole`."""
+"""Files that are whole or not there (`write_whole`), and files that nobody else may read (`make_private`)."""
 
 from __future__ import annotations
 
@@ -26,3 +26,14 @@ def write_whole(path: Path, text: str) -> None:
         with suppress(OSError):
             os.unlink(name)
         raise
+
+
+def make_private(path: Path) -> None:
+    """Make an empty file that only its owner may read, with the folders above it; what is there stays as it is.
+
+    Raises:
+        OSError: It cannot be made. A parent that is a file is no such error: whoever opens the path finds that.
+    """
+    with suppress(FileExistsError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

@@ -17,6 +17,7 @@ from stat import S_ISREG
 from urllib.parse import quote
 
 from planloom.errors import StoreError
+from planloom.whole_file import make_private
 
 IN_MEMORY = ":memory:"
 APPLICATION_ID = 0x706C6F64
@@ -147,12 +148,8 @@ def _connection(path: str, *, mode: str) -> sqlite3.Connection:
 
 
 def _make_file(path: Path) -> None:
-    """Make an empty file that only its owner may read, with the folders above it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        pass  # opened and judged next; a parent that is a file is found there too
+        make_private(path)  # opened and judged next; a parent that is a file is found there too
     except OSError as error:
         raise _unwritable(path, error) from error
 

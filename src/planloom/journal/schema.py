@@ -8,7 +8,6 @@ Rule 3: a commit is on disk when it returns (WAL, synchronous=FULL), and no read
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from contextlib import closing
@@ -21,6 +20,7 @@ from urllib.parse import quote
 
 from planloom.errors import ConfigError, JournalFormatError, JournalWriteError
 from planloom.journal.faults import SQLITE_ERRORS, is_busy, journal_error
+from planloom.whole_file import make_private
 
 APPLICATION_ID = 0x706C6F6D
 """The letters "plom", as `file` shows them."""
@@ -108,12 +108,8 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
 
 
 def _make_file(path: Path) -> None:
-    """Make an empty file that only its owner may read, with the folders above it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        pass  # opened and judged below; a parent that is a file is found there too
+        make_private(path)  # opened and judged next; a parent that is a file is found there too
     except OSError as error:
         raise JournalWriteError(
             f"journal {path} cannot be made: {error.strerror}",
