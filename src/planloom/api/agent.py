@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from planloom import blocking
 from planloom.agents.planner import LargePlanner
+from planloom.api.checked import checked
 from planloom.api.documents import with_documents
 from planloom.api.execute import execute_plan
 from planloom.api.execution import ExecutorConfig
@@ -19,7 +20,6 @@ from planloom.api.executor import Executor
 from planloom.api.one_step import llm_of
 from planloom.context.document import Document, documents_of
 from planloom.context.lexical import LexicalIndex
-from planloom.errors import ConfigError, UnknownFieldError, field_problems, suggestion
 from planloom.verify.judge import JudgeAgent
 
 if TYPE_CHECKING:
@@ -53,20 +53,8 @@ class AgentConfig(BaseModel):
     """How questions are asked."""
 
     def __init__(self, **fields: Any) -> None:
-        unknown = sorted(fields.keys() - AgentConfig.model_fields.keys())
-        if unknown:
-            known = sorted(AgentConfig.model_fields)
-            raise UnknownFieldError(
-                f"AgentConfig has no {', '.join(map(repr, unknown))}; it has {', '.join(known)}",
-                remedy=suggestion(unknown[0], known),
-            )
-        try:
+        with checked(AgentConfig, fields, remedy='give at least model_uri="openai://gpt-4o"'):
             super().__init__(**fields)
-        except ValidationError as error:
-            told = "; ".join(field_problems(error))
-            raise ConfigError(
-                f"AgentConfig cannot be made: {told}", remedy='give at least model_uri="openai://gpt-4o"'
-            ) from error
 
 
 class Agent:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from planloom.api.checked import checked
 from planloom.core.chat import LLMResponse, ToolCall
 from planloom.core.result import Usage
-from planloom.errors import ConfigError, UnknownFieldError, field_problems, suggestion
+from planloom.errors import ConfigError
 from planloom.plan.policy import PositiveInt, Refinement, Strategy
 from planloom.plan.terms import fresh
 
@@ -69,19 +70,8 @@ class ExecutorConfig(BaseModel):
     """Of the logger `planloom.executor`; None: left as it is."""
 
     def __init__(self, **fields: Any) -> None:
-        unknown = sorted(fields.keys() - ExecutorConfig.model_fields.keys())
-        if unknown:
-            known = sorted(ExecutorConfig.model_fields)
-            name = unknown[0]
-            meant = f"write {RENAMED[name]!r}" if name in RENAMED else suggestion(name, known)
-            raise UnknownFieldError(
-                f"ExecutorConfig has no {', '.join(map(repr, unknown))}; it has {', '.join(known)}", remedy=meant
-            )
-        try:
+        with checked(ExecutorConfig, fields, remedy="give a value within bounds", renamed=RENAMED):
             super().__init__(**fields)
-        except ValidationError as error:
-            told = "; ".join(field_problems(error))
-            raise ConfigError(f"ExecutorConfig cannot be made: {told}", remedy="give a value within bounds") from error
 
     def with_changes(self, **changes: Any) -> ExecutorConfig:
         """Return it with other values, checked like these."""

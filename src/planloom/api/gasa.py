@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import ValidationError
-
-from planloom.errors import ConfigError, UnknownFieldError, field_problems, suggestion
+from planloom.api.checked import checked
+from planloom.errors import ConfigError
 from planloom.plan.gasa import GasaPolicy
 
 __all__ = ["GASAConfig"]
@@ -21,23 +20,13 @@ class GASAConfig(GasaPolicy):
     """
 
     def __init__(self, **fields: Any) -> None:
-        unknown = sorted(fields.keys() - GASAConfig.model_fields.keys())
-        if unknown:
-            known = sorted(GASAConfig.model_fields)
-            raise UnknownFieldError(
-                f"GASAConfig has no {', '.join(map(repr, unknown))}; it has {', '.join(known)}",
-                remedy=suggestion(unknown[0], known),
-            )
-        if fields.get("mask_strategy") == "learned":
-            raise ConfigError(
-                "mask_strategy 'learned' needs weights that were trained for it, and there are none",
-                remedy="use 'binary' or 'soft'",
-            )
-        try:
+        with checked(GASAConfig, fields, remedy="give a value within bounds"):
+            if fields.get("mask_strategy") == "learned":
+                raise ConfigError(
+                    "mask_strategy 'learned' needs weights that were trained for it, and there are none",
+                    remedy="use 'binary' or 'soft'",
+                )
             super().__init__(**fields)
-        except ValidationError as error:
-            told = "; ".join(field_problems(error))
-            raise ConfigError(f"GASAConfig cannot be made: {told}", remedy="give a value within bounds") from error
 
     @classmethod
     def for_local_models(cls, **fields: Any) -> Self:
