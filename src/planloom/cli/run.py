@@ -23,6 +23,7 @@ from planloom.cli.options import Invocation, shared
 from planloom.cli.plan import PLAN_PATH
 from planloom.cli.plan_file import STDIN, PlanFile
 from planloom.cli.project import Workplace
+from planloom.cli.signals import answering
 from planloom.cli.telling import progress_on, say_result
 from planloom.observe.looks import printable
 from planloom.plan.inputs import check_inputs
@@ -168,12 +169,5 @@ def _ctrl_c_cancels(run: Run, screen: Screen) -> Iterator[None]:
         screen.note("cancelling; press Ctrl-C again to stop at once")
         asked.append(loop.create_task(run.cancel(by="Ctrl-C")))
 
-    try:
-        loop.add_signal_handler(signal.SIGINT, pressed)
-    except (NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
+    with answering((signal.SIGINT,), pressed):
         yield
-        return
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)

@@ -6,7 +6,6 @@ Rule 2: whoever ends the process ends no run: what is under way is let go of, an
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from planloom import blocking
 from planloom.cli.mcp_serving import listening_on
 from planloom.cli.options import Invocation, shared
 from planloom.cli.project import Workplace
+from planloom.cli.signals import answering
 from planloom.errors import ConfigError
 from planloom.observe.logs import configure
 from planloom.observe.metrics import Metrics
@@ -135,23 +135,7 @@ async def _serving(app: Any, service: RunService, listening: Any) -> None:
         server.should_exit = True
         service.end_streams()
 
-    with _ended_by_signals(end):
+    with answering((signal.SIGINT, signal.SIGTERM), end):
         await server.serve(sockets=[listening])
     if not server.started:
         raise ConfigError("the server could not start", remedy="see what is logged above")
-
-
-@contextmanager
-def _ended_by_signals(end: Any) -> Iterator[None]:
-    loop, signals = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
-    try:
-        for one in signals:
-            loop.add_signal_handler(one, end)
-    except (NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        for one in signals:
-            loop.remove_signal_handler(one)
