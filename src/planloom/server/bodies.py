@@ -1,7 +1,7 @@
 """What callers send and are sent, as the OpenAPI document has it.
 
 Rule 1: what comes in is checked here, field by field; an unknown field is an error.
-Rule 2: what goes out is made in service.py and steps.py; the models here say how it looks, and tests hold it to them.
+Rule 2: what goes out is made in showing.py and view.py; the models here say how it looks, and tests hold it to them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,149 @@
+"""What people say to runs: answers and resolutions, stop, rest, go on.
+
+Rule 1: what is said is durable before anybody is told that it is.
+Rule 2: one thing at a time is said to one run; a run that nobody drives is taken up to hear it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from planloom.core.events import ApprovalAnswered, CancelRequested, PauseRequested, StepResolved
+from planloom.core.result import RunStatus
+from planloom.errors import ConfigError, OverloadedError, PlanError, RunBusyError, RunStateError
+from planloom.runtime.people import answer_fact, resolution_fact
+from planloom.runtime.reading import RunOnRecord, read_run
+
+if TYPE_CHECKING:
+    from planloom.runtime.engine import Engine
+    from planloom.server.bodies import AnswerBody, ResolutionBody
+    from planloom.server.hand import RunsInHand
+    from planloom.server.locks import NamedLocks
+
+_log = logging.getLogger("planloom.server")
+
+Said = ApprovalAnswered | StepResolved | CancelRequested | PauseRequested
+"""What people say to runs."""
+
+
+class Steering:
+    """Says to runs what people say, wherever they are driven.
+
+    Args:
+        hand: The runs that are driven here.
+        locks: By run, for doing one thing at a time with it.
+    """
+
+    def __init__(self, engine: Engine, hand: RunsInHand, locks: NamedLocks) -> None:
+        self._engine = engine
+        self._journal = engine.journal
+        self._hand = hand
+        self._locks = locks
+
+    async def answer(self, run_id: str, body: AnswerBody, *, by: str) -> tuple[Said, bool | None]:
+        """Answer an approval; return what is on record now, and whether somebody takes it up.
+
+        Raises:
+            RunNotFoundError: No such run.
+            RunStateError: No such approval waits, or another one.
+            ValidationError: What was filled in does not fit the form.
+        """
+
+        def fact(run: RunOnRecord, at: float) -> Said:
+            return answer_fact(
+                run.state, body.step, by=by, approved=body.approved, output=body.output, at=at, binding=body.binding
+            )
+
+        return await self._say(run_id, fact)
+
+    async def resolve(self, run_id: str, body: ResolutionBody, *, by: str) -> tuple[Said, bool | None]:
+        """Say what came of a step whose outcome is unknown; as `answer`."""
+
+        def fact(run: RunOnRecord, at: float) -> Said:
+            return resolution_fact(run.state, body.step, body.how, by=by, output=body.output, error=body.error, at=at)
+
+        return await self._say(run_id, fact)
+
+    async def cancel(self, run_id: str, *, by: str, reason: str) -> tuple[Said, bool | None]:
+        """Ask a run to stop; on record on return. Asked again of a cancelled run, it says so again."""
+
+        def fact(run: RunOnRecord, at: float) -> Said:
+            if run.result.status is not RunStatus.CANCELLED:
+                _unended(run, "cancel")
+            return CancelRequested(by, at, reason)
+
+        return await self._say(run_id, fact, take_up=lambda run: True)
+
+    async def pause(self, run_id: str, *, by: str) -> tuple[Said, bool | None]:
+        """Have nothing new start; on record on return."""
+
+        def fact(run: RunOnRecord, at: float) -> Said:
+            _unended(run, "pause")
+            return PauseRequested(by, at)
+
+        return await self._say(run_id, fact, take_up=lambda run: False)
+
+    async def resume(self, run_id: str) -> str:
+        """Go on with a run that is paused, or that nobody drives; one that goes on, or has ended, stays as it is.
+
+        Raises:
+            RunNotFoundError: No such run.
+            RunBusyError: Another process drives it.
+            RunStateError: It was asked to pause, and what is under way has not ended yet.
+        """
+        async with self._locks.alone(run_id):
+            run = self._hand.get(run_id)
+            if run is not None and not run.is_paused:
+                return run_id
+            if run is not None and run.status is RunStatus.RUNNING:
+                raise RunStateError(f"run {run_id} is being paused: steps are under way", remedy="ask again shortly")
+            await self._hand.let_go(run_id)
+            if (await read_run(self._journal, run_id)).machine.ended:
+                return run_id
+            await self._hand.begin(lambda: self._engine.resume(run_id))
+            return run_id
+
+    async def _say(
+        self,
+        run_id: str,
+        make: Callable[[RunOnRecord, float], Said],
+        *,
+        take_up: Callable[[RunOnRecord], bool] = lambda run: not run.state.paused,
+    ) -> tuple[Said, bool | None]:
+        """Leave a fact with a run, and have it heard: here at once, elsewhere by whoever drives it.
+
+        Args:
+            take_up: Whether a run that nobody drives is taken up, so that it hears.
+        """
+        async with self._locks.alone(run_id):
+            on_record = await read_run(self._journal, run_id)
+            fact = make(on_record, self._engine.clock.now())
+            if on_record.machine.ended:  # nothing is left to be told
+                return fact, None
+            run = self._hand.get(run_id)
+            if run is not None and await run.tell(fact):
+                return fact, True
+            await self._journal.post(run_id, fact)
+            if on_record.driven or not take_up(on_record):
+                return fact, on_record.driven
+            return fact, await self._taken_up(run_id)
+
+    async def _taken_up(self, run_id: str) -> bool:
+        """Try to go on with a run that nobody seems to drive; what was left for it stays if it cannot be."""
+        try:
+            await self._hand.begin(lambda: self._engine.resume(run_id))
+        except RunBusyError:
+            return True
+        except (ConfigError, OverloadedError, PlanError) as error:
+            _log.warning("run %s cannot go on here: %s", run_id, error)
+            return False
+        return True
+
+
+def _unended(run: RunOnRecord, what: str) -> None:
+    if run.machine.ended:
+        raise RunStateError(
+            f"run {run.result.run_id!r} has ended: {run.result.status.value}", remedy=f"there is nothing to {what}"
+        )
