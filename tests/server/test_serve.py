@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +22,7 @@ import pytest
 from click.testing import CliRunner
 
 from planloom.cli.main import main
+from planloom.cli.mcp_serving import listening_on
 
 TOOLS = """
 import os, time
@@ -159,6 +162,27 @@ def test_the_settings_file_says_who_may_use_it(folder: Path) -> None:
 
     assert (without, status, refused) == (401, 200, 403)
     assert [one["name"] for one in told["plans"]] == ["hi"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_what_is_sent_in_two_parts_does_not_wait_for_the_first_to_be_acknowledged(host: str) -> None:
+    async def main() -> None:
+        at_once: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def visited(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            found = writer.get_extra_info("socket")
+            at_once.set_result(found.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listening = listening_on(host, 0)
+        port = listening.getsockname()[1]
+        async with await asyncio.start_server(visited, sock=listening):
+            _, writer = await asyncio.open_connection(host, port)
+            assert await at_once
+            writer.close()
+            await writer.wait_closed()
+
+    asyncio.run(main())
 
 
 def test_a_public_address_without_tokens_is_refused(folder: Path) -> None:

@@ -269,10 +269,12 @@ def listening_on(host: str, port: int) -> socket.socket:
     """Return a socket that listens there; ConfigError where that cannot be."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        made = socket.create_server((host, port), family=family)
     except OSError as error:
         why = error.strerror or str(error)
         raise ConfigError(f"cannot listen on {host}:{port}: {why}", remedy="use another port") from error
+    # It does not say that it is TCP, and then asyncio leaves Nagle's algorithm on: every answer would wait 40 ms.
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=made.detach())
 
 
 class TokenGuard:
