@@ -7,7 +7,6 @@ Rule 2: whoever ends the process ends no run: what is under way is let go of, an
 from __future__ import annotations
 
 import signal
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,6 @@ from planloom.observe.metrics import Metrics
 from planloom.runtime.engine import Engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from planloom.cli.output import Screen
     from planloom.server.service import RunService
     from planloom.server.settings import ServerSettings
@@ -68,7 +65,7 @@ def serve(call: Invocation, host: str | None, port: int | None, folders: tuple[P
             remedy='set one: [server.tokens.me] with env = "VARIABLE" and scopes = ["read", "submit", …]',
         )
     logging = place.settings.logging
-    configure(format=logging.format, level=logging.level, loggers=("planloom", "uvicorn"))
+    configure(format=logging.format, level=logging.level, loggers=("planloom", "uvicorn", "asyncio"))
     with screen.only_answers_on_stdout():
         blocking.run(_served(place, settings, screen, page=not no_page))
 
@@ -108,27 +105,9 @@ async def _served(place: Workplace, settings: ServerSettings, screen: Screen, *,
 
 
 async def _serving(app: Any, service: RunService, listening: Any) -> None:
-    import uvicorn
+    from planloom.server.wire import server_of
 
-    class Server(uvicorn.Server):
-        """Leaves signals to us: its own way ends the process before the engine has let go of its runs."""
-
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    server = Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,  # whoever asks must not say where from
-            server_header=False,
-            timeout_graceful_shutdown=int(END_S),
-            ws="none",
-            lifespan="on",
-        )
-    )
+    server = server_of(app, end_s=END_S)
 
     def end() -> None:
         server.force_exit = server.should_exit
