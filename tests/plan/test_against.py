@@ -282,3 +282,25 @@ def test_what_nothing_here_does_is_refused_and_not_ignored(extra: dict[str, Any]
     assert isinstance(problem, NotInstalledError)
     assert problem.path == ("steps", 0, field)
     assert check_against(plan, ToolRegistry(), installed_kinds=frozenset({"model", field})) == []
+
+
+@pytest.mark.parametrize("n", ["${{ steps.nope.output }}", "${{ steps.a. }}", "${{ inputs.nope }}", "${{ item }}"])
+def test_references_that_are_wrong_hide_nothing_else_that_is(n: str) -> None:
+    wrong = {"times": "often", "record": {"n": 1}}
+    steps = [
+        {"id": "a", "tool": "save", "with": wrong, "needs": ["nope"]},
+        {"id": "b", "tool": "save", "with": {**wrong, "record": {"n": n}}},
+        {"id": "c", "tool": "safe"},
+    ]
+    plan = {"planloom": 1, "inputs": {"there": {}}, "steps": steps}
+
+    with pytest.raises(PlanError) as raised:
+        load_plan(plan, also=lambda one: check_against(one, Tools()))
+
+    assert {(problem.step, problem.path[2:]) for problem in raised.value.problems} == {
+        ("a", ("needs", 0)),
+        ("a", ("with", "times")),
+        ("b", ("with", "record", "n")),
+        ("b", ("with", "times")),
+        ("c", ("tool",)),
+    }

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from planloom.errors import (
     ArgumentsError,
+    ExpressionError,
     FieldError,
     NotAllowedError,
     NotInstalledError,
@@ -236,7 +237,7 @@ def _argument_problems(step: Step, tool: str, schema: dict[str, Any], path: Path
             message = f"{tool!r} has no parameter {name!r}"
             remedy = suggestion(name, properties, otherwise="take it out: the tool takes none")
             yield ArgumentsError(message, remedy=remedy, path=(*path, name), parameter=name)
-        elif "${{" not in str(value) or compile_template(value).constant:
+        elif _is_constant(value):
             constants[name] = value
     for name, value in constants.items():
         if name in properties:
@@ -244,6 +245,16 @@ def _argument_problems(step: Step, tool: str, schema: dict[str, Any], path: Path
                 message = f"parameter {name!r} of {tool!r} does not fit: {problem}"
                 remedy = "give what the tool's schema asks for"
                 yield ArgumentsError(message, remedy=remedy, path=(*path, name, *inner), parameter=name)
+
+
+def _is_constant(value: Any) -> bool:
+    """Return whether a value refers to nothing; of what cannot be read, `check_plan` has said so."""
+    if "${{" not in str(value):
+        return True
+    try:
+        return compile_template(value).constant
+    except ExpressionError:
+        return False
 
 
 def _notices(plan: Plan, catalogue: Catalogue, prefix: str) -> Iterator[str]:

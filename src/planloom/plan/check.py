@@ -39,6 +39,8 @@ MAX_NESTING = 8
 """Levels of sub-plans inside each other."""
 
 _ITEM_ROOTS = ("item", "index")
+_OF_REFERENCES = (ExpressionError, UnknownStepError, CycleError, InputsError)
+"""What is wrong with what a text refers to, and not with the field that it stands in."""
 _MAX_SUGGESTED = 20
 _MAX_COMPARED = 5_000
 """Ids compared for a suggestion; for a hostile plan, comparing every name with every other would take hours."""
@@ -53,9 +55,14 @@ def check_plan(plan: Plan) -> list[PlanError]:
 def together(own: list[PlanError], further: list[PlanError]) -> list[PlanError]:
     """Return a plan's own problems and those with what is here, without what only follows from the former.
 
-    Of a step whose fields are wrong it is not said that its tool lacks parameters.
+    Of a step whose fields are wrong it is not said that its tool lacks parameters. References that lead nowhere, or
+    that cannot be read, are no such fields: all else that the step is given is as it is.
     """
-    unsure = {problem.path[:2] for problem in own if problem.path[:1] == ("steps",)}
+    unsure = {
+        problem.path[:2]
+        for problem in own
+        if problem.path[:1] == ("steps",) and not isinstance(problem, _OF_REFERENCES)
+    }
     return own + [
         problem
         for problem in further
