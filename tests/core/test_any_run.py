@@ -59,6 +59,8 @@ BAD = (StepStatus.FAILED, StepStatus.TIMED_OUT, StepStatus.CANCELLED)
 class AnyRun(RuleBasedStateMachine):
     a_turn: int | None = None
     """Decisions that one turn makes at most; None: as many as there are."""
+    drives: type[Drive] = Drive
+    """Who drives the run; `Drive` itself may be handed a fact while something is undecided."""
 
     @initialize(document=plans(replans=True), limited=limits(), parallel=st.sampled_from([True, True, True, False]))
     def the_run_starts(self, document: dict[str, Any], limited: dict[str, Any] | None, parallel: bool) -> None:
@@ -79,8 +81,8 @@ class AnyRun(RuleBasedStateMachine):
         self.statuses: dict[str, Any] = {}
         self.answers: list[Any] = []
         plan = Plan.from_dict(document)
-        at_once = self.a_turn is None
-        self.drive = Drive(
+        at_once = self.a_turn is None or self.drives is not Drive
+        self.drive = self.drives(
             plan, limits=self.limits, tools=tools, at=1_000.0, parallel=parallel, at_once=at_once, **pinned
         )
 

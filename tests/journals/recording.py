@@ -117,7 +117,7 @@ ASKING: dict[str, list[dict[str, Any]]] = {
 """Runs that ask models, by the name of their recording."""
 
 
-async def asking(name: str) -> list[Recorded]:
+async def asking(name: str, *, run_ahead: bool = True) -> list[Recorded]:
     """Run a plan that asks models, with answers from lists; return its record."""
     clock, world, disk = ManualClock(), World(), MemoryJournal()
 
@@ -137,7 +137,7 @@ async def asking(name: str) -> list[Recorded]:
     }
     plan = {"planloom": 1, "name": name, "allow": ["pay", "picky", "pure"], "steps": ASKING[name]}
     async with Engine(disk, tools=world.tools(), models=models, clock=clock) as engine:
-        await driven(engine.start(plan, run_id="r"), clock, world)
+        await driven(engine.start(plan, run_id="r", run_ahead=run_ahead), clock, world)
     return await disk.read("r")
 
 
@@ -287,6 +287,7 @@ def recordings() -> dict[str, Recording]:
     found |= {"agent": partial(agent, cut=False), "agent-cut": partial(agent, cut=True), "paused": paused}
     found |= {"labelled": labelled, "labelled-cut": partial(labelled, cut=True), "labelled-inside": asked_inside}
     found |= {"labelled-again": partial(labelled, again=True), "forked": forked}
+    found["drafts-not-ahead"] = partial(asking, "drafts-confirmed", run_ahead=False)
     return found | {name: partial(asking, name) for name in ASKING}
 
 

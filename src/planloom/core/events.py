@@ -99,6 +99,8 @@ class RunStarted:
     """SHA-256 of what a caller asked for, where asking once more must not start a second run; else ""."""
     edited: str | None = None
     """Step whose output in `reused` is not what it came to in `from_run`, but what somebody put in its place."""
+    run_ahead: bool = True
+    """Whether steps may run ahead of those they need; False: whoever decides about the run keeps nothing in memory."""
 
 
 @frozen

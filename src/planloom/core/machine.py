@@ -69,7 +69,7 @@ class RunMachine:
         self._cause = 0
         self._undecided = False
         self.speculation: Speculation | None = None
-        """What runs ahead; None where no step of the plan has others do so."""
+        """What runs ahead; None where no step of the plan has others do so, or the run is not to."""
         self.told: list[tuple[int, StepSpeculated | SpeculationSettled]] | None = None
         """In a replay that compares: decisions of this turn, with their numbers, that rest on values which are not on
         record."""
@@ -148,7 +148,7 @@ class RunMachine:
         return self._turn()
 
     def _watch(self, started: RunStarted) -> None:
-        if speculates(started.plan):
+        if started.run_ahead and speculates(started.plan):
             self.speculation = Speculation(self)
 
     def _ahead_answered(self, fact: SpeculationAnswered) -> Turn:

@@ -235,6 +235,7 @@ class Engine:
         allow: Iterable[str] | None = None,
         module: str = "",
         request: str = "",
+        run_ahead: bool = True,
     ) -> Run:
         """Start a run and return it in hand.
 
@@ -245,16 +246,44 @@ class Engine:
             allow: Names of the tools that this run may use, of those the engine allows; None: all of these.
             module: Whose run it is, for the record.
             request: What tells one request from another, for the record; see `RunStarted.request`.
+            run_ahead: False: no step runs ahead of those it needs, though the plan may ask for it.
 
         Raises:
             PlanError: The plan or its inputs are wrong; nothing has happened.
             MissingKeyError: There is no key for one of its models; nothing has happened.
             JournalConflictError: A run of that name exists.
         """
+        started = self.prepared(
+            plan,
+            inputs,
+            limits=limits,
+            parallel=parallel,
+            track_cost=track_cost,
+            allow=allow,
+            module=module,
+            request=request,
+            run_ahead=run_ahead,
+        )
+        return await self._begin(new_run_id() if run_id is None else checked_run_id(run_id), started)
+
+    def prepared(
+        self,
+        plan: PlanSource,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        limits: ResourceLimits | None = None,
+        parallel: bool = True,
+        track_cost: bool = True,
+        allow: Iterable[str] | None = None,
+        module: str = "",
+        request: str = "",
+        run_ahead: bool = True,
+    ) -> RunStarted:
+        """Return what a run of this plan would begin with, checked whole; nothing happens. Raises as `start`."""
         allow = self._checks.narrowed(allow)
         checked = self._checks.of(plan, allow)
         limits = limits if limits is not None else checked.plan.limits
-        started = RunStarted(
+        return RunStarted(
             checked.plan,
             check_inputs(checked.plan, inputs),
             self._clock.now(),
@@ -265,14 +294,14 @@ class Engine:
             track_cost,
             planloom.__version__,
             models=self._checks.model_facts(checked, limits, track_cost=track_cost),
-            guesses=self._guesses.of(checked.plan),
+            guesses=self._guesses.of(checked.plan) if run_ahead else {},
             agents=checked.agents,
             module=module,
             flow=checked.flow,
             binds=True,
             request=request,
+            run_ahead=run_ahead,
         )
-        return await self._begin(new_run_id() if run_id is None else checked_run_id(run_id), started)
 
     async def run(self, plan: PlanSource, inputs: Mapping[str, Any] | None = None, **options: Any) -> RunResult:
         """Start a run (see `start`), wait for it, let go of it, and return its result."""
