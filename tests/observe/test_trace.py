@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import subprocess
 import sys
@@ -354,6 +355,17 @@ def test_telemetry_that_is_no_tracer_is_refused() -> None:
 
 
 @pytest.mark.slow
+def test_where_the_api_is_not_installed_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("otel", "otel_metrics", "trace"):
+        monkeypatch.delitem(sys.modules, f"planloom.observe.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+
+    for module in ("trace", "otel_metrics"):
+        with pytest.raises(ConfigError, match="not installed") as raised:
+            importlib.import_module(f"planloom.observe.{module}")
+        assert raised.value.remedy == "pip install 'planloom[otel]'"
+
+
 def test_a48_where_nobody_asks_for_telemetry_none_of_it_is_even_loaded() -> None:
     program = """
 import asyncio, sys

@@ -1,6 +1,6 @@
 """Measurements as OpenTelemetry instruments.
 
-Rule 1: `opentelemetry` is imported here, and this file only where telemetry is switched on.
+Rule 1: this file is imported only where telemetry is switched on.
 Rule 2: a value is added when it is measured; who collects them, and when, is the meter's business.
 """
 
@@ -10,16 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from planloom.errors import ConfigError
 from planloom.observe.instruments import ALL, Form
 from planloom.observe.metrics import Metrics
-
-try:
-    from opentelemetry import metrics as otel
-except ImportError as error:
-    raise ConfigError(
-        "telemetry needs the OpenTelemetry API, which is not installed", remedy="pip install 'planloom[otel]'"
-    ) from error
+from planloom.observe.otel import metrics as otel
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Counter, Histogram, Meter

@@ -1,6 +1,6 @@
 """A run's spans to OpenTelemetry, while it goes on: read from its record, by nobody it would have to wait for.
 
-Rule 1: `opentelemetry` is imported here, and this file only where telemetry is switched on.
+Rule 1: this file is imported only where telemetry is switched on.
 Rule 2: what is told is durable; telemetry that breaks is logged, and changes nothing for the run.
 Rule 3: the tracer is called in a thread of its own: an exporter may send each span before it returns, or never return.
 Rule 4: a resumed run goes on in the same trace, in the same span, where the tracer lets us name them (the SDK's does):
@@ -24,16 +24,10 @@ from typing import TYPE_CHECKING, Any
 from planloom.errors import ConfigError, JournalError
 from planloom.observe import genai
 from planloom.observe.naming import span_id_of, trace_id_of
+from planloom.observe.otel import trace as otel
 from planloom.observe.otel_metrics import metrics_of
 from planloom.observe.spans import Began, Ended, Spans
 from planloom.observe.steps import RUN
-
-try:
-    from opentelemetry import trace as otel
-except ImportError as error:
-    raise ConfigError(
-        "telemetry needs the OpenTelemetry API, which is not installed", remedy="pip install 'planloom[otel]'"
-    ) from error
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
