@@ -9,6 +9,7 @@ import click
 import pytest
 
 from cli.conftest import Folder
+from planloom import masking
 from planloom.cli.main import _COMMANDS, main
 
 
@@ -78,6 +79,18 @@ def test_an_error_is_one_sentence_and_a_remedy_and_never_a_traceback(folder: Fol
 
 def test_debug_adds_the_traceback(folder: Folder) -> None:
     assert "Traceback (most recent call last)" in folder.call("show", "r9", "--debug").err
+
+
+def test_a_traceback_holds_no_secret(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://ann:hunter2-and-more@db")
+    folder.write("planloom.toml", 'tools = ["broken.py"]\nsecrets = ["DATABASE_URL"]\n')
+    folder.write("broken.py", "import os\nraise RuntimeError(f'no answer from {os.environ[\"DATABASE_URL\"]}')\n")
+
+    with masking.forgetting():
+        ended = folder.call("check", folder.plan("p.json", {"id": "a", "tool": "t"}), "--debug")
+
+    assert "RuntimeError: no answer from ***" in ended.err
+    assert "hunter2" not in ended.err
 
 
 def test_with_json_an_error_is_json_too(folder: Folder) -> None:

@@ -112,15 +112,23 @@ class Commands(click.Group):
             return _usage_error(error, screen)
         except PlanloomError as error:
             if debug:
-                traceback.print_exc()
+                _show_traceback(screen)
             return tell(error, screen)
         except BrokenOutputError:
             return Exit.BROKEN_PIPE
         except Exception as error:  # noqa: BLE001  # the last stop: a user gets a sentence, with --debug the traceback
             if debug:
-                traceback.print_exc()
+                _show_traceback(screen)
             return tell(unexpected(error), screen, code=Exit.BUG)
         return ended if isinstance(ended, int) else Exit.OK
+
+
+def _show_traceback(screen: Screen) -> None:
+    """Print the traceback of the error at hand: it quotes what programs and servers said, and so may hold secrets."""
+    from planloom.models.tape import masked
+    from planloom.observe.looks import printable
+
+    screen.note("\n".join(printable(line) for line in masked(traceback.format_exc()).splitlines()))
 
 
 def _usage_error(error: click.ClickException, screen: Screen) -> int:
