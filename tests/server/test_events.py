@@ -38,8 +38,8 @@ def told(text: str) -> list[dict[str, Any]]:
 async def followed(server: Served, run_id: str, *, after: int = 0, pause: bool = False) -> list[int]:
     """Return the numbers of the events that one follower is told of."""
     seqs = []
-    async for frame in follow.stream(server.service, run_id, after):
-        seqs += [event["seq"] for event in told(frame)]
+    async for text in follow.stream(server.service, run_id, after):
+        seqs += [event["seq"] for event in told(text.decode())]
         if pause:
             await asyncio.sleep(0.001)
     return seqs
@@ -92,8 +92,8 @@ def test_a_stream_says_now_and_then_that_it_lives(monkeypatch: pytest.MonkeyPatc
             async with aclosing(follow.stream(server.service, run_id, 1_000)) as frames:  # type: ignore[type-var]
                 first, second = await anext(frames), await anext(frames)
 
-            assert first.startswith("retry:")
-            assert second.startswith(":")
+            assert first.startswith(b"retry:")
+            assert second.startswith(b":")
         assert server.service.followers == 0
 
     asyncio.run(main())
@@ -169,8 +169,8 @@ SAY = {"steps": [{"id": "say", "model": "slow", "prompt": "Speak", "stream": Tru
 async def first_piece(server: Served, run_id: str) -> str:
     """Return the first piece of an answer that a follower is told of."""
     async with aclosing(follow.stream(server.service, run_id, 0)) as frames:  # type: ignore[type-var]
-        async for frame in frames:
-            for event in told(frame):
+        async for text in frames:
+            for event in told(text.decode()):
                 if event["event"] == "output_streamed":
                     return str(event["text"])
     raise AssertionError("nothing was streamed")

@@ -1,24 +1,20 @@
 """A run's events as they come, as server-sent events: each under its number, none left out, none twice.
 
 Rule 1: the number is the id: whoever comes again with the last one it saw is told of all that came after it.
-Rule 2: one follower reads one event after the other, as fast as it takes them: a slow one holds up nobody and fills
-nothing.
+Rule 2: a follower takes what there is, as fast as it can, from what all followers of the run share (tails.py): a slow
+one holds up nobody and fills nothing.
 Rule 3: a stream ends with its run, or when the server is told to end; then its follower comes again.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from planloom.errors import JournalError, OverloadedError
-from planloom.journal.telling import entry_value
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from planloom.ports import Recorded
     from planloom.server.service import RunService
 
 HEARTBEAT_S = 15.0
@@ -27,50 +23,34 @@ AGAIN_MS = 1_000
 """After how many milliseconds a follower that lost its connection is to come again."""
 
 
-def check_room(service: RunService) -> None:
-    """Refuse one follower more than there may be.
+async def check_run(service: RunService, run_id: str) -> None:
+    """Refuse to follow a run that is not there, and one follower more than there may be.
 
     Raises:
-        OverloadedError: There are as many as there may be.
+        RunNotFoundError: No such run.
+        JournalError: Its record cannot be read.
+        OverloadedError: As many follow runs as may.
     """
-    if service.followers >= service.settings.max_followers or service.ending.is_set():
+    tails = service.tails
+    if run_id not in tails:
+        await service.journal.read(run_id, limit=1)
+    if tails.followers >= service.settings.max_followers or tails.ending:
         raise OverloadedError("too many follow runs now", remedy="ask again after Retry-After", retry_after_s=2)
 
 
-async def stream(service: RunService, run_id: str, after: int) -> AsyncIterator[str]:
+async def stream(service: RunService, run_id: str, after: int) -> AsyncIterator[bytes]:
     """Yield the events with numbers above `after`, as text of the protocol; ends with the run."""
-    events = service.journal.follow(run_id, after=after)
-    ending = asyncio.ensure_future(service.ending.wait())
-    coming: asyncio.Future[Recorded] | None = None
-    service.followers += 1
-    try:
-        yield f"retry: {AGAIN_MS}\n\n"
-        while True:
-            coming = coming or asyncio.ensure_future(anext(events))
-            both: set[asyncio.Future[Any]] = {coming, ending}
-            done, _ = await asyncio.wait(both, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
-            if coming not in done:
-                if ending in done:
-                    return
-                yield ": still there\n\n"
-                continue
+    tails = service.tails
+    async with tails.following(run_id, after) as tail:
+        yield f"retry: {AGAIN_MS}\n\n".encode()
+        while not tails.ending:
             try:
-                recorded = coming.result()
-            except (StopAsyncIteration, JournalError):  # the run ended, or the record was closed: come again
+                told, after = await tail.after(after)
+            except JournalError:  # come again, and be told why
                 return
-            coming = None
-            yield _frame(recorded)
-    finally:
-        service.followers -= 1
-        left: list[asyncio.Future[Any]] = [ending] if coming is None else [ending, coming]
-        for one in left:
-            one.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            await close()
-
-
-def _frame(recorded: Recorded) -> str:
-    value = entry_value(recorded)
-    return f"id: {recorded.seq}\nevent: {value['event']}\ndata: {json.dumps(value, separators=(',', ':'))}\n\n"
+            if told:
+                yield told
+            elif tail.over:
+                return
+            elif not await tail.news(HEARTBEAT_S):
+                yield b": still there\n\n"

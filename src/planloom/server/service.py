@@ -21,6 +21,7 @@ from planloom.runtime.replay import replayed
 from planloom.server.hand import RunsInHand
 from planloom.server.locks import NamedLocks
 from planloom.server.steering import Steering
+from planloom.server.tails import RunTails
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from planloom.ports import Journal, RunRow
     from planloom.runtime.engine import Engine
     from planloom.runtime.run import Run
-    from planloom.server.bodies import ForkBody, LimitsBody, SubmitBody
+    from planloom.server.bodies import ForkBody, LimitsBody, ResumeBody, SubmitBody
     from planloom.server.plans import NamedPlans
     from planloom.server.settings import ServerSettings
 
@@ -54,10 +55,8 @@ class RunService:
         self._locks = NamedLocks()
         self.steering = Steering(engine, self._hand, self._locks)
         """What people say to runs goes through here."""
-        self.followers = 0
-        """Streams of events that are open."""
-        self.ending = asyncio.Event()
-        """Set once the server is about to end: whoever follows a run is to come again."""
+        self.tails = RunTails(engine.journal)
+        """What followers of runs are told from."""
 
     @property
     def engine(self) -> Engine:
@@ -78,6 +77,11 @@ class RunService:
         return len(self._hand)
 
     @property
+    def followers(self) -> int:
+        """Return how many streams of events are open."""
+        return self.tails.followers
+
+    @property
     def is_open(self) -> bool:
         return self._hand.is_open
 
@@ -87,11 +91,11 @@ class RunService:
 
     def end_streams(self) -> None:
         """Tell whoever follows a run that the server is about to end."""
-        self.ending.set()
+        self.tails.end()
 
     async def close(self) -> None:
         """Begin nothing any more, and let go of the runs in hand; the next start takes them up."""
-        self.ending.set()
+        self.tails.end()
         await self._hand.close()
 
     async def check_ready(self) -> None:
@@ -179,13 +183,18 @@ class RunService:
 
         return await self._once(begin, by=by, key=key, asked=asked)
 
-    async def retry_failed(self, run_id: str) -> str:
-        """Start a new run that reuses what an ended one finished; return its id.
+    async def retry_failed(self, run_id: str, body: ResumeBody, *, by: str, key: str | None) -> tuple[str, bool]:
+        """Start a run that reuses what an ended one finished; as `submit`.
 
         Raises:
             RunStateError: The run has not ended, or ended well.
         """
-        return (await self._hand.begin(lambda: self._engine.retry_failed(run_id))).run_id
+        asked = _digest(f"retry {run_id}", by, body)
+
+        async def begin(new_id: str | None) -> Run:
+            return await self._engine.retry_failed(run_id, new_id=new_id, request=asked if key is not None else "")
+
+        return await self._once(begin, by=by, key=key, asked=asked)
 
     async def _once(
         self, begin: Callable[[str | None], Awaitable[Run]], *, by: str, key: str | None, asked: str

@@ -83,8 +83,7 @@ def add_run(app: FastAPI, service: RunService) -> None:
         As a stream each event has its number for an id; Last-Event-ID, or `after`, says from where on.
         """
         if _STREAM in request.headers.get("accept", ""):
-            await service.journal.read(run_id, limit=1)
-            follow.check_room(service)
+            await follow.check_run(service, run_id)
             if last_event_id is not None and last_event_id.isascii() and last_event_id.isdigit():
                 after = min(int(last_event_id), 1 << 53)
             headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
