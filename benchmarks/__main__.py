@@ -26,6 +26,7 @@ from benchmarks import (
     packing,
     pages,
     sandboxes,
+    server,
     start_up,
     token_speculation,
 )
@@ -43,6 +44,7 @@ SUITES: dict[str, Measure] = {
     "growth": growth.measure,
     "journal": journal.measure,
     "sandboxes": sandboxes.measure,
+    "server": server.measure,
     "masks": masks.measure,
     "packing": packing.measure,
     "gasa": gasa.measure,
