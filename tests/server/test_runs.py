@@ -367,6 +367,32 @@ def test_the_rest_of_a_failed_run_is_run_as_a_new_one() -> None:
     asyncio.run(main())
 
 
+def test_a_key_makes_one_new_run_of_the_rest_of_a_failed_one() -> None:
+    log = CallLog()
+    key = {"Idempotency-Key": "again"}
+
+    async def main() -> None:
+        flaky = fake_tool("flaky", [ValueError("no"), ValueError("no"), "mended"], log=log)
+        async with serving(flaky) as server:
+            plan = {"steps": [{"id": "a", "tool": "flaky"}]}
+            one, other = await server.begun(plan), await server.begun(plan)
+            await server.settled(one)
+            await server.settled(other)
+            path, body = f"/v1/runs/{one}/resume", {"failed": True}
+            answers = await asyncio.gather(*(server.client.post(path, json=body, headers=key) for _ in range(5)))
+            await server.settled(answers[0].json()["run_id"])
+            late = await server.post(f"/runs/{one}/resume", body, headers=key)
+            conflict = await server.post(f"/runs/{other}/resume", body, headers=key, status=409)
+
+        assert sorted(answer.status_code for answer in answers) == [200] * 4 + [201]
+        assert {answer.json()["run_id"] for answer in answers} == {late["run_id"]}
+        assert late["from_run"] == one
+        assert conflict["code"] == "journal.conflict"
+        assert len(log) == 3
+
+    asyncio.run(main())
+
+
 def test_what_was_under_way_when_a_server_ended_goes_on_with_the_next(tmp_path: Any) -> None:
     async def main() -> None:
         gate = Gate()

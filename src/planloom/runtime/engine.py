@@ -518,14 +518,17 @@ class Engine:
                 _log.warning("run %s is not recovered: %s", row.run_id, error)
         return runs
 
-    async def retry_failed(self, run_id: str, *, new_id: str | None = None) -> Run:
+    async def retry_failed(self, run_id: str, *, new_id: str | None = None, request: str = "") -> Run:
         """Start a new run of an ended one's plan and inputs that reuses every result not behind a failure.
+
+        Args:
+            request: As for `start`.
 
         Raises:
             RunStateError: The run has not ended (resume it) or needs no retry.
         """
         machine = replayed(run_id, await self._journal.read(run_id))
-        return await self._again(machine, behind_no_failure(machine), new_id=new_id)
+        return await self._again(machine, behind_no_failure(machine), new_id=new_id, request=request)
 
     async def fork(
         self,

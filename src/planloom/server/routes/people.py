@@ -91,10 +91,20 @@ def add_says(app: FastAPI, service: RunService) -> None:
         ),
         dependencies=needs(TokenScope.SUBMIT),
     )
-    async def resume_run(run_id: RunId, body: Annotated[bodies.ResumeBody | None, Body()] = None) -> Response:
-        """Go on with a run that is paused or that nobody drives; or, with `failed`, run the rest of one that failed."""
+    async def resume_run(
+        request: Request,
+        run_id: RunId,
+        body: Annotated[bodies.ResumeBody | None, Body()] = None,
+        idempotency_key: Key = None,
+    ) -> Response:
+        """Go on with a run that is paused or that nobody drives; or, with `failed`, run the rest of one that failed.
+
+        The key is about the new run; whoever goes on twice with the same one does so once anyway.
+        """
         if body is not None and body.failed:
-            return await new_run(service, await service.retry_failed(run_id), is_new=True)
+            by = caller_of(request).name
+            new_id, is_new = await service.retry_failed(run_id, body, by=by, key=idempotency_key)
+            return await new_run(service, new_id, is_new=is_new)
         return await new_run(service, await service.steering.resume(run_id), is_new=False)
 
     @app.post(
