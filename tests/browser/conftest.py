@@ -1,6 +1,8 @@
 """A real server in a process of its own, and a real browser that looks at it.
 
-Rule 1: a test fails if its page wrote an error to the console, threw one, or asked anybody but the server.
+Rule 1: a test fails if any of its pages wrote an error to the console, threw one, or asked anybody but the server;
+pages come from the fixtures `watched` and `watch` only, which see to that.
+Rule 2: whatever the browser itself wants from elsewhere goes to a proxy of ours, which answers nobody and remembers.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -22,7 +25,7 @@ from urllib.parse import urlsplit
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from playwright.sync_api import Browser, BrowserContext, Page
 
@@ -101,21 +104,93 @@ class Server:
         plan = {"planloom": 1, "name": name, "steps": list(steps), **more}
         return str(self.call("/runs", {"plan": plan})["run_id"])
 
+    def until_ended(self, run_id: str) -> None:
+        """Return once a run has ended: so does the stream of its events."""
+        request = urllib.request.Request(f"{self.url}/v1/runs/{run_id}/events", headers={"accept": "text/event-stream"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            for _ in answer:
+                pass
+
     def events(self, run_id: str) -> list[int]:
         return [event["seq"] for event in self.call(f"/runs/{run_id}/events")["events"]]
 
 
+SETTINGS = """
+[server]
+plans = ["plans"]
+
+[models]
+slow = "scripted://slow"
+quick = "scripted://quick"
+
+[prices.slow]
+input = 2.5
+output = 10.0
+
+[prices.quick]
+input = 0.5
+output = 1.0
+"""
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return a server that all tests share, without tokens; its folder of plans is theirs to fill."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "plans").mkdir()
+    found = Server(folder, settings=SETTINGS)
+    found.start()
+    yield found
+    found.kill()
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    """Return a server that has started, without tokens."""
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """Return a server for this test alone: to be killed, or with nothing on record yet."""
     found = Server(tmp_path)
     found.start()
     yield found
     found.kill()
 
 
+BROWSERS_OWN = (".google.com", "content-autofill.googleapis.com")
+"""Where Chromium calls home by itself, whatever it shows. Its pages may not go there either: see `Watched`."""
+
+
+class Elsewhere:
+    """Stands for the whole world but this machine: where the browser would go, it comes here and is remembered."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                caller, _ = self._socket.accept()
+            except OSError:  # closed
+                return
+            with caller:
+                target = caller.recv(1_000).decode("latin-1").split(" ")[1]
+                host = urlsplit(target if "//" in target else f"//{target}").hostname or target
+                if not host.endswith(BROWSERS_OWN):
+                    self.asked.append(host)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
 @pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def elsewhere() -> Iterator[Elsewhere]:
+    found = Elsewhere()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory, elsewhere: Elsewhere) -> Iterator[Browser]:
     """Return Debian's Chromium, without a window."""
     path = shutil.which("chromium")
     if path is None:
@@ -128,7 +203,8 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # As root it has no sandbox; it looks at nothing but the server beside it.
         environment: dict[str, str | float | bool] = {**os.environ, "FONTCONFIG_FILE": str(fonts)}
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"], env=environment)
+        arguments = ["--no-sandbox", f"--proxy-server={elsewhere.address}", "--proxy-bypass-list=127.0.0.1"]
+        browser = playwright.chromium.launch(executable_path=path, args=arguments, env=environment)
         yield browser
         browser.close()
 
@@ -144,6 +220,9 @@ class Watched:
         page.on("console", lambda said: self._said(said.type, said.text))
         page.on("pageerror", lambda error: self.wrong.append(f"threw: {error}"))
         page.on("request", lambda request: self.asked.add(urlsplit(request.url).netloc))
+        page.on("websocket", lambda opened: self.asked.add(urlsplit(opened.url).netloc))
+        page.on("popup", lambda opened: self.wrong.append(f"opened a window: {opened.url}"))
+        page.on("crash", lambda _: self.wrong.append("crashed"))
         self._here = urlsplit(server.url).netloc
 
     def _said(self, kind: str, text: str) -> None:
@@ -156,16 +235,27 @@ class Watched:
 
 
 @pytest.fixture
-def context(chromium: Browser) -> Iterator[BrowserContext]:
-    found = chromium.new_context(viewport={"width": 1360, "height": 860})
-    found.set_default_timeout(15_000)
-    yield found
-    found.close()
+def watch(chromium: Browser, elsewhere: Elsewhere) -> Iterator[Callable[..., Watched]]:
+    """Return what opens pages; the test fails if one of them did what a page must not do."""
+    contexts: list[BrowserContext] = []
+    pages: list[Watched] = []
+
+    def opened(server: Server, **options: Any) -> Watched:
+        context = chromium.new_context(**{"viewport": {"width": 1360, "height": 860}, **options})
+        context.set_default_timeout(15_000)
+        contexts.append(context)
+        pages.append(Watched(context.new_page(), server))
+        return pages[-1]
+
+    yield opened
+    for context in contexts:
+        context.close()
+    for page in pages:
+        page.check()
+    assert elsewhere.asked == [], "the browser wanted something from elsewhere"
 
 
 @pytest.fixture
-def watched(context: BrowserContext, server: Server) -> Iterator[Watched]:
-    """Return a page; the test fails if it did what a page must not do."""
-    found = Watched(context.new_page(), server)
-    yield found
-    found.check()
+def watched(watch: Callable[..., Watched], server: Server) -> Watched:
+    """Return a page at the server that all share."""
+    return watch(server)

@@ -13,10 +13,10 @@ from playwright.sync_api import expect
 from tests.browser.conftest import PICTURES, Server, Watched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 SETTINGS = """
 [models]
@@ -95,12 +95,10 @@ def keep(request: pytest.FixtureRequest, page: Page, name: str, *, height: int |
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_run_in_both_themes(
-    request: pytest.FixtureRequest, chromium: Browser, weekly: tuple[Server, str], theme: Any
+    request: pytest.FixtureRequest, weekly: tuple[Server, str], watch: Callable[..., Watched], theme: Any
 ) -> None:
     server, run_id = weekly
-    context = chromium.new_context(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=theme)
-    watched = Watched(context.new_page(), server)
-    page = watched.page
+    page = watch(server, viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=theme).page
     page.goto(f"{server.url}/#/runs/{run_id}")
     expect(page.locator(".question")).to_be_visible()
     expect(page.locator('.line[data-step="archive"]')).to_have_class("line s-running")
@@ -121,15 +119,13 @@ def test_a_run_in_both_themes(
         "light": ("rgb(244, 246, 249)", "rgb(255, 255, 255)"),
         "dark": ("rgb(7, 12, 23)", "rgb(11, 17, 32)"),
     }[theme]
-    watched.check()
-    context.close()
 
 
-def test_a_run_on_a_phone(request: pytest.FixtureRequest, chromium: Browser, weekly: tuple[Server, str]) -> None:
+def test_a_run_on_a_phone(
+    request: pytest.FixtureRequest, weekly: tuple[Server, str], watch: Callable[..., Watched]
+) -> None:
     server, run_id = weekly
-    context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
-    watched = Watched(context.new_page(), server)
-    page = watched.page
+    page = watch(server, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True).page
     page.goto(f"{server.url}/#/runs/{run_id}")
     expect(page.locator(".question")).to_be_visible()
 
@@ -142,8 +138,6 @@ def test_a_run_on_a_phone(request: pytest.FixtureRequest, chromium: Browser, wee
     page.get_by_role("button", name="Approve", exact=True).tap()
 
     expect(page.locator(".question .message")).to_have_text(server_question(server, run_id))
-    watched.check()
-    context.close()
 
 
 def server_question(server: Server, run_id: str) -> str:

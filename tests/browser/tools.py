@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 from planloom import tool
+from planloom.core.chat import ModelCall
+from planloom.testing.models import register
 
 
 @tool(effects="none")
@@ -51,3 +54,20 @@ async def until(marker: str) -> str:
 def send(to: str, text: str) -> str:
     """Send a letter, if a person allows it."""
     return f"sent to {to}: {text}"
+
+
+async def _slow(call: ModelCall) -> str:
+    asked = json.loads(call.messages[-1].content)
+    while not Path(asked["until"]).exists():
+        await asyncio.sleep(0.02)
+    return str(asked["say"])
+
+
+async def _quick(call: ModelCall) -> str:
+    await asyncio.sleep(0.1)
+    return str(json.loads(call.messages[-1].content)["draft"])
+
+
+# Asked with {"until": a file, "say": a text, "draft": a text}: one answers when the file is there, the other at once.
+register("slow", _slow)
+register("quick", _quick)

@@ -122,6 +122,7 @@ class Bar:
     tip: str
     attempt: int = 0
     lane: str = ""
+    outcome: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +174,13 @@ def _attempt_bar(attempt: Attempt, status: str, zero: float, latest: float) -> B
         shown = "failed" if attempt.failed else "completed"
     words = [LOOKS[shown].word, duration_text(end - attempt.started_at)]
     if attempt.lane:
-        words = [attempt.lane, *words, attempt.outcome.replace("_", " ")]
+        words = [_LANE_WORDS.get(attempt.lane, attempt.lane), *words, _OUTCOME_WORDS.get(attempt.outcome, "")]
     tip = f"{attempt.step}, attempt {attempt.number}: {', '.join(word for word in words if word)}"
-    return Bar(attempt.started_at - zero, end - zero, shown, tip, attempt.number, attempt.lane)
+    return Bar(attempt.started_at - zero, end - zero, shown, tip, attempt.number, attempt.lane, attempt.outcome)
+
+
+_LANE_WORDS = {"draft": "a cheaper model's draft", "ahead": "ran ahead, on values not yet confirmed"}
+_OUTCOME_WORDS = {"confirmed": "confirmed", "rolled_back": "taken back, for the draft was wrong", "spent": "spent"}
 
 
 def _ticks(span: float) -> list[float]:

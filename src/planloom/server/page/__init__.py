@@ -30,7 +30,7 @@ _TYPES = {
 }
 FILES = (
     "index.html", "page.css", "icon.svg", "main.js", "api.js", "dom.js", "runs.js", "run.js", "graph.js",
-    "timeline.js", "step.js", "questions.js", "form.js", "compare.js", "words.js",
+    "timeline.js", "step.js", "questions.js", "form.js", "compare.js", "submit.js", "words.js",
 )  # fmt: skip
 PICTURE_CSS = "picture.css"
 """The rules of a picture's own <style>, which a page with this policy does not take from within the picture."""

@@ -8,6 +8,7 @@ export class Problem extends Error {
     super(told.detail || told.title || `the server answered ${status}`);
     this.status = status;
     this.remedy = told.remedy || "";
+    this.problems = Array.isArray(told.problems) ? told.problems : [];
   }
 }
 
@@ -41,8 +42,8 @@ export async function get(path, signal) {
   return (await ask(path, { headers: headers(), signal })).json();
 }
 
-export async function post(path, body = {}) {
-  const sent = { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify(body) };
+export async function post(path, body = {}, { signal, headers: more = {} } = {}) {
+  const sent = { method: "POST", headers: headers({ "Content-Type": "application/json", ...more }), body: JSON.stringify(body), signal };
   return (await ask(path, sent)).json();
 }
 

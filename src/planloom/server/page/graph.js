@@ -1,6 +1,7 @@
 // The plan as a picture. Where things stand in it was worked out by the server; here steps can be found and chosen.
 
 import { el, picture, show } from "./dom.js";
+import { groupKey, isGroup } from "./timeline.js";
 
 const HEADER = 58; // the picture's own heading, which the page has already
 const LEAST = 0.35;
@@ -20,9 +21,13 @@ export function graphPanel(choose) {
   let scale = 1;
   let fitted = true;
   let nodes = new Map();
+  let boxOf = new Map(); // of a step that is drawn with others: the key of their box
+  let groups = {};
   let selected = null;
 
-  function draw(text) {
+  function draw(text, grouped) {
+    groups = grouped;
+    boxOf = new Map(Object.entries(grouped).flatMap(([first, members]) => members.map((one) => [one, first])));
     const focused = document.activeElement?.closest?.("g[data-step]")?.dataset.step;
     const { scrollLeft, scrollTop } = stage;
     svg = picture(text);
@@ -70,8 +75,11 @@ export function graphPanel(choose) {
   function mark(key) {
     selected = key;
     for (const node of stage.querySelectorAll(".is-selected")) node.classList.remove("is-selected");
-    nodes.get(key)?.classList.add("is-selected");
+    if (key !== null) nodes.get(boxFor(key))?.classList.add("is-selected");
   }
+
+  const boxFor = (key) => (isGroup(key) ? key.slice(1) : boxOf.get(key) ?? key);
+  const keyOf = (box) => (Object.hasOwn(groups, box) ? groupKey(box) : box);
 
   /** Return the step that lies next to this one in a direction, by where they stand. */
   function beside(key, direction) {
@@ -105,15 +113,15 @@ export function graphPanel(choose) {
 
   stage.addEventListener("click", (event) => {
     const node = event.target.closest("g[data-step]");
-    if (node) choose(node.dataset.step);
+    if (node) choose(keyOf(node.dataset.step));
   });
   stage.addEventListener("keydown", (event) => {
     const key = document.activeElement?.closest?.("g[data-step]")?.dataset.step;
     if (key === undefined) return;
     if (event.key.startsWith("Arrow")) {
       const next = beside(key, event.key);
-      if (next !== null) { focus(next); choose(next, true); }
-    } else if (event.key === "Enter" || event.key === " ") choose(key);
+      if (next !== null) { focus(next); choose(keyOf(next), true); }
+    } else if (event.key === "Enter" || event.key === " ") choose(keyOf(key));
     else return;
     event.preventDefault();
     event.stopPropagation();
@@ -121,5 +129,5 @@ export function graphPanel(choose) {
   const watch = new ResizeObserver(() => { if (fitted) fit(); });
   watch.observe(stage);
 
-  return { panel, draw, mark, focus, has: (key) => nodes.has(key), stop: () => watch.disconnect() };
+  return { panel, draw, mark, focus, stop: () => watch.disconnect() };
 }

@@ -5,6 +5,7 @@ import { comparePage } from "./compare.js";
 import { el, show } from "./dom.js";
 import { runPage } from "./run.js";
 import { runsPage } from "./runs.js";
+import { submitPage } from "./submit.js";
 
 const main = document.getElementById("main");
 const crumbs = document.getElementById("crumbs");
@@ -58,6 +59,8 @@ function route() {
     runPage(main, shell, first, second === "step" ? rest.join("/") : null, stop.signal).catch(shell.fail);
   } else if (place === "compare" && first && second) {
     comparePage(main, shell, first, second, stop.signal).catch(shell.fail);
+  } else if (place === "new") {
+    submitPage(main, shell, first ?? null, stop.signal).catch(shell.fail);
   } else {
     runsPage(main, shell, stop.signal).catch(shell.fail);
   }
@@ -72,5 +75,10 @@ function decoded(part) {
 }
 
 forget.addEventListener("click", () => { setToken(null); route(); });
-window.addEventListener("hashchange", route);
+document.getElementById("skip").addEventListener("click", () => main.focus());
+window.addEventListener("hashchange", () => {
+  main.focus({ preventScroll: true }); // whoever reads with the keyboard or by ear begins with what is new
+  window.scrollTo(0, 0);
+  route();
+});
 route();

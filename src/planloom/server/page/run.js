@@ -6,7 +6,7 @@ import { graphPanel } from "./graph.js";
 import { questionsPanel } from "./questions.js";
 import { statusMark } from "./runs.js";
 import { stepPanel } from "./step.js";
-import { timelinePanel } from "./timeline.js";
+import { isGroup, timelinePanel } from "./timeline.js";
 import { clock, count, duration, moment, money } from "./words.js";
 
 const LEAST_GAP_MS = 250; // at most four views a second
@@ -24,7 +24,7 @@ export async function runPage(main, shell, runId, wanted, signal) {
   const head = el("div", { class: "bar run" });
   const problem = el("p", { class: "notice bad", role: "alert", hidden: true });
   const totals = el("dl", { class: "totals card" });
-  const budget = el("div", { class: "budget card", "aria-label": "Budget" });
+  const budget = el("section", { class: "budget card", "aria-label": "Budget" });
   const log = eventLog();
   const graph = graphPanel(choose);
   const timeline = timelinePanel(choose);
@@ -42,7 +42,7 @@ export async function runPage(main, shell, runId, wanted, signal) {
     drawTotals(totals, view);
     drawBudget(budget, view.budget);
     questions.draw(view.questions);
-    if (view.graph.svg !== null) graph.draw(view.graph.svg);
+    if (view.graph.svg !== null) graph.draw(view.graph.svg, view.graph.groups);
     svgHash = view.graph.hash;
     timeline.draw(view);
     if (step.key !== null) openStep(step.key);
@@ -58,10 +58,10 @@ export async function runPage(main, shell, runId, wanted, signal) {
       run.from_run ? el("a", { class: "small", href: `#/runs/${encodeURIComponent(run.from_run)}`, text: run.edited ? `from ${run.from_run}, ${run.edited} edited` : `from ${run.from_run}` }) : null,
       run.from_run ? el("a", { class: "small", href: `#/compare/${encodeURIComponent(run.from_run)}/${encodeURIComponent(runId)}`, text: "compare" }) : null,
       el("span", { class: "gap" }),
-      el("button", { type: "button", class: "quiet", text: "Record", title: "Download the record", on: { click: download } }),
+      el("button", { type: "button", class: "quiet", text: "Record", "aria-label": "Download the record", title: "Download the record: every event, as NDJSON", on: { click: download } }),
       run.status === "failed" ? act("resume", "Run the rest", "", { failed: true }) : null,
       run.ended ? null : run.paused || (run.status === "running" && run.driven === false) ? act("resume", "Resume", "") : act("pause", "Pause", ""),
-      run.ended ? null : act("cancel", "Cancel", "danger"));
+      run.ended ? null : el("button", { type: "button", class: "danger", text: "Cancel …", on: { click: () => cancelling(say) } }));
   }
 
   async function say(what, button, body) {
@@ -86,8 +86,10 @@ export async function runPage(main, shell, runId, wanted, signal) {
   // --- one step ---
 
   function openStep(key) {
-    const row = view.rows.find((one) => one.step === key);
-    step.open(key, row, view.graph.groups[key]);
+    const row = timeline.row(key);
+    const parts = timeline.parts(key)?.map((part) => timeline.row(part)) ?? null;
+    if (!isGroup(key)) step.open(key, row, parts);
+    else if (row) step.openGroup(key, row, parts);
   }
 
   /** `moved`: the cursor only; the panel goes with it if it is open. */
@@ -98,7 +100,8 @@ export async function runPage(main, shell, runId, wanted, signal) {
     if (moved && step.key === null) return;
     board.classList.add("with-step");
     openStep(key);
-    history.replaceState(null, "", `#/runs/${encodeURIComponent(runId)}/step/${key.split("/").map(encodeURIComponent).join("/")}`);
+    const place = isGroup(key) ? "" : `/step/${key.split("/").map(encodeURIComponent).join("/")}`;
+    history.replaceState(null, "", `#/runs/${encodeURIComponent(runId)}${place}`);
   }
 
   function close() {
@@ -117,7 +120,12 @@ export async function runPage(main, shell, runId, wanted, signal) {
       if (next === null) return;
       choose(next, true);
       timeline.focus(next);
-    } else if (event.key === "Enter" && cursor !== null && !event.target.closest?.("button, a")) choose(cursor);
+    } else if (cursor !== null && (event.key === "ArrowRight" || event.key === "ArrowLeft") && event.target.closest?.(".lines")) {
+      const shut = event.key === "ArrowLeft";
+      const above = timeline.aboveOf(cursor);
+      if (!timeline.fold(cursor, shut) && shut && above !== null) choose(above, true);
+      timeline.focus(cursor);
+    } else if (event.key === "Enter" && cursor !== null && !event.target.closest?.("button, a, summary")) choose(cursor);
     else return;
     event.preventDefault();
   }
@@ -169,25 +177,28 @@ export async function runPage(main, shell, runId, wanted, signal) {
 function drawTotals(node, view) {
   const { run, totals } = view;
   const done = totals.by_status.completed ?? 0;
+  const unknown = totals.cost_unknown.length ? `; not known of ${totals.cost_unknown.join(", ")}` : "";
   const facts = [
-    ["steps", `${count(done)} / ${count(totals.steps)}`],
-    ["started", moment(run.started_at)],
-    ["took", duration(totals.seconds)],
-    ["cost", totals.cost === null ? "–" : `${money(totals.cost)}${totals.cost_unknown.length ? " +?" : ""}`],
-    ["tokens", count(totals.tokens)],
-    ["tool calls", count(totals.tool_calls)],
-    ["retries", count(totals.retries)],
-    ["speedup", `${totals.speedup.toFixed(2)}×`],
+    ["steps", `${count(done)} / ${count(totals.steps)}`, "completed, of all"],
+    ["started", moment(run.started_at), "local time"],
+    ["took", duration(totals.seconds), "the time it was under way, without pauses"],
+    ["cost", totals.cost === null ? "–" : `${money(totals.cost)}${unknown ? " +?" : ""}`, `US dollars, by the price list${unknown}`],
+    ["tokens", count(totals.tokens), "in and out, of all model calls"],
+    ["tool calls", count(totals.tool_calls), "retries included"],
+    ["retries", count(totals.retries), "attempts beyond the first of each step"],
+    ["speedup", `${totals.speedup.toFixed(2)}×`, "time of all steps one after the other, by the time it took"],
   ];
   if (view.speculation) {
     const { hits, misses, rolled_back: back } = view.speculation;
-    facts.push(["speculation", `${count(hits)} hit, ${count(misses)} missed, ${count(back)} rolled back`]);
+    facts.push(["drafts", `${count(hits)} right, ${count(misses)} wrong, ${count(back)} taken back`,
+      "guesses of a cheaper model that steps ran ahead on; what ran ahead on a wrong one is taken back"]);
   }
-  show(node, facts.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { class: "mono", text: value }))));
+  show(node, facts.map(([name, value, about]) => el("div", { title: about }, el("dt", { text: name }), el("dd", { class: "mono", text: value }))));
 }
 
 function drawBudget(node, budget) {
   node.hidden = budget.length === 0;
+  const holds = budget.some((one) => one.reserved > 0);
   show(node, budget.map((one) => {
     const [used, reserved] = [one.used, one.reserved].map((part) => (one.limit > 0 ? Math.min(1, part / one.limit) : 0));
     const amount = (value) => (one.unit === "USD" ? money(value) : one.unit === "s" ? duration(value) : count(value));
@@ -196,11 +207,31 @@ function drawBudget(node, budget) {
     spent.style.width = `${used * 100}%`;
     held.style.left = `${used * 100}%`;
     held.style.width = `${Math.min(reserved, 1 - used) * 100}%`;
-    const words = `${amount(one.used)} of ${amount(one.limit)}${one.reserved ? `, ${amount(one.reserved)} set aside` : ""}`;
+    const words = `${amount(one.used)} of ${amount(one.limit)} used${one.reserved ? `, ${amount(one.reserved)} set aside for what is under way` : ""}`;
     return el("div", { class: "limit", title: `${one.name}: ${words}` }, el("span", { text: one.label }),
       el("span", { class: "meter", role: "meter", "aria-label": one.label, "aria-valuenow": one.used, "aria-valuemin": 0, "aria-valuemax": one.limit, "aria-valuetext": words }, spent, held),
-      el("span", { class: "mono", text: `${amount(one.used)} / ${amount(one.limit)}` }));
-  }));
+      el("span", { class: "mono amount", "aria-hidden": "true" }, amount(one.used), one.reserved ? el("span", { class: "aside", text: `+${amount(one.reserved)}` }) : null, ` / ${amount(one.limit)}`));
+  }), el("p", { class: "key-of-bars", "aria-hidden": "true" }, el("span", { class: "swatch is-used" }), "used",
+    holds ? [el("span", { class: "swatch is-held" }), "set aside for what is under way"] : null, el("span", { class: "swatch is-left" }), "left"));
+}
+
+/** Ask whether a run is to be cancelled, and why. */
+function cancelling(say) {
+  const reason = el("input", { type: "text", maxlength: 500, id: "cancel-reason", placeholder: "for the record (optional)" });
+  const dialog = el("dialog", { "aria-labelledby": "cancel-title", on: { close: () => dialog.remove() } },
+    el("form", { method: "dialog", on: { submit: (event) => {
+      event.preventDefault();
+      dialog.close();
+      if (event.submitter?.value === "cancel") say("cancel", event.submitter, { reason: reason.value });
+    } } },
+    el("h2", { id: "cancel-title", text: "Cancel this run?" }),
+    el("p", { class: "muted", text: "What is under way is stopped, nothing new begins. It cannot be taken up again." }),
+    el("div", { class: "field" }, el("label", { for: "cancel-reason", text: "Why" }), reason),
+    el("div", { class: "row" }, el("span", { class: "gap" }), el("button", { type: "submit", value: "keep", text: "Go on", formnovalidate: true }),
+      el("button", { type: "submit", class: "primary stop", value: "cancel", text: "Cancel the run" }))));
+  document.body.append(dialog);
+  dialog.showModal();
+  reason.focus();
 }
 
 function eventLog() {

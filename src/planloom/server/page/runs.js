@@ -14,21 +14,23 @@ export function statusMark(status) {
 
 export async function runsPage(main, shell, signal) {
   shell.title("Runs");
-  shell.crumbs(el("span", { text: "Runs" }));
+  shell.crumbs(el("span", { text: "Runs", "aria-current": "page" }));
   const chosen = new Set();
   let shown = PAGE;
   let latest = { runs: [], next: null };
 
   const status = el("select", { "aria-label": "Status" }, el("option", { value: "", text: "every status" }),
     Object.entries(RUN_LOOKS).filter(([name]) => name !== "paused").map(([name, look]) => el("option", { value: name, text: look[2] })));
-  const plan = el("input", { type: "search", placeholder: "plan, whole name", "aria-label": "Plan", spellcheck: "false" });
+  const names = el("datalist", { id: "plan-names" });
+  const plan = el("input", { type: "search", placeholder: "name of a plan", "aria-label": "Plan, its whole name", spellcheck: "false", list: "plan-names" });
   const compare = el("button", { type: "button", text: "Compare two", disabled: true });
   const body = el("tbody");
   const more = el("button", { type: "button", class: "more", text: "Older runs", hidden: true });
   const empty = el("p", { class: "empty", hidden: true });
   const head = ["", "Status", "Plan", "Run", "Started", "Took", "Events"];
   show(main,
-    el("div", { class: "bar" }, el("h1", { text: "Runs" }), status, plan, el("span", { class: "gap" }), compare),
+    el("div", { class: "bar" }, el("h1", { text: "Runs" }), status, plan, names, el("span", { class: "gap" }), compare,
+      el("a", { class: "button primary", href: "#/new", text: "New run" })),
     el("div", { class: "card flush" }, el("table", { class: "runs" },
       el("thead", {}, el("tr", {}, head.map((text, place) => el("th", { text, scope: "col", class: place > 4 ? "num" : null })))),
       body), empty), more);
@@ -60,7 +62,10 @@ export async function runsPage(main, shell, signal) {
     show(body, latest.runs.map(row));
     more.hidden = latest.next === null;
     empty.hidden = latest.runs.length > 0;
-    empty.textContent = status.value || plan.value ? "No run fits." : "No run yet. Submit one: planloom run, or POST /v1/runs.";
+    if (status.value || plan.value) show(empty, "No run fits.");
+    else show(empty, el("strong", { text: "No run yet" }), el("br"), "Begin one ", el("a", { href: "#/new", text: "here" }), ", with ",
+      el("code", { text: "planloom run" }), " on this journal, or with ", el("code", { text: "POST /v1/runs" }), ".");
+    show(names, [...new Set(latest.runs.map((run) => run.plan))].map((value) => el("option", { value })));
   }
 
   async function load() {

@@ -3,9 +3,12 @@
 import { get, post, runPath, stepPath } from "./api.js";
 import { el, show } from "./dom.js";
 import { formOf } from "./form.js";
+import { tallyText } from "./timeline.js";
 import { STEP_LOOKS, clock, count, counted, duration, money, stateClass, valueText } from "./words.js";
 
 const MOST_CHARS = 20_000;
+
+const MOST_PARTS = 500;
 
 export function stepPanel(runId, close, choose, signal) {
   const title = el("h2", { class: "mono" });
@@ -17,8 +20,23 @@ export function stepPanel(runId, close, choose, signal) {
   let key = null;
   let told = "";
 
-  async function open(wanted, row, members) {
-    const text = JSON.stringify([wanted, row]);
+  /** Show steps that are alike: how many stand how, and each of them to be chosen. */
+  function openGroup(wanted, row, members) {
+    const text = JSON.stringify([wanted, members]);
+    if (text === told) return;
+    if (key !== wanted) body.scrollTop = 0;
+    [key, told] = [wanted, text];
+    panel.hidden = false;
+    title.textContent = row.label;
+    title.title = row.label;
+    looks(row.status);
+    show(body, el("p", { text: `${counted(members.length, "step")} that do the same, between the same steps: ${tallyText(members)}.` }),
+      facts([["Does", `${row.kind} · ${row.doer}`], ["Took", duration(row.seconds)], ["Tokens", row.tokens ? count(row.tokens) : ""], ["Cost", row.cost ? money(row.cost) : ""]]),
+      section("Steps", partList(members)));
+  }
+
+  async function open(wanted, row, parts) {
+    const text = JSON.stringify([wanted, row, parts]);
     if (text === told) return;
     if (key !== wanted) { body.scrollTop = 0; show(body); }
     [key, told] = [wanted, text];
@@ -28,11 +46,11 @@ export function stepPanel(runId, close, choose, signal) {
     if (row) looks(row.status);
     try {
       const step = await get(stepPath(runId, wanted), signal);
-      if (key === wanted) draw(step, row, members);
+      if (key === wanted) draw(step, row, parts);
     } catch (error) {
       if (key !== wanted || error.name === "AbortError") return;
       told = "";
-      show(body, members ? memberList(members) : null, el("p", { class: "muted", text: error.status === 404 ? "It has not come to this step yet." : error.message }));
+      show(body, el("p", { class: "muted", text: error.status === 404 ? "It has not come to this step yet." : error.message }));
     }
   }
 
@@ -42,11 +60,11 @@ export function stepPanel(runId, close, choose, signal) {
     show(state, el("i", { text: symbol, "aria-hidden": "true" }), word);
   }
 
-  function draw(step, row, members) {
+  function draw(step, row, parts) {
     const usage = step.usage;
     const tokens = usage ? `${count(usage.input_tokens)} in, ${count(usage.output_tokens)} out` : "";
     const spec = step.metadata?.speculation;
-    const facts = [
+    const known = [
       ["Does", step.kind === step.tool ? step.kind : `${step.kind} · ${step.tool}`],
       ["After", step.needs.join(", ")],
       ["Started", clock(step.started_at)],
@@ -55,13 +73,11 @@ export function stepPanel(runId, close, choose, signal) {
       ["Tokens", tokens],
       ["Cost", step.cost ? money(step.cost) : ""],
       ["Model", step.metadata?.model ?? ""],
-      ["Speculation", spec ? Object.entries(spec).map(([name, value]) => `${name}: ${valueText(value)}`).join(", ") : ""],
       ["Waits", step.waiting ?? ""],
       ["Skipped", (step.skip_reason ?? "").replaceAll("_", " ")],
-    ].filter(([, value]) => value);
+    ];
     show(body,
-      members ? memberList(members) : null,
-      el("dl", { class: "facts" }, facts.flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { class: "mono", text: value })])),
+      facts(known),
       step.labels.length ? el("p", { class: "labels" }, step.labels.map((label) => el("span", { class: "label", text: label }))) : null,
       step.error ? section("Error", el("pre", { class: "bad", text: step.error })) : row?.note ? section("Note", el("p", { text: row.note })) : null,
       step.hidden.length ? el("p", { class: "muted", text: `Not shown, for it is secret: ${step.hidden.join(", ")}.` }) : null,
@@ -69,9 +85,12 @@ export function stepPanel(runId, close, choose, signal) {
       step.output === null && step.status !== "completed" ? null : step.hidden.includes("output") ? null : section("Output", valueBox(step.output)),
       step.status === "completed" && !step.hidden.includes("output") ? fork(step) : null,
       step.streamed ? section("So far", valueBox(step.streamed)) : null,
-      step.parts?.length ? section(counted(step.parts.length, step.width === undefined ? "step" : "item"), memberList(step.parts.map((part) => part.id))) : null,
+      step.parts?.length ? section(counted(step.parts.length, step.width === undefined ? "step" : "item"),
+        partList(parts ?? step.parts.map((part) => ({ step: part.id, status: part.status })))) : null,
       step.errors?.length ? section("Failed items", valueBox(step.errors)) : null,
+      row?.bars.some((bar) => bar.lane) ? section("Ahead of its turn", ahead(row)) : null,
       step.tries.length ? section("Attempts", tries(step.tries)) : null,
+      spec ? section("Speculation", facts(Object.entries(spec).filter(([, value]) => value !== null).map(([name, value]) => [name.replaceAll("_", " "), valueText(value)]))) : null,
       step.calls.length ? section("Calls", calls(step.calls)) : null);
   }
 
@@ -95,15 +114,22 @@ export function stepPanel(runId, close, choose, signal) {
       el("button", { type: "submit", class: "primary", text: "Fork" })));
   }
 
-  const memberList = (keys) => el("div", { class: "members" }, keys.slice(0, 500).map((one) =>
-    el("button", { type: "button", class: "quiet mono", text: one, on: { click: () => choose(one) } })));
+  const partList = (rows) => el("ul", { class: "members" }, [...rows].sort((one, other) => urgency(one) - urgency(other)).slice(0, MOST_PARTS).map((row) =>
+    el("li", {}, el("button", { type: "button", class: `quiet mono ${stateClass(row.status)}`, on: { click: () => choose(row.step) } },
+      el("i", { text: (STEP_LOOKS[row.status] ?? ["○"])[0], "aria-hidden": "true" }), row.step, el("span", { class: "hidden", text: `, ${(STEP_LOOKS[row.status] ?? ["", row.status])[1]}` }))),
+  ), rows.length > MOST_PARTS ? el("li", { class: "muted", text: `and ${count(rows.length - MOST_PARTS)} more; the timeline finds them` }) : null);
 
   return {
-    panel, open,
+    panel, open, openGroup,
     get key() { return key; },
     close: () => { panel.hidden = true; [key, told] = [null, ""]; },
   };
 }
+
+const urgency = (row) => ({ failed: 0, timed_out: 0, blocked: 1, running: 2 })[row.status] ?? 3;
+
+const facts = (known) => el("dl", { class: "facts" }, known.filter(([, value]) => value)
+  .flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { class: "mono", text: value })]));
 
 const section = (name, ...content) => el("section", {}, el("h3", { text: name }), ...content);
 
@@ -115,6 +141,20 @@ export function valueBox(value) {
     on: { click: () => { box.textContent = text; all.remove(); } } });
   return el("div", {}, box, all);
 }
+
+/** What ran on values that were not confirmed yet, and what came of it. */
+function ahead(row) {
+  return el("ol", { class: "tries" }, row.bars.filter((bar) => bar.lane).map((bar) => el("li", {},
+    el("span", { class: `state ${OUTCOMES[bar.outcome]?.[0] ?? "s-running"}` }, el("i", { text: OUTCOMES[bar.outcome]?.[1] ?? "▶", "aria-hidden": "true" }),
+      `${bar.lane === "draft" ? "a cheaper model's draft" : "ran ahead"}: ${OUTCOMES[bar.outcome]?.[2] ?? "not settled yet"}`),
+    el("span", { class: "mono muted", text: duration(bar.end - bar.begin) }))));
+}
+
+const OUTCOMES = {
+  confirmed: ["s-completed", "✓", "confirmed"],
+  rolled_back: ["s-timed_out", "↶", "taken back, for the draft was wrong"],
+  spent: ["s-skipped", "✓", "done with"],
+};
 
 function tries(found) {
   return el("ol", { class: "tries" }, found.map((one) => {
