@@ -194,9 +194,12 @@ def test_an_error_that_may_tell_a_secret_is_not_shown() -> None:
         async with serving(fake_tool("vault", [ValueError("hunter2! is wrong")], secret=True)) as server:
             run_id = await server.begun({"steps": [{"id": "a", "tool": "vault"}]})
             shown = [await server.settled(run_id), await server.get(f"/runs/{run_id}/steps/a")]
+            picture = await server.client.get(f"/v1/runs/{run_id}/graph.svg")
 
         assert shown[0]["status"] == "failed"
         assert "hunter2!" not in json.dumps(shown)
+        assert "not shown, for it is secret" in picture.text
+        assert "hunter2!" not in picture.text
 
     asyncio.run(main())
 

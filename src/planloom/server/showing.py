@@ -5,6 +5,7 @@ Rule 1: what carries the label "secret" is not shown; the record itself, which h
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.events import (
@@ -25,7 +26,7 @@ from planloom.runtime.inflight import known_arguments
 from planloom.runtime.people import WAYS
 
 if TYPE_CHECKING:
-    from planloom.core.result import StepResult, Usage
+    from planloom.core.result import RunResult, StepResult, Usage
     from planloom.ports import RunRow
     from planloom.runtime.reading import RunOnRecord
 
@@ -259,6 +260,20 @@ def secret_keys(run: RunOnRecord) -> frozenset[str]:
     if run.state.flow is None:
         return frozenset()
     return frozenset(key for key, node in run.state.nodes.items() if SECRET in node.labels)
+
+
+def shown_result(run: RunOnRecord) -> RunResult:
+    """Return the result without the errors that are secret, for pictures; outputs are in none of these."""
+    secret = secret_keys(run)
+    if not secret:
+        return run.result
+
+    def without(step: StepResult) -> StepResult:
+        error = NOT_SHOWN if step.id in secret and step.error is not None else step.error
+        return replace(step, error=error, parts=tuple(without(part) for part in step.parts))
+
+    error = NOT_SHOWN if run.result.error is not None else None
+    return replace(run.result, error=error, steps=tuple(without(step) for step in run.result.steps))
 
 
 def _without(step: dict[str, Any], secret: frozenset[str]) -> dict[str, Any]:

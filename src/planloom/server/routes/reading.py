@@ -18,7 +18,7 @@ from planloom.server import bodies, follow
 from planloom.server.problems import JsonResponse
 from planloom.server.routes.terms import RUN, RunId, needs, problems
 from planloom.server.settings import TokenScope
-from planloom.server.showing import questions_of, run_detail, step_detail
+from planloom.server.showing import questions_of, run_detail, shown_result, step_detail
 from planloom.server.view import RunView, view_of
 
 if TYPE_CHECKING:
@@ -155,7 +155,8 @@ def add_run(app: FastAPI, service: RunService) -> None:
     async def draw_run(run_id: RunId) -> Response:
         """The plan as a picture, with how each step stands."""
         run = await service.read(run_id)
-        return Response(graph_svg(run.plan, run.result), media_type="image/svg+xml", headers=_SVG_HEADERS)
+        picture = await in_thread(partial(graph_svg, run.plan, shown_result(run)))
+        return Response(picture, media_type="image/svg+xml", headers=_SVG_HEADERS)
 
     @app.get(
         f"{RUN}/view",
