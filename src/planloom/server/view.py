@@ -18,6 +18,8 @@ from planloom.observe.timeline import attempts_of, rows_of, speculated_of
 from planloom.server.showing import questions_of, run_summary, shown_result
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from planloom.core.result import RunResult, StepResult
     from planloom.runtime.reading import RunOnRecord
 
@@ -42,6 +44,7 @@ class BarValue(BaseModel):
     words: str = Field(examples=["fetch, attempt 2: completed, 1.24 s"])
     attempt: int = Field(description="0 where no attempt is on record, as for an approval.")
     lane: str = Field(description='"ahead" or "draft" for what ran on values nobody had confirmed; else "".')
+    outcome: str = Field(default="", description='What came of such: "confirmed", "rolled_back", "spent"; else "".')
 
 
 class RowValue(BaseModel):
@@ -53,7 +56,7 @@ class RowValue(BaseModel):
     status: str = Field(description="A step's status, or `blocked`.")
     word: str = Field(description="The status in words.")
     symbol: str
-    depth: int = Field(description="How deep inside sub-plans and maps.")
+    parent: str = Field(default="", description="The map or sub-plan that it is a part of, or nothing.")
     note: str = Field(description="Its error, or why it was skipped or waits.")
     attempts: int
     cost: float | None = None
@@ -136,6 +139,7 @@ def _graph(run: RunOnRecord, result: RunResult, known: str) -> dict[str, Any]:
 def _rows(run: RunOnRecord, result: RunResult) -> tuple[list[dict[str, Any]], int, float]:
     """Return the rows, how many were left out, and the seconds the axis spans."""
     steps = {step.id: step for step in every_step(result.steps)}
+    parents = {part.id: step.id for step in steps.values() for part in step.parts}
     spans = {"ahead": "running", "draft": "ready"}
     attempts = [*attempts_of(run.records), *speculated_of(run.records)]
     drawn, span_s, _ = rows_of(result, attempts, most=MOST_ROWS)
@@ -149,17 +153,18 @@ def _rows(run: RunOnRecord, result: RunResult) -> tuple[list[dict[str, Any]], in
                 "words": bar.tip,
                 "attempt": bar.attempt,
                 "lane": bar.lane,
+                "outcome": bar.outcome,
             }
             for bar in row.bars
         ]
-        rows.append(_row(steps.pop(row.label), bars))
+        rows.append(_row(steps.pop(row.label), bars, parents))
     room = MOST_ROWS - len(rows)
     waiting = list(steps.values())
-    rows += [_row(step, []) for step in waiting[:room]]
+    rows += [_row(step, [], parents) for step in waiting[:room]]
     return rows, len(waiting) - len(waiting[:room]), span_s
 
 
-def _row(step: StepResult, bars: list[dict[str, Any]]) -> dict[str, Any]:
+def _row(step: StepResult, bars: list[dict[str, Any]], parents: Mapping[str, str]) -> dict[str, Any]:
     status = status_of(step)
     latency_ms = step.latency_ms
     return {
@@ -169,7 +174,7 @@ def _row(step: StepResult, bars: list[dict[str, Any]]) -> dict[str, Any]:
         "status": status,
         "word": LOOKS[status].word,
         "symbol": LOOKS[status].symbol,
-        "depth": step.id.count("/") + step.id.endswith("]"),
+        "parent": parents.get(step.id, ""),
         "note": note_of(step),
         "attempts": step.attempts,
         "cost": step.cost_usd,
