@@ -38,6 +38,14 @@ ASK = {
         {"id": "b", "tool": "same", "with": {"n": "${{ steps.ok.output.amount }}"}},
     ]
 }
+BODIES: dict[str, Any] = {
+    "/v1/plans/check": {"plan": ASK},
+    "/v1/runs": {"plan": ASK},
+    "/v1/runs/{run_id}/answers": {"step": "ok", "output": {"amount": 1}},
+    "/v1/runs/{run_id}/resolutions": {"step": "a", "how": "fail"},
+    "/v1/runs/{run_id}/fork": {"step": "a", "output": 2},
+}
+"""What is sent to a route that reads a body, so that it does something."""
 ENDED = {status.value for status in RUN_ENDED}
 TOKENS = {scope: f"{scope}-token-0123456789abcdef" for scope in ("read", "submit", "answer", "cancel")}
 
