@@ -110,10 +110,10 @@ def read_page(
         if tails is not None and rows:
             _look_beyond(connection, run_id, rows[-1][0], tails)
     reached_end = limit is None or len(rows) < wanted
-    checked = _check_links(run_id, rows, links, checked, from_begin=row.first_link is not None)
+    checked = check_links(run_id, rows, links, checked, from_begin=row.first_link is not None)
     blob_text = blobs_of(connection)
     events = [
-        Recorded(seq, cause, _decoded(kind, version, body, blob_text, run_id, seq))
+        Recorded(seq, cause, decoded(kind, version, body, blob_text, run_id, seq))
         for seq, cause, kind, version, _, body, _ in rows
         if seq > after
     ]
@@ -143,21 +143,30 @@ def posted_facts(connection: sqlite3.Connection, run_id: str, chains: Chains) ->
         run_id,
         0,
     )
-    links, blob_text = chains.links(run_id), blobs_of(connection)
-    found: list[tuple[int, Fact]] = []
-    for number, kind, version, body, link in rows:
-        remedy = f"look who can write to the file, then delete number {number} from its table `posted`"
-        if link is None and chains.is_keyed:
-            raise JournalKeyError(
-                f"what was left for run {run_id!r} as number {number} was left without this journal's key",
-                remedy=remedy,
-                run_id=run_id,
-            )
-        if link is not None and not _fits(link, links.of_posted, number, kind, version, body):
-            what = f"what a person left for it as number {number} is not what was written"
-            raise JournalDamagedError(f"run {run_id!r}: {what}", remedy=remedy, run_id=run_id)
-        found.append((number, _decoded(kind, version, body, blob_text, run_id, 0)))  # type: ignore[arg-type]  # only facts are posted
-    return found
+    blob_text = blobs_of(connection)
+    return [checked_fact(run_id, row, chains, blob_text) for row in rows]
+
+
+def checked_fact(
+    run_id: str, row: tuple[Any, ...], chains: Chains, blob_text: Callable[[str], str]
+) -> tuple[int, Fact]:
+    """Return what a person left for the run, and its number; raises as `posted_facts`.
+
+    Args:
+        row: Number, kind, version, body, link.
+    """
+    number, kind, version, body, link = row
+    remedy = f"look who can write to the journal, then delete number {number} from its table `posted`"
+    if link is None and chains.is_keyed:
+        raise JournalKeyError(
+            f"what was left for run {run_id!r} as number {number} was left without this journal's key",
+            remedy=remedy,
+            run_id=run_id,
+        )
+    if link is not None and not _fits(link, chains.links(run_id).of_posted, number, kind, version, body):
+        what = f"what a person left for it as number {number} is not what was written"
+        raise JournalDamagedError(f"run {run_id!r}: {what}", remedy=remedy, run_id=run_id)
+    return number, decoded(kind, version, body, blob_text, run_id, 0)  # type: ignore[return-value]  # only facts are posted
 
 
 def blobs_of(connection: sqlite3.Connection) -> Callable[[str], str]:
@@ -253,7 +262,7 @@ def _on_record(connection: sqlite3.Connection, run_id: str, seq: int) -> Checked
     return CheckedUpTo(seq, link, seq, kind == _ENDING)
 
 
-def _check_links(
+def check_links(
     run_id: str, rows: list[tuple[Any, ...]], links: RunLinks, checked: CheckedUpTo, *, from_begin: bool
 ) -> CheckedUpTo:
     """Return how far the run is checked after these rows."""
@@ -302,7 +311,7 @@ def _check_row(run_id: str, row: _Row, events: list[Recorded], checked: CheckedU
         raise damaged_run(run_id, checked.seq, f"its row says {row.status!r:.20}, and its last event does not")
 
 
-def _decoded(kind: str, version: int, body: str, blob_text: Callable[[str], str], run_id: str, seq: int) -> Event:
+def decoded(kind: str, version: int, body: str, blob_text: Callable[[str], str], run_id: str, seq: int) -> Event:
     try:
         return decode(kind, version, body, blob_text)
     except JournalDamagedError as error:

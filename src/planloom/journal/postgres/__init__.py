@@ -1,0 +1,1 @@
+"""The record of all runs in a PostgreSQL database: for several processes, or several machines."""
