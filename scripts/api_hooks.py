@@ -66,9 +66,8 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
 def _disguised(case: Any, turn: int, headers: dict[str, str]) -> str:
     """Make a call one of a stranger; return of which."""
     number, which = divmod(turn, len(STRANGERS))
-    method = number % (len(METHODS) + 1)
-    if method:  # first by its own
-        case.method = METHODS[method - 1]
+    if number % 2:  # every other time by the operation's own
+        case.method = METHODS[number // 2 % len(METHODS)]
     who = STRANGERS[which]
     for name in [one for one in headers if one.lower() == "authorization"]:
         del headers[name]
