@@ -36,6 +36,10 @@ from planloom import tool
 def echo(x: str = "") -> str:
     return x
 
+@tool(effects="none")
+def greet(who: str) -> str:
+    return who
+
 @tool(effects="once")
 def send(to: str) -> str:
     while os.path.exists("hold"):
@@ -94,6 +98,9 @@ CHECKS = (
     "response_schema_conformance",
     "ignored_auth",
     "unsupported_method",
+    "negative_data_rejection",
+    "missing_required_header",
+    "response_headers_conformance",
 )
 STRANGERS_SHARE = 0.5
 """Calls of strangers, for each of a caller."""

@@ -149,6 +149,18 @@ def test_the_document_says_what_every_route_answers() -> None:
     asyncio.run(main())
 
 
+def test_the_plan_that_the_document_has_for_an_example_does_what_it_seems_to() -> None:
+    async def main() -> None:
+        async with serving(fake_tool("greet", lambda who: f"Hello {who}")) as server:
+            body = (await server.get("/openapi.json"))["components"]["schemas"]["SubmitBody"]["properties"]
+            run_id = await server.begun(body["plan"]["examples"][0], inputs=body["inputs"]["examples"][0])
+            found = await server.settled(run_id)
+
+        assert found["result"] == "Hello Ann"
+
+    asyncio.run(main())
+
+
 def test_answers_to_a_run_that_asks_nothing_are_conflicts() -> None:
     async def main() -> None:
         async with serving() as server:

@@ -14,7 +14,7 @@ from planloom.core.result import RunStatus, StepStatus
 from planloom.runtime.run_ids import MAX_RUN_ID
 from planloom.server.plans import NAME
 
-_PLAN = {"name": "hello", "steps": [{"id": "greet", "tool": "greet", "with": {"who": "${inputs.who}"}}]}
+_PLAN = {"name": "hello", "steps": [{"id": "greet", "tool": "greet", "with": {"who": "${{ inputs.who }}"}}]}
 _RUN_ID = "20261120-093015-4f1c09ab"
 Name = Annotated[str, Field(max_length=1_000)]
 StepKey = Annotated[str, Field(min_length=1, max_length=2_000, examples=["review", "check[3]", "sub/extract"])]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 500
 _BEFORE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?):(.{1,1000})", re.DOTALL)
+_TOLD_BEFORE = {"pattern": r"^[0-9]{1,20}(\.[0-9]{1,20})?:[\s\S]{1,1000}$"}
+"""The same as the document has it; checked by `_place`, which says what to give instead."""
 
 
 def add_runs(app: FastAPI, service: RunService) -> None:
@@ -56,7 +58,10 @@ def add_runs(app: FastAPI, service: RunService) -> None:
         status: RunStatus | None = None,
         plan: Annotated[str | None, Query(max_length=1_000)] = None,
         limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 50,
-        before: Annotated[str | None, Query(max_length=2_000, description="`next` of the page before.")] = None,
+        before: Annotated[
+            str | None,
+            Query(max_length=2_000, description="`next` of the page before.", json_schema_extra=_TOLD_BEFORE),
+        ] = None,
     ) -> Response:
         """Runs, newest first."""
         place = None if before is None else _place(before)
