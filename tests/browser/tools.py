@@ -32,6 +32,13 @@ async def nap(seconds: float) -> str:
 
 
 @tool(effects="none")
+async def linger(value: Any, seconds: float) -> Any:
+    """Return what it is given, after a while."""
+    await asyncio.sleep(seconds)
+    return value
+
+
+@tool(effects="none")
 async def flaky(marker: str) -> str:
     """Fail unless the marker is there; leave it behind."""
     await asyncio.sleep(0.2)

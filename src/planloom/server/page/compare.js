@@ -47,10 +47,10 @@ function facts(runs) {
     ["Took", runs.map((run) => duration(run.latency_ms / 1000))], ["Cost", runs.map((run) => money(run.cost) || "–")],
     ["Tokens", runs.map((run) => count(run.usage.total_tokens))], ["Tool calls", runs.map((run) => count(run.tool_calls))],
   ];
-  const alike = (values) => values.every((value) => typeof value === "string") && values[0] !== values[1];
+  const differs = (name, [one, other]) => ["Plan", "Inputs", "Output"].includes(name) ? one !== other : name === "Status" && runs[0].status !== runs[1].status;
   return el("table", { class: "versus" },
     el("thead", {}, el("tr", {}, el("th", { scope: "col", text: "Run" }), links.map((link, place) => el("th", { scope: "col" }, place ? "Second: " : "First: ", link)))),
-    el("tbody", {}, told.map(([name, values]) => el("tr", { class: alike(values) ? "differs" : "" }, el("th", { scope: "row", text: name }),
+    el("tbody", {}, told.map(([name, values]) => el("tr", { class: differs(name, values) ? "differs" : "" }, el("th", { scope: "row", text: name }),
       values.map((value) => el("td", { class: "mono" }, value))))));
 }
 

@@ -37,8 +37,9 @@ export async function runPage(main, shell, runId, wanted, signal) {
     const { run } = view;
     shell.title(run.plan);
     drawHead(run);
-    problem.hidden = !run.error;
-    problem.textContent = run.error ? `${run.failed_step ? `${run.failed_step}: ` : ""}${run.error}` : "";
+    const words = told(view);
+    problem.hidden = words === "";
+    problem.textContent = words;
     drawTotals(totals, view);
     drawBudget(budget, view.budget);
     questions.draw(view.questions);
@@ -172,6 +173,14 @@ export async function runPage(main, shell, runId, wanted, signal) {
       shell.link(state);
     },
   }, signal);
+}
+
+/** What is to be said of the whole run: why it failed, which limit stopped it. */
+function told({ run, budget }) {
+  const limits = run.exceeded_limits.map((name) => budget.find((one) => one.name === name)?.label ?? name);
+  const reached = limits.length ? `Stopped at a limit: ${limits.join(", ")}. To come further, raise it in the plan, or for a new run.` : "";
+  const error = run.error ? `${run.failed_step ? `${run.failed_step}: ` : ""}${run.error}` : "";
+  return [error, reached].filter(Boolean).join(" — ");
 }
 
 function drawTotals(node, view) {

@@ -29,8 +29,8 @@ export async function runsPage(main, shell, signal) {
   const empty = el("p", { class: "empty", hidden: true });
   const head = ["", "Status", "Plan", "Run", "Started", "Took", "Events"];
   show(main,
-    el("div", { class: "bar" }, el("h1", { text: "Runs" }), status, plan, names, el("span", { class: "gap" }), compare,
-      el("a", { class: "button primary", href: "#/new", text: "New run" })),
+    el("div", { class: "bar list" }, el("h1", { text: "Runs" }), el("a", { class: "button primary", href: "#/new", text: "New run" }),
+      status, plan, names, el("span", { class: "gap" }), compare),
     el("div", { class: "card flush" }, el("table", { class: "runs" },
       el("thead", {}, el("tr", {}, head.map((text, place) => el("th", { text, scope: "col", class: place > 4 ? "num" : null })))),
       body), empty), more);

@@ -115,8 +115,8 @@ export function stepPanel(runId, close, choose, signal) {
   }
 
   const partList = (rows) => el("ul", { class: "members" }, [...rows].sort((one, other) => urgency(one) - urgency(other)).slice(0, MOST_PARTS).map((row) =>
-    el("li", {}, el("button", { type: "button", class: `quiet mono ${stateClass(row.status)}`, on: { click: () => choose(row.step) } },
-      el("i", { text: (STEP_LOOKS[row.status] ?? ["○"])[0], "aria-hidden": "true" }), row.step, el("span", { class: "hidden", text: `, ${(STEP_LOOKS[row.status] ?? ["", row.status])[1]}` }))),
+    el("li", {}, el("button", { type: "button", class: `quiet mono ${stateClass(row.status)}`, "aria-label": `${row.step}, ${(STEP_LOOKS[row.status] ?? ["", row.status])[1]}`,
+      on: { click: () => choose(row.step) } }, el("i", { text: (STEP_LOOKS[row.status] ?? ["○"])[0], "aria-hidden": "true" }), row.step)),
   ), rows.length > MOST_PARTS ? el("li", { class: "muted", text: `and ${count(rows.length - MOST_PARTS)} more; the timeline finds them` }) : null);
 
   return {

@@ -128,6 +128,7 @@ export function timelinePanel(choose) {
       el("i", { text: row.symbol, "aria-hidden": "true" }),
       el("span", { class: "key", text: row.label ?? row.step }),
       row.attempts > 1 ? el("b", { class: "retried", text: `×${row.attempts}`, title: counted(row.attempts, "attempt"), "aria-hidden": "true" }) : null,
+      guess(row),
       inside ? el("b", { class: "tally", text: count(inside.length), "aria-hidden": "true" }) : null,
       el("span", { class: "doer muted", text: row.doer }),
       el("span", { class: "hidden", text: spoken(row, inside) }));
@@ -285,10 +286,18 @@ export function tallyText(members) {
   return Object.entries(STEP_LOOKS).filter(([status]) => counts[status]).map(([status, [, word]]) => `${count(counts[status])} ${word}`).join(", ");
 }
 
+/** Whether a step ran on values that nobody had confirmed, and what came of it. */
+function guess(row) {
+  const ahead = row.bars.findLast((bar) => bar.lane === "ahead");
+  if (!ahead) return null;
+  const [word, style] = { rolled_back: ["taken back", "guess back"], confirmed: ["ran ahead ✓", "guess"] }[ahead.outcome] ?? ["runs ahead", "guess"];
+  return el("b", { class: style, text: word, title: ahead.words, "aria-hidden": "true" });
+}
+
 /** What a line says beside its key to those who do not see its bars. */
 function spoken(row, inside) {
   const bars = row.bars.length > 1 || row.bars.some((bar) => bar.lane) ? row.bars.map((bar) => bar.words.replace(`${row.step}, `, "")) : [];
-  const words = [`, ${row.word}`, inside ? `${counted(inside.length, "part")}` : "", row.note, ...bars];
+  const words = [row.word, inside ? `${counted(inside.length, "part")}` : "", row.note, ...bars];
   return words.filter(Boolean).join("; ");
 }
 
