@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from planloom.core.report import run_result
@@ -53,20 +53,35 @@ class RunOnRecord:
         return [] if self.result.status in RUN_ENDED else self.result.blockers()
 
 
-async def read_run(journal: Journal, run_id: str) -> RunOnRecord:
+async def read_run(journal: Journal, run_id: str, *, known: RunOnRecord | None = None) -> RunOnRecord:
     """Return a run from the record alone.
+
+    Args:
+        known: An earlier reading of it: then only what came since is read.
 
     Raises:
         RunNotFoundError: No such run.
         JournalFormatError: The record is damaged, or of a newer planloom.
     """
-    records = await journal.read(run_id)
+    if known is None:
+        records = await journal.read(run_id)
+    else:
+        came = await journal.read(run_id, after=known.records[-1].seq)
+        if not came:
+            return replace(known, driven=_driven(journal, run_id, known.machine))
+        records = [*known.records, *came]
     machine = replayed(run_id, records)
     if machine.state.started is None:
         raise JournalFormatError(f"the record of run {run_id!r} does not begin with its start")
     result = run_result(machine.state, waiting=machine.waits_for_person)
-    driven = None if machine.ended or not isinstance(journal, SqliteJournal) else is_driven(journal.path, run_id)
+    driven = _driven(journal, run_id, machine)
     return RunOnRecord(records, machine, machine.state.started.plan, result, driven)
+
+
+def _driven(journal: Journal, run_id: str, machine: RunMachine) -> bool | None:
+    if machine.ended or not isinstance(journal, SqliteJournal):
+        return None
+    return is_driven(journal.path, run_id)
 
 
 def is_driven(journal: Path, run_id: str) -> bool | None:

@@ -63,9 +63,9 @@ class NamedPlans:
             UnknownPlanError: There is none of that name.
             PlanError: Its file holds no sound plan.
         """
-        files = self._files()
-        path = files.get(name)
+        path = self._files(name).get(name)
         if path is None:
+            files = self._files()
             remedy = suggestion(name, files, otherwise="this server has no folder of plans: see `plans` in [server]")
             raise UnknownPlanError(f"there is no plan {name!r}", remedy=remedy)
         known = self._read.get(path)
@@ -101,11 +101,12 @@ class NamedPlans:
             self._brought.popitem(last=False)
         return plan
 
-    def _files(self) -> dict[str, Path]:
+    def _files(self, only: str | None = None) -> dict[str, Path]:
+        """Return the file of each name, or, looking closely at no other, of the only one that is asked for."""
         found: dict[str, Path] = {}
         for folder in self._folders:
             try:
-                here = sorted(folder.iterdir())
+                here = sorted(path for path in folder.iterdir() if only is None or path.stem == only)
                 real = folder.resolve()
             except OSError as error:
                 raise PlanSyntaxError(

@@ -16,10 +16,11 @@ from planloom.core.events import RunStarted
 from planloom.core.result import RUN_ENDED, RunStatus
 from planloom.errors import JournalConflictError, NotAllowedError, RunBusyError, RunNotFoundError
 from planloom.plan.policy import ResourceLimits
-from planloom.runtime.reading import RunOnRecord, read_run
+from planloom.runtime.reading import RunOnRecord
 from planloom.runtime.replay import replayed
 from planloom.server.hand import RunsInHand
 from planloom.server.locks import NamedLocks
+from planloom.server.readings import Readings
 from planloom.server.steering import Steering
 from planloom.server.tails import RunTails
 
@@ -55,6 +56,7 @@ class RunService:
         self._locks = NamedLocks()
         self.steering = Steering(engine, self._hand, self._locks)
         """What people say to runs goes through here."""
+        self._readings = Readings(engine.journal)
         self.tails = RunTails(engine.journal)
         """What followers of runs are told from."""
 
@@ -235,7 +237,7 @@ class RunService:
 
     async def read(self, run_id: str) -> RunOnRecord:
         """Return a run from its record; RunNotFoundError if there is none."""
-        return await read_run(self.journal, run_id)
+        return await self._readings.read(run_id)
 
     async def rows(
         self, *, status: RunStatus | None, plan: str | None, limit: int, before: tuple[float, str] | None
