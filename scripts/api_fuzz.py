@@ -99,7 +99,6 @@ CHECKS = (
     "ignored_auth",
     "unsupported_method",
     "negative_data_rejection",
-    "missing_required_header",
     "response_headers_conformance",
 )
 STRANGERS_SHARE = 0.5
