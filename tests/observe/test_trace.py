@@ -53,6 +53,10 @@ class Backend:
 
     def tree(self) -> list[str]:
         """Return the way to every span, by names."""
+        return sorted(self.ways())
+
+    def ways(self) -> list[str]:
+        """Return the same, in the order of the spans."""
         by_id = {context(span).span_id: span for span in self.spans}
 
         def way(span: ReadableSpan) -> str:
@@ -60,7 +64,7 @@ class Backend:
                 return span.name
             return f"{way(by_id[span.parent.span_id])} > {span.name}"
 
-        return sorted(way(span) for span in self.spans)
+        return [way(span) for span in self.spans]
 
 
 def context(span: ReadableSpan) -> otel.SpanContext:

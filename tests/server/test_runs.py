@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import json
-import time
 from typing import Any
 
 import pytest
 
-from planloom import MemoryJournal, tool
-from planloom.core.report import run_result
-from planloom.journal.codec import decode
-from planloom.plan.policy import Effects
-from planloom.ports import Recorded
-from planloom.runtime.replay import replayed
+from planloom import MemoryJournal
 from planloom.server import bodies
 from planloom.testing.fakes import CallLog, fake_tool
 from tests.server.common import ASK, ONE, Gate, Served, serving
@@ -204,33 +197,6 @@ def test_an_error_that_may_tell_a_secret_is_not_shown() -> None:
     asyncio.run(main())
 
 
-def test_a36_the_record_that_is_downloaded_tells_the_whole_run_and_why_each_step_stands_so() -> None:
-    async def main() -> None:
-        async with serving() as server:
-            run_id = await server.begun(CHAIN)
-            found = await server.settled(run_id)
-            answer = await server.client.get(f"/v1/runs/{run_id}/record")
-            step = await server.get(f"/runs/{run_id}/steps/b")
-
-        rows = [json.loads(line) for line in answer.text.splitlines()]
-        record = [
-            Recorded(
-                row["seq"], row["cause"], decode(row["kind"], row["version"], json.dumps(row["body"]), lambda _: "")
-            )
-            for row in rows
-        ]
-        state = replayed(run_id, record).state
-        told = json.loads(json.dumps(run_result(state).to_dict()))
-        assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
-        assert {name: found[name] for name in ("status", "result", "steps", "latency_ms", "ended_at")} == {
-            name: told[name] for name in ("status", "result", "steps", "latency_ms", "ended_at")
-        }
-        assert [link["event"] for link in step["chain"]][-1] == "run_started"
-        assert {"a", "b"} <= {link["step"] for link in step["chain"]}
-
-    asyncio.run(main())
-
-
 def test_events_come_in_pages_without_gap() -> None:
     async def main() -> None:
         async with serving() as server:
@@ -247,47 +213,6 @@ def test_events_come_in_pages_without_gap() -> None:
         assert past["events"] == []
 
     asyncio.run(main())
-
-
-@pytest.mark.slow
-def test_a38_twenty_requests_whose_tools_block_take_as_long_as_one_and_keep_nobody_waiting() -> None:
-    seen: list[str] = []
-    word: contextvars.ContextVar[str] = contextvars.ContextVar("word", default="unset")
-
-    @tool(name="blocks", effects=Effects.NONE)
-    def blocks() -> str:
-        """Block a thread."""
-        time.sleep(0.5)
-        seen.append(word.get())
-        return "done"
-
-    async def main() -> tuple[float, float]:
-        word.set("of the server")
-        gaps: list[float] = []
-
-        async def tick() -> None:
-            last = time.monotonic()
-            while True:
-                await asyncio.sleep(0.01)
-                gaps.append(time.monotonic() - last)
-                last = time.monotonic()
-
-        async with serving(blocks) as server:
-            plan = {"steps": [{"id": "a", "tool": "blocks"}]}
-            await server.settled(await server.begun(plan))
-            ticking = asyncio.create_task(tick())
-            began = time.monotonic()
-            runs = await asyncio.gather(*(server.begun(plan) for _ in range(20)))
-            ended = await asyncio.gather(*(server.settled(run_id) for run_id in runs))
-            took = time.monotonic() - began
-            ticking.cancel()
-            assert {one["status"] for one in ended} == {"success"}
-        return took, sorted(gaps)[len(gaps) * 9 // 10]
-
-    took, gap = asyncio.run(main())
-    assert took < 5  # one after the other they take ten seconds
-    assert gap < 0.05 or took < 2
-    assert set(seen) == {"of the server"}
 
 
 def test_a_run_is_cancelled_on_record_and_what_was_under_way_is_stopped() -> None:

@@ -59,13 +59,15 @@ async def wired(*tools: Any, **options: Any) -> AsyncIterator[Wired]:
         listening = listening_on("127.0.0.1", 0)
         port = listening.getsockname()[1]
         task = asyncio.create_task(server.serve(sockets=[listening]))
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-            while not server.started:
-                await asyncio.sleep(0.001)
-            yield Wired(Served(served.app, served.service, client), port)
-        served.service.end_streams()
-        server.should_exit = True
-        await task
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+                while not server.started:
+                    await asyncio.sleep(0.001)
+                yield Wired(Served(served.app, served.service, client), port)
+        finally:
+            served.service.end_streams()
+            server.should_exit = True
+            await task
 
 
 async def followed(wired: Wired, run_id: str, *, after: int = 0) -> AsyncIterator[dict[str, Any]]:
