@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from planloom.ports import AttemptContext
 
 PIECE_CHARACTERS = 20
-"""Least length of a streamed piece, the last aside: each goes on record by itself."""
+"""Least length of a streamed piece, but for the first, which somebody waits for, and the last: each goes on record by
+itself."""
 _TOLD = ("finish_reason", "accepted_prediction_tokens", "rejected_prediction_tokens", "decoding")
 """What of an answer's own metadata goes on record."""
 
@@ -173,7 +174,7 @@ class _Pieces:
 
     def add(self, text: str) -> None:
         self._kept += text
-        if len(self._kept) >= PIECE_CHARACTERS:
+        if len(self._kept) >= PIECE_CHARACTERS or (self._kept and not self._all):
             self._hand_on()
 
     def end(self) -> str:
