@@ -53,6 +53,9 @@
     │   ├── WorkerLostError             a worker died or fell silent
     │   ├── NoWorkerError               no worker there is, or can be, does what is asked
     │   ├── OverloadedError             too much waits already; nothing was taken
+    │   ├── BrokerError                 a cluster's broker cannot be reached, or gives no answer
+    │   │   ├── BrokerRefusedError      it does not let this credential in, or do this
+    │   │   └── JetStreamError          it answered that it did not do it
     │   └── ProtocolError               what came over a connection is not what was agreed
     ├── JournalError                    the operator
     │   ├── JournalConflictError        a second engine wrote to the same run
@@ -674,6 +677,24 @@ class ProtocolError(WorkerError):
     """What came over a connection is not what was agreed; the connection is closed."""
 
     code = "worker.protocol"
+
+
+class BrokerError(WorkerError):
+    """A cluster's broker cannot be reached or gives no answer; what was asked may or may not have been done."""
+
+    code = "broker"
+
+
+class BrokerRefusedError(BrokerError):
+    """The broker does not let this credential in, or does not let it do this."""
+
+    code = "broker.refused"
+
+
+class JetStreamError(BrokerError):
+    """The broker answered that it did not do what was asked; `facts` have its own number and words."""
+
+    code = "broker.jetstream"
 
 
 # --- the operator -----------------------------------------------------------------------------

@@ -109,9 +109,14 @@ def stop(capability: str) -> str:
     return f"{ROOT}.ctl.{token(capability)}.stop"
 
 
-def drain(worker: str) -> str:
+def drain(capability: str, worker: str) -> str:
     """Return where one worker hears that it is to take nothing more."""
-    return f"{ROOT}.ctl.{token(worker)}.drain"
+    return f"{ROOT}.ctl.{token(capability)}.{token(worker)}.drain"
+
+
+def inbox(capability: str, worker: str) -> str:
+    """Return what the subjects begin with at which a worker is answered."""
+    return f"_INBOX.{token(capability)}.{token(worker)}"
 
 
 def news(run_id: str, kind: str) -> str:
