@@ -311,7 +311,7 @@ class Second:
     async def stream(self, call: ModelCall) -> AsyncIterator[str | LLMResponse]:
         self.began.append(time.perf_counter())
         for number in range(10):
-            yield f"piece number {number} of ten "
+            yield f"piece {number} "
             await asyncio.sleep(0.1)
         yield LLMResponse(
             "".join(f"piece number {number} of ten " for number in range(10)), "test", "second", Usage(1, 1, 1)

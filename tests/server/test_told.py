@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 
 import httpx
 import pytest
 
 from planloom import masking
+from planloom.cli.serve import LOGGERS
+from planloom.observe.logs import configure
 from planloom.observe.metrics import Metrics
 from planloom.observe.prometheus import CONTENT_TYPE
 from planloom.server.app import make_app
@@ -16,6 +20,7 @@ from tests.observe.exposition import parsed
 from tests.runtime.canary import leaks, new_secret
 from tests.runtime.test_secret_canary import PLACES, TOOLS
 from tests.server.common import HERE, ONE, TOKENS, bearing, serving, token_settings
+from tests.server.wired import wired
 
 
 def test_metrics_are_told_to_who_may_read_and_to_nobody_else() -> None:
@@ -35,6 +40,38 @@ def test_metrics_are_told_to_who_may_read_and_to_nobody_else() -> None:
     assert parsed(told.text)["planloom_runs_ended_total"].value(status="success") == 1
     assert [one.status_code for one in refused] == [401, 403, 403, 403]
     assert all("planloom_runs" not in one.text for one in refused)
+
+
+def test_what_goes_wrong_in_the_server_is_logged_without_secrets() -> None:
+    loggers = list(map(logging.getLogger, LOGGERS))
+    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    secret, stream = new_secret(), io.StringIO()
+
+    async def main() -> int:
+        async with wired() as server:
+
+            async def broken() -> None:
+                asyncio.get_running_loop().call_exception_handler({"message": f"loop: {secret}"})
+                raise RuntimeError(f"app: {secret}")
+
+            server.served.app.add_api_route("/healthz/broken", broken)
+            return (await server.served.client.get("/healthz/broken")).status_code
+
+    with masking.forgetting():
+        masking.declare({"SOME": secret})
+        try:
+            configure(stream=stream, loggers=LOGGERS)
+            status = asyncio.run(main())
+        finally:
+            for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
+                logger.setLevel(level)
+                logger.propagate, logger.handlers[:] = propagate, handlers
+
+    told = stream.getvalue()
+    assert status == 500
+    assert "RuntimeError: app: ***" in told
+    assert "loop: ***" in told
+    assert secret not in told
 
 
 @pytest.mark.slow

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 END_S = 5.0
 """Seconds that requests under way have to end, once the process is told to."""
+LOGGERS = ("planloom", "uvicorn", "asyncio")
+"""Whose lines are written, and struck of secrets: each of them logs tracebacks of ours."""
 
 
 @click.command()
@@ -65,7 +67,7 @@ def serve(call: Invocation, host: str | None, port: int | None, folders: tuple[P
             remedy='set one: [server.tokens.me] with env = "VARIABLE" and scopes = ["read", "submit", …]',
         )
     logging = place.settings.logging
-    configure(format=logging.format, level=logging.level, loggers=("planloom", "uvicorn", "asyncio"))
+    configure(format=logging.format, level=logging.level, loggers=LOGGERS)
     with screen.only_answers_on_stdout():
         blocking.run(_served(place, settings, screen, page=not no_page))
 
