@@ -11,7 +11,6 @@ import ipaddress
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -88,8 +87,8 @@ def conf_text(conf: ServerConf, folder: Path) -> str:
         f"  store_dir: {_quoted(str(folder / 'store'))}",
         f"  max_file_store: {conf.max_store}",
         "  max_memory_store: 256MB",
-        "  # By default a power cut loses up to two minutes of what was acknowledged. PostgreSQL has the truth, so runs",
-        "  # would go on; but each outcome that is lost is an attempt made again, or a question for a person.",
+        "  # By default a power cut loses up to two minutes of what was acknowledged. PostgreSQL has the truth, so",
+        "  # runs would go on; but each outcome that is lost is an attempt made again, or a question for a person.",
         f"  {sync}",
         "}",
         *_tls(conf),
@@ -159,11 +158,8 @@ def version_in(text: str) -> tuple[int, ...] | None:
     return None if found is None else tuple(int(part) for part in found.groups())
 
 
-def installed_version() -> tuple[int, ...] | None:
-    """Return the version of the nats-server on the PATH; None if there is none."""
-    program = shutil.which("nats-server")
-    if program is None:
-        return None
+def version_of(program: str) -> tuple[int, ...] | None:
+    """Return the version of a nats-server; None if it does not say it."""
     try:
         command = [program, "--version"]
         told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)  # noqa: S603  # ours
