@@ -91,6 +91,13 @@ class Server:
             self._process.wait()
             self._process = None
 
+    def stop(self) -> None:
+        """End it as a service manager would."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=START_S)
+            self._process = None
+
     def call(self, path: str, body: Any = None) -> Any:
         headers = {"content-type": "application/json"}
         if self.token is not None:
@@ -153,7 +160,7 @@ def own_server(tmp_path: Path) -> Iterator[Server]:
     found.kill()
 
 
-BROWSERS_OWN = (".google.com", "content-autofill.googleapis.com")
+BROWSERS_OWN = (".google.com", ".googleapis.com", ".gstatic.com", ".gvt1.com", ".googleusercontent.com")
 """Where Chromium calls home by itself, whatever it shows. Its pages may not go there either: see `Watched`."""
 
 

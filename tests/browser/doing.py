@@ -36,8 +36,9 @@ def ended(server: Server, run_id: str) -> dict[str, Any]:
 def faults(page: Page) -> list[str]:
     """Return what keeps people from using the page who do not see it, see it badly, or have no mouse.
 
-    Every control has a name, every field a label; ids are there once; one heading of the first rank; what has to be
-    read stands out from its ground by 4.5 to 1 (WCAG 2.2 AA), large letters and signs by 3 to 1.
+    Every control has a name, every field a label, and all are large enough to be hit; ids are there once; one heading
+    of the first rank; what has to be read stands out from its ground by 4.5 to 1 (WCAG 2.2 AA), large letters and signs
+    by 3 to 1.
     """
     found: list[str] = page.evaluate(FAULTS.read_text())
     return found

@@ -16,6 +16,12 @@
   if ([...document.querySelectorAll("h1")].filter(seen).length !== 1) wrong.push("not one h1");
   if (!document.documentElement.lang) wrong.push("no language");
 
+  for (const node of document.querySelectorAll("button, .button, select, summary, textarea, input:not([type=checkbox], [type=radio])")) {
+    if (!seen(node) || node.closest(".hidden, .skip") || node.matches(".hidden")) continue;
+    const box = node.getBoundingClientRect();
+    if (box.height < 22 || box.width < 22) wrong.push(`hard to hit, ${box.width.toFixed(0)} by ${box.height.toFixed(0)}: ${told(node)}`);
+  }
+
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const rgba = (colour) => {
     canvas.clearRect(0, 0, 1, 1);

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("playwright", reason="not installed: playwright")
 from playwright.sync_api import expect
 
+from planloom.server.page import FILES, PICTURE_CSS
 from tests.browser.conftest import Server, Watched
 from tests.browser.doing import line, opened
 
@@ -31,6 +32,8 @@ FORM = {
         "limits": {"type": "array", "items": {"type": "number"}},
     },
 }
+LOST = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE")
+"""What the browser says while the server is away."""
 
 
 def numbers(page: Page) -> list[int]:
@@ -116,21 +119,23 @@ def test_a_run_is_cancelled(server: Server, watched: Watched, tmp_path: Path) ->
     assert "asked for by mistake" in json.dumps(server.call(f"/runs/{run_id}/events"))
 
 
+@pytest.mark.parametrize("way", ["kill", "stop"])
 def test_the_page_goes_on_after_a_restart_without_gap_or_double(
-    own_server: Server, watch: Callable[..., Watched], tmp_path: Path
+    own_server: Server, watch: Callable[..., Watched], tmp_path: Path, way: str
 ) -> None:
     server, watched = own_server, watch(own_server)
-    watched.allowed = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET")
+    watched.allowed = LOST
     marker = tmp_path / "go"
     run_id = server.submit(
         {"id": "first", "tool": "echo", "with": {"value": 1}},
         {"id": "wait", "tool": "until", "with": {"marker": str(marker)}, "needs": ["first"]},
-        {"id": "last", "tool": "echo", "with": {"value": "${{ steps.wait.output }}"}},
+        {"id": "last", "tool": "echo", "for_each": list(range(200)), "with": {"value": 1}, "needs": ["wait"]},
     )
     page = opened(watched, server, run_id)
     expect(line(page, "wait")).to_have_class("line s-running")
+    page.locator(".log summary").click()
 
-    server.kill()
+    getattr(server, way)()
     expect(page.locator("#link")).to_have_attribute("data-state", "reconnecting")
     server.start()
     marker.touch()
@@ -141,6 +146,22 @@ def test_the_page_goes_on_after_a_restart_without_gap_or_double(
     assert numbers(page) == list(range(1, len(numbers(page)) + 1))
     assert page.locator("#link").get_attribute("data-doubles") == "0"
     assert page.locator("#link").get_attribute("data-gaps") == "0"
+
+
+def test_the_list_of_runs_goes_on_after_a_restart(own_server: Server, watch: Callable[..., Watched]) -> None:
+    watched = watch(own_server)
+    watched.allowed = LOST
+    page = watched.page
+    page.goto(own_server.url)
+    expect(page.get_by_text("No run yet")).to_be_visible()
+
+    own_server.kill()
+    expect(page.locator("#link")).to_have_attribute("data-state", "reconnecting")
+    own_server.start()
+    own_server.submit({"id": "a", "tool": "echo", "with": {"value": 1}}, name="after the restart")
+
+    expect(page.get_by_role("link", name="after the restart")).to_be_visible()
+    expect(page.locator("#link")).to_have_attribute("data-state", "live")
 
 
 def test_a_step_is_reached_and_left_by_keyboard(server: Server, watched: Watched, tmp_path: Path) -> None:
@@ -242,17 +263,17 @@ def test_a_picture_with_a_script_in_it_is_taken_apart(server: Server, watched: W
     assert 'href="#pl-i-tool"' in kept
 
 
-@pytest.mark.parametrize("path", ["/", "/page/main.js", "/page/page.css", "/page/picture.css", "/page/nothing"])
-def test_every_answer_of_the_page_says_what_may_run(server: Server, watched: Watched, path: str) -> None:
-    answer = watched.page.request.get(server.url + path)
+def test_every_answer_of_the_page_says_what_may_run(server: Server, watched: Watched) -> None:
+    for path in ("/", *(f"/page/{name}" for name in (*FILES, PICTURE_CSS, "nothing"))):
+        answer = watched.page.request.get(server.url + path)
 
-    policy = answer.headers["content-security-policy"]
-    assert policy == (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.status == (404 if path.endswith("nothing") else 200)
+        assert answer.headers["content-security-policy"] == (
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(server: Server, watched: Watched) -> None:

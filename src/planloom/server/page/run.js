@@ -254,11 +254,14 @@ function eventLog() {
     return el("li", { "data-seq": event.seq }, el("span", { class: "muted num", text: String(event.seq) }), el("span", { class: "muted", text: clock(event.at) }),
       el("span", { text: event.event }), el("span", { text: String(what) }), el("span", { class: "muted", text: String(more) }));
   }
+  // Nobody sees what is shut, so it is not drawn.
+  panel.addEventListener("toggle", () => show(list, panel.open ? all.map(drawn) : []));
   return {
     panel,
     add(events) {
       all = all.concat(events).slice(-EVENTS_KEPT);
       number.textContent = count(all.at(-1).seq);
+      if (!panel.open) return;
       list.append(...events.slice(-EVENTS_KEPT).map(drawn));
       while (list.childElementCount > EVENTS_KEPT) list.firstChild.remove();
     },
