@@ -15,7 +15,7 @@ from typing import Any
 
 from planloom import Engine, SqliteJournal, Tool
 from planloom.errors import JournalError
-from planloom.journal.writer import SqliteRunWriter
+from planloom.journal.writer import RunPen
 from planloom.ports import OnDurable
 
 ITEMS = 60
@@ -36,7 +36,7 @@ class Telling(SqliteJournal):
 
     told = 0
 
-    async def create(self, run_id: str, on_durable: OnDurable) -> SqliteRunWriter:
+    async def create(self, run_id: str, on_durable: OnDurable) -> RunPen:
         def durable(seq: int, error: BaseException | None) -> None:
             if error is None:
                 self.told = seq

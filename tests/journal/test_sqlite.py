@@ -25,7 +25,7 @@ from planloom.journal.memory import MemoryJournal
 from planloom.journal.open import open_journal
 from planloom.journal.schema import APPLICATION_ID, newest_format
 from planloom.journal.sqlite import SqliteJournal
-from planloom.journal.writer import SqliteRunWriter
+from planloom.journal.writer import RunPen
 from planloom.plan.model import Plan
 
 PLAN = Plan.from_dict({"name": "p", "steps": [{"id": "a", "tool": "t"}]})
@@ -37,7 +37,7 @@ def ignore(seq: int, error: BaseException | None) -> None:
     pass
 
 
-async def begun(journal: SqliteJournal, run_id: str = "run-1") -> SqliteRunWriter:
+async def begun(journal: SqliteJournal, run_id: str = "run-1") -> RunPen:
     writer = await journal.create(run_id, ignore)
     writer.append((STARTED,), (0,))
     await writer.flush()

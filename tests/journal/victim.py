@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from planloom import Engine, SqliteJournal, Tool
-from planloom.journal.writer import SqliteRunWriter
+from planloom.journal.writer import RunPen
 from planloom.ports import OnDurable
 
 PLAN = {
@@ -53,7 +53,7 @@ def tools(*, deadly: bool) -> list[Tool]:
 class Telling(SqliteJournal):
     """A journal that prints what it acknowledges."""
 
-    async def create(self, run_id: str, on_durable: OnDurable) -> SqliteRunWriter:
+    async def create(self, run_id: str, on_durable: OnDurable) -> RunPen:
         log = self.path.with_name(self.path.name + "-wal")
 
         def told(seq: int, error: BaseException | None) -> None:

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 
-from planloom.errors import JournalDamagedError, JournalError, JournalFormatError, JournalWriteError
+from planloom.errors import (
+    JournalConflictError,
+    JournalDamagedError,
+    JournalError,
+    JournalFormatError,
+    JournalWriteError,
+)
 
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """What Python's own module raises: the second where SQLite's message quotes a damaged file, and so is no text."""
@@ -66,6 +72,15 @@ def is_damage(error: sqlite3.Error | UnicodeDecodeError) -> bool:
     if isinstance(error, UnicodeDecodeError) or str(error).startswith(_NO_TEXT):
         return True
     return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def conflict(run_id: str) -> JournalConflictError:
+    """Return the error of an engine that writes to a run that another one has written to."""
+    return JournalConflictError(
+        f"another engine wrote to run {run_id!r}: this one has stopped writing",
+        remedy="let the other engine go on, or end it and resume the run",
+        run_id=run_id,
+    )
 
 
 def damaged_run(run_id: str, seq: int, what: str) -> JournalDamagedError:

@@ -7,14 +7,14 @@ Rule 2: whoever waits registers first and reads then, so that nothing falls betw
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, closing, contextmanager
 from threading import Event as Signal
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
 from planloom.errors import JournalError
-from planloom.journal.faults import SQLITE_ERRORS
+from planloom.journal.faults import SQLITE_ERRORS, journal_error
 from planloom.journal.handover import on_loop
 from planloom.journal.schema import reading_connection
 
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 POLL_S = 0.25
 """How often another process's commits are looked for while somebody waits."""
+
+News = Callable[[Collection[str]], Collection[str]]
+"""Returns which of these runs may have got events since it was last asked; raises JournalError. Blocks."""
+Watch = Callable[[], AbstractContextManager[News]]
+"""Opens what tells the news; raises JournalError."""
 
 
 class Waiter:
@@ -44,10 +49,10 @@ class Waiter:
 
 
 class Followers:
-    """The waiters of one journal file, and the thread that watches it for them while there are any."""
+    """The waiters of one journal, and the thread that watches it for them while there are any."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, watch: Watch) -> None:
+        self._open_watch = watch
         self._waiters: dict[str, list[Waiter]] = {}
         self._lock = Lock()
         self._watch: Thread | None = None
@@ -93,24 +98,19 @@ class Followers:
         self.wake(everybody)
 
     def _look_out(self) -> None:
-        """Wake everybody each time another connection has committed; end when nobody waits."""
+        """Wake whoever another process has committed something for; end when nobody waits."""
         while not self._nobody_waits():
             try:
-                with closing(reading_connection(self._path)) as connection:
-                    self._compare(connection)
-            except (*SQLITE_ERRORS, JournalError):
+                with self._open_watch() as news:
+                    while self._waiters and not self._stop.is_set():
+                        with self._lock:
+                            waited_for = tuple(self._waiters)
+                        self.wake(news(waited_for))
+                        self._stop.wait(POLL_S)
+            except JournalError:
                 self._wake_all()  # their own reading tells them what is wrong
                 if self._stop.wait(POLL_S):
                     return
-
-    def _compare(self, connection: sqlite3.Connection) -> None:
-        seen: int | None = None  # so that everybody looks once more after the first reading
-        while self._waiters and not self._stop.is_set():
-            version = connection.execute("PRAGMA data_version").fetchone()[0]
-            if version != seen:
-                seen = version
-                self._wake_all()
-            self._stop.wait(POLL_S)
 
     def _nobody_waits(self) -> bool:
         with self._lock:
@@ -118,3 +118,23 @@ class Followers:
                 return False
             self._watch = None
             return True
+
+
+@contextmanager
+def file_watch(path: Path) -> Iterator[News]:
+    """Tell the news of a SQLite file: of all its runs at once."""
+    seen: int | None = None  # so that everybody looks once more after the first reading
+    with closing(reading_connection(path)) as connection:
+
+        def news(run_ids: Collection[str]) -> Collection[str]:
+            nonlocal seen
+            try:
+                version = connection.execute("PRAGMA data_version").fetchone()[0]
+            except SQLITE_ERRORS as error:
+                raise journal_error(error, str(path)) from error
+            if version == seen:
+                return ()
+            seen = version
+            return run_ids
+
+        yield news

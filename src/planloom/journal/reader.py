@@ -11,7 +11,7 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from planloom.errors import JournalError, RunNotFoundError
 from planloom.journal.faults import SQLITE_ERRORS, journal_error
@@ -19,7 +19,7 @@ from planloom.journal.schema import reading_connection
 from planloom.ports import RunRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 READING_THREADS = 4
@@ -32,6 +32,22 @@ _RUNS = (
 _NEWEST = "ORDER BY runs.started_at DESC, runs.run_id DESC LIMIT ?"
 
 Found = TypeVar("Found")
+
+
+class Answer(Protocol):
+    """What a statement gives."""
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Rows(Protocol):
+    """What a journal is read through, in SQL that all its databases speak; `?` stands for a value."""
+
+    def execute(self, sql: str, values: Sequence[Any] = (), /) -> Answer: ...
 
 
 class ReadPool:
@@ -98,20 +114,26 @@ def not_found(run_id: str, path: object) -> RunNotFoundError:
     )
 
 
-def status_of(connection: sqlite3.Connection, run_id: str) -> str | None:
+def status_of(connection: Rows, run_id: str) -> str | None:
     """Return the status on record, or None when there is no such run."""
     row = connection.execute("SELECT status FROM runs WHERE run_id = ?", (run_id,)).fetchone()
     return None if row is None else str(row[0])
 
 
 def newest_runs(
-    connection: sqlite3.Connection,
+    connection: Rows,
     status: str | None,
     limit: int,
     plan: str | None = None,
     before: tuple[float, str] | None = None,
+    *,
+    select: str = _RUNS,
 ) -> list[RunRow]:
-    """Return runs, newest first; `plan` and `before` as `Journal.runs` says."""
+    """Return runs, newest first; `plan` and `before` as `Journal.runs` says.
+
+    Args:
+        select: The columns of a `RunRow`, from `runs` and the last event of each.
+    """
     given = (("status", status), ("plan", plan))
     wanted: list[tuple[str, tuple[object, ...]]] = [
         (f"runs.{name} = ?", (value,)) for name, value in given if value is not None
@@ -120,10 +142,10 @@ def newest_runs(
         wanted.append(("(runs.started_at, runs.run_id) < (?, ?)", before))
     where = f"WHERE {' AND '.join(text for text, _ in wanted)}" if wanted else ""
     values = [value for _, of_it in wanted for value in of_it]
-    rows = connection.execute(f"{_RUNS} {where} {_NEWEST}", (*values, limit))
+    rows = connection.execute(f"{select} {where} {_NEWEST}", (*values, limit))
     return [RunRow(*row) for row in rows]
 
 
-def runs_with_posted_facts(connection: sqlite3.Connection) -> set[str]:
+def runs_with_posted_facts(connection: Rows) -> set[str]:
     """Return the runs that have facts left for them."""
     return {row[0] for row in connection.execute("SELECT DISTINCT run_id FROM posted")}

@@ -9,7 +9,6 @@ one. Else whoever can write the file could put a run of his own in the place of 
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hmac import compare_digest
@@ -29,10 +28,12 @@ if TYPE_CHECKING:
 
     from planloom.core.events import Event, Fact
     from planloom.journal.chain import Chains, RunLinks
+    from planloom.journal.reader import Rows
     from planloom.journal.tails import Tails
 
 _ENDED = frozenset(status.value for status in RUN_ENDED)
 _ENDING = "run_finished"
+_ALL = 2**63 - 1
 _EVENTS = (
     "SELECT seq, cause, kind, version, at, body, link FROM events WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?"
 )
@@ -77,7 +78,7 @@ class _Row:
 
 
 def read_page(
-    connection: sqlite3.Connection,
+    connection: Rows,
     run_id: str,
     chains: Chains,
     *,
@@ -105,7 +106,7 @@ def read_page(
             return None
         _check_form(connection, run_id, row, links, chains)
         checked = checked or _on_record(connection, run_id, after) or CheckedUpTo(0, links.first)
-        wanted = -1 if limit is None else after - checked.seq + limit
+        wanted = _ALL if limit is None else after - checked.seq + limit
         rows = _fetched(connection, _EVENTS, (run_id, checked.seq, wanted), run_id, checked.seq)
         if tails is not None and rows:
             _look_beyond(connection, run_id, rows[-1][0], tails)
@@ -121,7 +122,7 @@ def read_page(
     return Page(events, checked, row.status in _ENDED)
 
 
-def is_there(connection: sqlite3.Connection, run_id: str, chains: Chains) -> bool:
+def is_there(connection: Rows, run_id: str, chains: Chains) -> bool:
     """Return whether there is such a run; raises JournalKeyError if it is not for who has these chains."""
     row = _row_of(connection, run_id)
     if row is not None:
@@ -129,7 +130,7 @@ def is_there(connection: sqlite3.Connection, run_id: str, chains: Chains) -> boo
     return row is not None
 
 
-def posted_facts(connection: sqlite3.Connection, run_id: str, chains: Chains) -> list[tuple[int, Fact]]:
+def posted_facts(connection: Rows, run_id: str, chains: Chains) -> list[tuple[int, Fact]]:
     """Return what people left for the run, oldest first.
 
     Raises:
@@ -169,7 +170,7 @@ def checked_fact(
     return number, decoded(kind, version, body, blob_text, run_id, 0)  # type: ignore[return-value]  # only facts are posted
 
 
-def blobs_of(connection: sqlite3.Connection) -> Callable[[str], str]:
+def blobs_of(connection: Rows) -> Callable[[str], str]:
     """Return what gives the text stored under a SHA-256, or says that it is not there or damaged."""
 
     def blob_text(name: str) -> str:
@@ -185,7 +186,7 @@ def blobs_of(connection: sqlite3.Connection) -> Callable[[str], str]:
 
 
 @contextmanager
-def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+def _snapshot(connection: Rows) -> Iterator[None]:
     """See one state of the journal, whatever is committed meanwhile."""
     connection.execute("BEGIN")
     try:
@@ -195,9 +196,7 @@ def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
-def _fetched(
-    connection: sqlite3.Connection, sql: str, values: tuple[Any, ...], run_id: str, seq: int
-) -> list[tuple[Any, ...]]:
+def _fetched(connection: Rows, sql: str, values: tuple[Any, ...], run_id: str, seq: int) -> list[tuple[Any, ...]]:
     """Return the rows; damage is an error that names the event after those that could be read, counted from `seq`."""
     rows: list[tuple[Any, ...]] = []
     try:
@@ -209,7 +208,7 @@ def _fetched(
     return rows
 
 
-def _look_beyond(connection: sqlite3.Connection, run_id: str, last: int, tails: Tails) -> None:
+def _look_beyond(connection: Rows, run_id: str, last: int, tails: Tails) -> None:
     """Refuse a run that has later events than its index knows of."""
     try:
         is_whole = tails.is_last(connection, run_id, last)
@@ -221,7 +220,7 @@ def _look_beyond(connection: sqlite3.Connection, run_id: str, last: int, tails: 
         raise damaged_run(run_id, last + 1, "the index does not know of it, or hides others")
 
 
-def _row_of(connection: sqlite3.Connection, run_id: str) -> _Row | None:
+def _row_of(connection: Rows, run_id: str) -> _Row | None:
     found = _fetched(
         connection,
         "SELECT plan, plan_hash, status, started_at, first_link FROM runs WHERE run_id = ?",
@@ -236,7 +235,7 @@ def _row_of(connection: sqlite3.Connection, run_id: str) -> _Row | None:
     return None
 
 
-def _check_form(connection: sqlite3.Connection, run_id: str, row: _Row, links: RunLinks, chains: Chains) -> None:
+def _check_form(connection: Rows, run_id: str, row: _Row, links: RunLinks, chains: Chains) -> None:
     """Refuse a run that was written with another key than this one, or with none, or damage that looks so."""
     if row.first_link == links.first or (row.first_link is None and not chains.is_keyed):
         return
@@ -251,7 +250,7 @@ def _check_form(connection: sqlite3.Connection, run_id: str, row: _Row, links: R
     raise JournalKeyError(f"run {run_id!r} {what}", remedy=remedy, run_id=run_id)
 
 
-def _on_record(connection: sqlite3.Connection, run_id: str, seq: int) -> CheckedUpTo | None:
+def _on_record(connection: Rows, run_id: str, seq: int) -> CheckedUpTo | None:
     """Return the link on record of this event, or None: then the run is to be checked from its first event."""
     found = seq and _fetched(
         connection, "SELECT link, kind FROM events WHERE run_id = ? AND seq = ?", (run_id, seq), run_id, seq - 1

@@ -5,15 +5,20 @@ Rule: this is the only SQL that adds to a journal. It runs in the committer's th
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from planloom.journal.faults import SQLITE_ERRORS, conflict, journal_error
+
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from planloom.journal.blobs import Blob
     from planloom.journal.chain import RunLinks
     from planloom.journal.codec import Encoded
+    from planloom.journal.writer import Share
 
 _COLUMNS = 8
 _ROW = "(?, ?, ?, ?, ?, ?, ?, ?)"
@@ -32,6 +37,57 @@ _END_RUN = "UPDATE runs SET status = ? WHERE run_id = ?"
 
 RunRowStart = tuple[str, str, str, float, bytes]
 """Run id, plan's name, plan's hash, started at, first link."""
+
+
+class SqliteStore:
+    """The file that a committer writes to, through a connection of its own."""
+
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        self._connection = connection
+        self._path = path
+
+    def write(self, shares: list[Share]) -> None:
+        """Commit what these runs have waiting; see `Store`."""
+        try:
+            self._transaction(partial(_insert, shares))
+        except sqlite3.IntegrityError as error:
+            raise conflict(shares[0].writer.run_id) from error
+        except SQLITE_ERRORS as error:
+            raise journal_error(error, self._path) from error
+
+    def do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        """Return what `work` returns, once its transaction is durable; see `Store`."""
+        try:
+            return self._transaction(work)
+        except SQLITE_ERRORS as error:
+            raise journal_error(error, self._path) from error
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        execute = self._connection.execute
+        try:
+            execute("BEGIN IMMEDIATE")
+            result = work(self._connection)
+            execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                with suppress(*SQLITE_ERRORS):  # the disk may be gone altogether; the first error is what counts
+                    execute("ROLLBACK")
+        return result
+
+
+def _insert(shares: list[Share], connection: sqlite3.Connection) -> None:
+    rows: list[Any] = []
+    for share in shares:
+        rows += share.rows
+        insert_blobs(connection, share.blobs)
+        if share.started is not None:
+            begin_run(connection, share.started)
+        if share.status is not None:
+            end_run(connection, share.writer.run_id, share.status)
+    insert_events(connection, rows)
 
 
 def begin_run(connection: sqlite3.Connection, row: RunRowStart) -> None:

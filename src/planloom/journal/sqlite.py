@@ -20,7 +20,7 @@ from planloom.core.events import RunFinished
 from planloom.errors import JournalConflictError, RunBusyError
 from planloom.journal.chain import Chains, RunChain
 from planloom.journal.codec import encode
-from planloom.journal.followers import Followers
+from planloom.journal.followers import Followers, file_watch
 from planloom.journal.ownership import OwnersFile, owners_of
 from planloom.journal.reader import (
     ReadPool,
@@ -31,10 +31,10 @@ from planloom.journal.reader import (
     status_of,
 )
 from planloom.journal.record import CheckedUpTo, Page, is_there, posted_facts, read_page
-from planloom.journal.rows import insert_posted
+from planloom.journal.rows import SqliteStore, insert_posted
 from planloom.journal.schema import prepare, writing_connection
 from planloom.journal.tails import Tails
-from planloom.journal.writer import Committer, SqliteRunWriter
+from planloom.journal.writer import Committer, RunPen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -66,15 +66,15 @@ class SqliteJournal:
         self._tails = Tails()
         prepare(self.path)
         self._reads = ReadPool(self.path)
-        self._followers = Followers(self.path)
-        self._writers: dict[str, SqliteRunWriter | None] = {}
+        self._followers = Followers(partial(file_watch, self.path))
+        self._writers: dict[str, RunPen | None] = {}
         """Runs that this journal drives; None while one is being taken."""
         self._committer: Committer | None = None
         self._writable = False
         self._owners: OwnersFile | None = None
         self._closed = False
 
-    async def create(self, run_id: str, on_durable: OnDurable) -> SqliteRunWriter:
+    async def create(self, run_id: str, on_durable: OnDurable) -> RunPen:
         """Take ownership of a new run.
 
         Raises:
@@ -89,7 +89,7 @@ class SqliteJournal:
                 raise _exists(run_id, "")
             return self._pen(run_id, committer, on_durable, None, undo)
 
-    async def take(self, run_id: str, on_durable: OnDurable) -> tuple[list[Recorded], SqliteRunWriter]:
+    async def take(self, run_id: str, on_durable: OnDurable) -> tuple[list[Recorded], RunPen]:
         """Take ownership of a run on record; return its events and its pen.
 
         Raises:
@@ -222,7 +222,8 @@ class SqliteJournal:
         if self._closed:
             raise closed_error(self.path)
         if self._committer is None:
-            self._committer = Committer(writing_connection(self.path), str(self.path), committed=self._followers.wake)
+            store = SqliteStore(writing_connection(self.path), str(self.path))
+            self._committer = Committer(store, str(self.path), committed=self._followers.wake)
         if not self._writable:
             await self._committer.do(_probe)
             self._writable = True
@@ -247,9 +248,9 @@ class SqliteJournal:
 
     def _pen(
         self, run_id: str, committer: Committer, on_durable: OnDurable, last: CheckedUpTo | None, undo: ExitStack
-    ) -> SqliteRunWriter:
+    ) -> RunPen:
         links = self._chains.links(run_id)
-        writer = SqliteRunWriter(
+        writer = RunPen(
             run_id,
             committer,
             on_durable,

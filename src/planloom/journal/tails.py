@@ -9,7 +9,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import sqlite3
+    from planloom.journal.reader import Rows
 
 _FOREVER = 2**63 - 1
 _ROWID = "SELECT rowid FROM events WHERE run_id = ? AND seq = ?"
@@ -28,7 +28,7 @@ class Tails:
         """Rows after this one have been walked over, up to the last there was then."""
         self._last: dict[str, int] = {}
 
-    def is_last(self, connection: sqlite3.Connection, run_id: str, seq: int) -> bool:
+    def is_last(self, connection: Rows, run_id: str, seq: int) -> bool:
         """Return whether the run has no event after this one in any row after its own, or had none at the last walk."""
         found = connection.execute(_ROWID, (run_id, seq)).fetchone()
         if found is None:  # the index led to this event in order, and does not find it by its number

@@ -10,21 +10,16 @@ Rule 4: nothing is told before it is durable: `on_durable`, `flush` and follower
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from planloom.core.events import RunFinished, RunStarted
 from planloom.errors import JournalConflictError, JournalError
 from planloom.journal.codec import encode
-from planloom.journal.faults import SQLITE_ERRORS, journal_error
 from planloom.journal.handover import on_loop
-from planloom.journal.rows import begin_run, end_run, insert_blobs, insert_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -41,7 +36,7 @@ class Share:
 
     __slots__ = ("blobs", "last_seq", "rows", "started", "status", "writer")
 
-    def __init__(self, writer: SqliteRunWriter) -> None:
+    def __init__(self, writer: RunPen) -> None:
         self.writer = writer
         self.last_seq = 0
         self.rows: list[Any] = []
@@ -55,25 +50,53 @@ class Share:
 class Job:
     """Something else to do in a transaction of its own, after what was appended before it."""
 
-    work: Callable[[sqlite3.Connection], Any]
-    done: asyncio.Future[Any]
+    work: Callable[[Any], Any]
+    done: asyncio.Future[Any] | None
+    """None: nobody waits for it."""
 
 
-Outcome = tuple["SqliteRunWriter", int, "JournalError | None"]
+class Store(Protocol):
+    """Where a committer's transactions go. Used by its thread alone."""
+
+    def write(self, shares: list[Share]) -> None:
+        """Commit what these runs have waiting, in one transaction.
+
+        Raises:
+            JournalConflictError: A number of one of them is taken; nothing was written.
+            JournalError: It cannot be written.
+        """
+        ...
+
+    def do(self, work: Callable[[Any], Any]) -> Any:
+        """Return what `work` returns, which gets what it writes to; once that is durable.
+
+        Raises:
+            JournalError: It cannot be done, or `work` raised it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+Outcome = tuple["RunPen", int, "JournalError | None"]
 
 
 class Committer:
-    """The thread that writes. Owns its connection from the start to the end."""
+    """The thread that writes. Owns its store from the start to the end.
 
-    def __init__(
-        self, connection: sqlite3.Connection, path: str, *, committed: Callable[[Iterable[str]], None]
-    ) -> None:
-        self._connection = connection
-        self._path = path
+    Args:
+        place: Where the journal is, for people.
+    """
+
+    def __init__(self, store: Store, place: str, *, committed: Callable[[Iterable[str]], None]) -> None:
+        self._store = store
+        self._place = place
         self._committed = committed
         self._lock = Lock()
         """Guards the next four; held for microseconds, so an append never waits for a commit."""
-        self._shares: dict[SqliteRunWriter, Share] = {}
+        self._shares: dict[RunPen, Share] = {}
         self._jobs: list[Job] = []
         self._awake = False
         self._closed = False
@@ -84,7 +107,7 @@ class Committer:
 
     def put(
         self,
-        writer: SqliteRunWriter,
+        writer: RunPen,
         last_seq: int,
         rows: list[Any],
         blobs: list[Blob],
@@ -110,7 +133,7 @@ class Committer:
             if status is not None:
                 share.status = status
 
-    async def do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+    async def do(self, work: Callable[[Any], Any]) -> Any:
         """Return what `work` returns, once its transaction is durable.
 
         Raises:
@@ -121,6 +144,13 @@ class Committer:
             self._call()
             self._jobs.append(Job(work, done))
         return await done
+
+    def soon(self, work: Callable[[Any], Any]) -> None:
+        """Have it done, and wait for nothing; not at all if the journal is closed."""
+        with self._lock:
+            if not self._closed:
+                self._call()
+                self._jobs.append(Job(work, None))
 
     def close(self) -> None:
         """Write what is queued, end the thread and close the connection. Blocks; a second call is harmless."""
@@ -133,7 +163,7 @@ class Committer:
     def _call(self) -> None:
         """Call the thread, unless it has been called and not come yet. The lock is held."""
         if self._closed:
-            raise JournalError(f"journal {self._path} is closed", remedy="open it again")
+            raise JournalError(f"journal {self._place} is closed", remedy="open it again")
         if not self._awake:
             self._awake = True
             self._calls.put(None)
@@ -160,7 +190,7 @@ class Committer:
         finally:
             if not finished:
                 self._give_up(shares, jobs)
-            self._connection.close()
+            self._store.close()
 
     def _give_up(self, shares: list[Share], jobs: list[Job]) -> None:
         """Tell everybody who waits that this thread dies of an error of ours, whose traceback is on stderr."""
@@ -168,50 +198,38 @@ class Committer:
             self._closed = True
         late_shares, late_jobs, _ = self._next()
         error = JournalError(
-            f"the thread that writes journal {self._path} died", remedy="report the traceback; then resume the run"
+            f"the thread that writes journal {self._place} died", remedy="report the traceback; then resume the run"
         )
         self._tell([(share.writer, share.last_seq, error) for share in (*shares, *late_shares)])
         for job in (*jobs, *late_jobs):
-            on_loop(job.done.get_loop(), _settle, job.done, None, error)
+            if job.done is not None:
+                on_loop(job.done.get_loop(), _settle, job.done, None, error)
 
     def _commit(self, shares: list[Share]) -> None:
         if not shares:
             return
         error: JournalError | None = None
         try:
-            self._transaction(partial(_insert, shares))
-        except sqlite3.IntegrityError:
+            self._store.write(shares)
+        except JournalConflictError as conflict:
             if len(shares) > 1:  # one of them is in conflict: each on its own, so that the others are committed
                 for share in shares:
                     self._commit([share])
                 return
-            error = _conflict(shares[0].writer.run_id)
-        except SQLITE_ERRORS as problem:
-            error = journal_error(problem, self._path)
+            error = conflict
+        except JournalError as problem:
+            error = problem
         self._tell([(share.writer, share.last_seq, error) for share in shares])
 
     def _carry_out(self, job: Job) -> None:
         result: Any = None
         failure: JournalError | None = None
         try:
-            result = self._transaction(job.work)
-        except SQLITE_ERRORS as error:
-            failure = journal_error(error, self._path)
+            result = self._store.do(job.work)
         except JournalError as error:
             failure = error
-        on_loop(job.done.get_loop(), _settle, job.done, result, failure)
-
-    def _transaction(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
-        execute = self._connection.execute
-        try:
-            execute("BEGIN IMMEDIATE")
-            result = work(self._connection)
-            execute("COMMIT")
-        finally:
-            if self._connection.in_transaction:
-                with suppress(*SQLITE_ERRORS):  # the disk may be gone altogether; the first error is what counts
-                    execute("ROLLBACK")
-        return result
+        if job.done is not None:
+            on_loop(job.done.get_loop(), _settle, job.done, result, failure)
 
     def _tell(self, outcomes: list[Outcome]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, deque[Outcome]] = {}
@@ -225,7 +243,7 @@ class Committer:
         self._committed([writer.run_id for writer, _, error in outcomes if error is None])
 
 
-class SqliteRunWriter:
+class RunPen:
     """The pen of one run. Used on the event loop it was made on."""
 
     def __init__(
@@ -339,26 +357,6 @@ class SqliteRunWriter:
                 f"run {self.run_id!r} would begin with {type(first).__name__}", remedy="append `RunStarted` first"
             )
         return self.run_id, first.plan.name, first.plan.hash, first.at, self._links.first
-
-
-def _insert(shares: list[Share], connection: sqlite3.Connection) -> None:
-    rows: list[Any] = []
-    for share in shares:
-        rows += share.rows
-        insert_blobs(connection, share.blobs)
-        if share.started is not None:
-            begin_run(connection, share.started)
-        if share.status is not None:
-            end_run(connection, share.writer.run_id, share.status)
-    insert_events(connection, rows)
-
-
-def _conflict(run_id: str) -> JournalConflictError:
-    return JournalConflictError(
-        f"another engine wrote to run {run_id!r}: this one has stopped writing",
-        remedy="let the other engine go on, or end it and resume the run",
-        run_id=run_id,
-    )
 
 
 def _deliver(outcomes: deque[Outcome]) -> None:

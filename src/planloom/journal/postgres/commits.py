@@ -68,18 +68,9 @@ def was_committed(connection: Connection, commit_id: UUID, server: Server, until
     while True:
         try:
             with server.connect() as asking:
-                _end(asking, connection)
+                server.end(asking, connection)
                 return asking.execute(_CLAIM, (commit_id,)).rowcount == 0
         except psycopg.Error as error:
             if time.monotonic() > until:
                 raise AnswerLostError(error) from error
             time.sleep(_AGAIN_S)
-
-
-def _end(asking: Connection, broken: Connection) -> None:
-    """Have the server end what is left of the broken connection: it may not have noticed."""
-    with suppress(psycopg.Error):
-        asking.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE (pid, backend_start) = (%s, %s)",
-            broken.backend,
-        )

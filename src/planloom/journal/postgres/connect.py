@@ -37,6 +37,8 @@ IDLE_IN_TRANSACTION_S = 15.0
 PATIENCE_S = 30.0
 """How long a server that went away is waited for."""
 _AGAIN_S = 0.1
+_END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE (pid, backend_start) = (%s, %s)"
+_END_TRIES, _END_S = 200, 0.01
 _DEFAULTS: dict[str, Any] = {
     "connect_timeout": CONNECT_S,
     "keepalives_idle": 10,
@@ -111,6 +113,13 @@ class Server:
             connection.close()
             raise
         return connection
+
+    def end(self, asking: Connection, broken: Connection) -> None:
+        """Have the server end what is left of a broken connection, and its locks: it may not have noticed yet."""
+        for _ in range(_END_TRIES):
+            if not asking.execute(_END, broken.backend).fetchall():
+                return
+            time.sleep(_END_S)
 
 
 class Pool:

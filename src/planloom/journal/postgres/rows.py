@@ -12,7 +12,7 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from planloom.journal.blobs import Blob
     from planloom.journal.postgres.connect import Connection
@@ -88,12 +88,7 @@ class Batch:
         with connection.pipeline(), connection.cursor() as cursor:
             if self.started:
                 cursor.executemany(_INSERT_RUNS, self.started)
-            if self.blobs:
-                blobs = [self.blobs[name] for name in sorted(self.blobs)]
-                cursor.execute(
-                    _INSERT_BLOBS,
-                    ([one.sha256 for one in blobs], [one.size_bytes for one in blobs], [one.text for one in blobs]),
-                )
+            insert_blobs(connection, self.blobs.values())
             if self.ended:
                 cursor.executemany(_END, self.ended)
             if self.woken:
@@ -107,3 +102,11 @@ class Batch:
 
     def _other(self, statement: str, values: Sequence[Any]) -> None:
         self.others.setdefault(statement, []).append(values)
+
+
+def insert_blobs(connection: Connection, blobs: Iterable[Blob]) -> None:
+    """Write large values, those that are not there."""
+    found = sorted(blobs, key=lambda blob: blob.sha256)
+    if found:
+        columns = [one.sha256 for one in found], [one.size_bytes for one in found], [one.text for one in found]
+        connection.execute(_INSERT_BLOBS, columns)
