@@ -8,6 +8,7 @@ Rule 3: a file is read again when it has changed; one with sub-plans, each time.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -106,15 +107,16 @@ class NamedPlans:
         found: dict[str, Path] = {}
         for folder in self._folders:
             try:
-                here = sorted(path for path in folder.iterdir() if only is None or path.stem == only)
-                real = folder.resolve()
+                with os.scandir(folder) as entries:
+                    here = [entry for entry in entries if only is None or entry.name.startswith(f"{only}.")]
             except OSError as error:
                 raise PlanSyntaxError(
                     "a folder of plans cannot be read", remedy="ask whoever runs this server"
                 ) from error
-            for path in here:
+            for entry in sorted(here, key=lambda entry: entry.name):
+                path = folder / entry.name
                 is_plan = path.suffix in PLAN_SUFFIXES and _NAME.match(path.stem) is not None and path.is_file()
-                if is_plan and path.resolve().is_relative_to(real):
+                if is_plan and (not entry.is_symlink() or path.resolve().is_relative_to(folder.resolve())):
                     found.setdefault(path.stem, path)
         return found
 
