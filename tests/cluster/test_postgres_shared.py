@@ -92,6 +92,20 @@ def test_work_is_replaced_unsent_and_unclaimed(postgres: str) -> None:
     assert [(one.token, one.sent_at, one.claimed_by, one.stop_at) for one in replaced] == [("t2", None, None, None)]
 
 
+def test_work_that_is_put_off_is_not_handed_out_before_its_moment(postgres: str) -> None:
+    async def main() -> list[list[Work]]:
+        async with shared(postgres) as runs:
+            await begin(runs)
+            await runs.postpone([work()], [AT + 60])
+            await runs.postpone([work(token="t0")], [AT])
+            return [await runs.unsent(AT + moment, 10) for moment in (59, 61)]
+
+    early, late = asyncio.run(main())
+
+    assert early == []
+    assert [one.token for one in late] == ["t1"]
+
+
 def test_runs_that_are_due_are_found(postgres: str) -> None:
     async def main() -> list[list[str]]:
         async with shared(postgres) as runs:

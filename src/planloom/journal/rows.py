@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from planloom.journal.blobs import Blob
     from planloom.journal.chain import RunLinks
     from planloom.journal.codec import Encoded
-    from planloom.journal.writer import Share
+    from planloom.journal.writer import RunRowStart, Share
 
 _COLUMNS = 8
 _ROW = "(?, ?, ?, ?, ?, ?, ?, ?)"
@@ -34,9 +34,6 @@ _INSERT_RUN = (
     "INSERT INTO runs (run_id, plan, plan_hash, status, started_at, first_link) VALUES (?, ?, ?, 'running', ?, ?)"
 )
 _END_RUN = "UPDATE runs SET status = ? WHERE run_id = ?"
-
-RunRowStart = tuple[str, str, str, float, bytes]
-"""Run id, plan's name, plan's hash, started at, first link."""
 
 
 class SqliteStore:

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from planloom.core.events import Event
     from planloom.journal.blobs import Blob
     from planloom.journal.chain import RunLinks
-    from planloom.journal.rows import RunRowStart
     from planloom.ports import OnDurable
+
+
+RunRowStart = tuple[str, str, str, float, bytes]
+"""Run id, plan's name, plan's hash, started at, first link."""
 
 
 class Share:

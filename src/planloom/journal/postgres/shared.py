@@ -52,6 +52,11 @@ _SENT = (
     "UPDATE work SET sent_at = %s, check_at = %s FROM unnest(%s::text[], %s::text[]) AS sent(run_id, token)"
     " WHERE work.run_id = sent.run_id AND work.token = sent.token"
 )
+_POSTPONE = (
+    "UPDATE work SET send_at = later.moment"
+    " FROM unnest(%s::text[], %s::text[], %s::float8[]) AS later(run_id, token, moment)"
+    " WHERE work.run_id = later.run_id AND work.token = later.token"
+)
 _SLOTS = (
     "INSERT INTO buckets AS b (bucket, next_at) VALUES (%(bucket)s, %(floor)s + %(taken)s) ON CONFLICT (bucket)"
     " DO UPDATE SET next_at = greatest(b.next_at, %(floor)s) + %(taken)s RETURNING next_at"
@@ -119,6 +124,11 @@ class SharedRuns:
                 _SENT,
                 (at, at + check_after_s, [one.run_id for one in sent], [one.token for one in sent]),
             )
+
+    async def postpone(self, works: Sequence[Work], moments: Sequence[float]) -> None:
+        """Have this work sent later, each at its moment, unless another has taken its place meanwhile."""
+        if works:
+            await self._changed(_POSTPONE, ([one.run_id for one in works], [one.token for one in works], list(moments)))
 
     async def quiet(self, before: float, limit: int, *, again_s: float = AGAIN_S) -> list[Work]:
         """Return work that was sent and is to be checked before this moment; nobody else gets it for `again_s`."""
