@@ -71,7 +71,9 @@ def test_a_plan_of_a_folder_is_run_by_name_and_read_again_when_it_changed(tmp_pa
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("name", ["..", "../secret", "%2e%2e%2fsecret", "linked", "loop", "secret.yaml", ".hidden", "a/b"])
+@pytest.mark.parametrize(
+    "name", ["..", "../secret", "%2e%2e%2fsecret", "linked", "loop", "secret.yaml", ".hidden", "a/b"]
+)
 def test_a_name_never_leaves_the_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret.yaml").write_text(GREET)
     folder = tmp_path / "plans"
