@@ -58,7 +58,7 @@ def worker(
         address=connect,
         token=token,
         worker=name or f"{socket.gethostname()}-{secrets.token_hex(4)}",
-        labels=dict(_label(text) for text in labels),
+        labels=dict(label_of(text) for text in labels),
         capacity=capacity,
         tools=call.tools,
         settings=settings_file(),
@@ -70,7 +70,7 @@ def worker(
     call.screen().note(f"it has ended: {asyncio.run(work(invited))}")
 
 
-def _label(text: str) -> tuple[str, str]:
+def label_of(text: str) -> tuple[str, str]:
     name, found, value = text.partition("=")
     if not found or not name:
         raise ConfigError(f"{text!r} is no label", remedy="give NAME=VALUE, e.g. --label region=eu")
