@@ -114,6 +114,30 @@ def test_a_step_nobody_knows_about_waits_for_a_word_and_then_goes_on(how: dict[s
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("answers", {"step": "ok", "output": {"amount": 1}, "approved": "yes"}),
+        ("answers", {"step": "ok", "output": {"amount": 1}, "approved": 1}),
+        ("resume", {"failed": 0}),
+        ("fork", {"step": "a", "output": 2, "repeat_effects": "on"}),
+    ],
+    ids=["a-word", "a-number", "nought", "on"],
+)
+def test_what_only_looks_like_true_or_false_is_refused(path: str, body: Any) -> None:
+    async def main() -> None:
+        async with serving() as server:
+            run_id = await server.begun(ASK)
+            await server.settled(run_id)
+            before = await server.service.journal.read(run_id)
+            await server.post(f"/runs/{run_id}/{path}", body, status=422)
+
+            assert await server.service.journal.read(run_id) == before
+            assert len(await server.service.journal.runs()) == 1
+
+    asyncio.run(main())
+
+
 def test_a_run_that_nobody_drives_is_taken_up_when_it_is_answered() -> None:
     disk = MemoryJournal()
 

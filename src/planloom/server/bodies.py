@@ -1,6 +1,6 @@
 """What callers send and are sent, as the OpenAPI document has it.
 
-Rule 1: what comes in is checked here, field by field; an unknown field is an error.
+Rule 1: what comes in is checked here, field by field; an unknown field is an error, and so is "yes" for true.
 Rule 2: what goes out is made in showing.py and view.py; the models here say how it looks, and tests hold it to them.
 """
 
@@ -23,7 +23,7 @@ By = Annotated[str, Field(default="", max_length=200, examples=["ann"])]
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 # --- what comes in ----------------------------------------------------------------------------
