@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
 from planloom import MemoryJournal
 from planloom.ports import Recorded
-from planloom.runtime.reading import read_run
-from planloom.server import readings
+from planloom.runtime.reading import RunOnRecord, read_run
+from planloom.server import drawn, readings
 from planloom.server.readings import Readings
 from planloom.server.showing import run_detail
+from planloom.server.view import view_of
 from tests.server.common import Gate, serving
 
 WIDE = {
@@ -140,5 +142,54 @@ def test_a_run_that_is_gone_is_not_shown_any_more() -> None:
 
         assert shown["status"] == "success"
         assert answer.status_code == 404
+
+    asyncio.run(main())
+
+
+def test_many_who_look_at_a_view_are_shown_one_drawing_and_the_next_one_once_more_is_on_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawings: list[int] = []
+
+    def counted(run: RunOnRecord) -> dict[str, Any]:
+        drawings.append(run.records[-1].seq)
+        return view_of(run)
+
+    monkeypatch.setattr(drawn, "view_of", counted)
+
+    async def main() -> None:
+        gate = Gate()
+        async with serving(gate.tool) as server:
+            run_id = await server.begun(WIDE, inputs={"many": [1, 2]})
+            await gate.entered.wait()
+            views = await asyncio.gather(*(server.get(f"/runs/{run_id}/view") for _ in range(5)))
+            gate.opened.set()
+            await server.settled(run_id)
+            ended = await server.get(f"/runs/{run_id}/view")
+            brief = await server.get(f"/runs/{run_id}/view?known={ended['graph']['hash']}")
+
+            assert len(drawings) == 2
+            assert {json.dumps(view) for view in views} == {json.dumps(views[0])}
+            assert [view["run"]["status"] for view in (views[0], ended)] == ["running", "success"]
+            assert ended == json.loads(json.dumps(view_of(await server.service.read(run_id))))
+            assert brief == ended | {"graph": ended["graph"] | {"svg": None}}
+
+    asyncio.run(main())
+
+
+def test_views_are_forgotten_when_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        gate = Gate()
+        gate.opened.set()
+        async with serving(gate.tool) as server:
+            runs = [await server.begun(WIDE, inputs={"many": [1, 2]}) for _ in range(3)]
+            for run_id in runs:
+                await server.settled(run_id)
+            whole = await server.service.views.view(runs[0])
+            monkeypatch.setattr(drawn, "KEPT_BYTES", 2 * len(whole))
+            views = drawn.DrawnViews(server.service._readings)
+            for run_id in (*runs, *runs):
+                assert json.loads(await views.view(run_id))["run"]["run_id"] == run_id
+                assert len(views._kept) == 1
 
     asyncio.run(main())

@@ -117,8 +117,12 @@ class JsonResponse(Response):
         super().__init__(content, status_code, {"cache-control": "no-store", **(headers or {})}, **rest)
 
     def render(self, content: Any) -> bytes:
-        # Escaped: half of a surrogate pair in a tool's answer is no UTF-8.
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+        return json_bytes(content)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return a value as JSON that any client can read: escaped, for half of a surrogate pair is no UTF-8."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 
 class ProblemResponse(JsonResponse):

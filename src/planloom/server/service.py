@@ -18,6 +18,7 @@ from planloom.errors import JournalConflictError, NotAllowedError, RunBusyError,
 from planloom.plan.policy import ResourceLimits
 from planloom.runtime.reading import RunOnRecord
 from planloom.runtime.replay import replayed
+from planloom.server.drawn import DrawnViews
 from planloom.server.hand import RunsInHand
 from planloom.server.locks import NamedLocks
 from planloom.server.readings import Readings
@@ -57,6 +58,7 @@ class RunService:
         self.steering = Steering(engine, self._hand, self._locks)
         """What people say to runs goes through here."""
         self._readings = Readings(engine.journal)
+        self.views = DrawnViews(self._readings)
         self.tails = RunTails(engine.journal)
         """What followers of runs are told from."""
 

@@ -19,7 +19,7 @@ from planloom.server.problems import JsonResponse
 from planloom.server.routes.terms import RUN, RunId, needs, problems
 from planloom.server.settings import TokenScope
 from planloom.server.showing import questions_of, run_detail, shown_result, step_detail
-from planloom.server.view import RunView, view_of
+from planloom.server.view import RunView
 
 if TYPE_CHECKING:
     from planloom.server.service import RunService
@@ -171,5 +171,5 @@ def add_run(app: FastAPI, service: RunService) -> None:
         known: Annotated[str, Query(max_length=64, description="`graph.hash` of the view before.")] = "",
     ) -> Response:
         """What the page draws of a run: picture, timeline, totals, budget, questions."""
-        run = await service.read(run_id)
-        return JsonResponse(await in_thread(partial(view_of, run, known=known)))
+        view = await service.views.view(run_id, known=known)
+        return Response(view, media_type=JsonResponse.media_type, headers={"cache-control": "no-store"})
