@@ -120,6 +120,8 @@ class Settings(BaseModel):
     """MCP servers whose tools plans may use, by the first part of their tools' names."""
     server: dict[str, Any] = {}
     """What `planloom serve` goes by: host, port, tokens, limits, folders of plans; see the guide to the server."""
+    cluster: dict[str, Any] = {}
+    """What agents, workers and submitters of a cluster go by: the broker, leases, modules; see docs/cluster.md."""
 
     @model_validator(mode="after")
     def _one_key(self) -> Settings:

@@ -48,6 +48,7 @@ class Done:
         stopped: Work whose workers are to be told that it stops.
         void: Work that is to be taken from where it was put.
         news: What is new on record, by run.
+        wake_at: When runs have to be looked at again though nothing comes in.
     """
 
     answers: Sequence[Answer]
@@ -55,6 +56,7 @@ class Done:
     stopped: Sequence[Work]
     void: Sequence[Work]
     news: Mapping[str, Sequence[Recorded]]
+    wake_at: Mapping[str, float]
 
 
 class _SpoiledError(Exception):
@@ -126,21 +128,20 @@ class Hearts:
             [work for _, turn, _, _ in done for work in turn.stopped],
             [work for _, turn, _, _ in done for work in turn.void],
             {run_id: _recorded(decided, last) for run_id, _, decided, last in done if decided and decided.events},
+            {run_id: decided.wake_at for run_id, _, decided, _ in done if decided and decided.wake_at is not None},
         )
 
     def _decide(
         self, locked: LockedRun, machine: RunMachine, inputs: list[Input]
     ) -> tuple[RunTurn | None, list[Answer], Decided | None]:
         """Return the turn of a run, what became of the inputs, and what follows; without a turn nothing does."""
-        why = ""
         if locked.problem is not None:
             why = locked.problem.message
-        elif locked.last_seq and locked.driver != "cluster":
-            refused = Answer(Verdict.REFUSED, f"run {locked.run_id!r} is not the cluster's: an engine drives it")
-            return None, [refused] * len(inputs), None
-        if why:
             _log.error("run %s is left as it is: %s", locked.run_id, why)
             return None, [Answer(Verdict.BROKEN, why)] * len(inputs), None
+        if locked.last_seq and locked.driver != "cluster":
+            refused = Answer(Verdict.REFUSED, f"run {locked.run_id!r} is not the cluster's: an engine drives it")
+            return None, [refused] * len(inputs), None
         try:
             machine.replay(entry.event for entry in locked.events)
             turn = RunTurn(machine, locked, self._placing, self._clock.now())

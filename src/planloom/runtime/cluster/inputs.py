@@ -66,6 +66,7 @@ class Stated:
     Attributes:
         fact: As it was read; whether a worker may say it is looked at when it is taken in.
         ends: It is to be what the attempt came to, and not a note.
+        capability: For which whoever says so may speak; "": for any.
     """
 
     run_id: str
@@ -73,6 +74,7 @@ class Stated:
     token: str
     fact: Fact
     ends: bool
+    capability: str = ""
 
 
 @frozen
@@ -82,6 +84,7 @@ class Claimed:
     Attributes:
         worker: Names the worker and this one delivery to it.
         again: The attempt was delivered to somebody before, who did not answer.
+        capability: For which whoever asks may speak; "": for any.
     """
 
     run_id: str
@@ -89,6 +92,7 @@ class Claimed:
     token: str
     worker: str
     again: bool
+    capability: str = ""
 
 
 @frozen

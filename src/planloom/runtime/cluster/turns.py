@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from hmac import compare_digest
 from typing import TYPE_CHECKING, assert_never
 
 from planloom import masking
@@ -252,7 +253,10 @@ class RunTurn:
     def _spoken_for(self, one: Stated | Claimed | Lost | Unsendable) -> Work | None:
         """Return the work that an input is about, if it has its token."""
         work = self._work.get(one.key)
-        return work if work is not None and work.token == one.token else None
+        if work is None or not compare_digest(work.token.encode(), one.token.encode()):
+            return None
+        speaks_for = getattr(one, "capability", "")
+        return work if speaks_for in ("", work.capability) else None
 
     # --- people -------------------------------------------------------------------------------
 

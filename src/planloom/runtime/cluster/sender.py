@@ -1,0 +1,203 @@
+"""From the outbox to the broker: commands, stops, and what is taken back.
+
+Rule 1: only what is committed is published; what cannot be published now stays in the outbox, and is not forgotten.
+Rule 2: a rate is taken before anything is published, so that no crash gives more than it allows.
+Rule 3: a token that is void is not published any more, however late its turn comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, OrderedDict
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from planloom.errors import BrokerError, JetStreamError, JournalError
+from planloom.runtime.cluster import bodies
+from planloom.runtime.cluster.inputs import Unsendable
+from planloom.runtime.cluster.outbox import as_sent
+from planloom.transport.nats import commands, subjects
+from planloom.transport.nats.commands import Sent
+from planloom.transport.nats.streams import ensure_workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from planloom.journal.postgres.shared import SharedRuns
+    from planloom.journal.postgres.work import Work
+    from planloom.ports import Clock
+    from planloom.runtime.cluster.inputs import Input
+    from planloom.runtime.cluster.settings import ClusterSettings
+    from planloom.transport.nats.link import BrokerLink
+
+_log = logging.getLogger("planloom.cluster")
+
+AGAIN_S = 1.0
+"""Seconds before what the broker has no room for is tried again."""
+AT_ONCE = 256
+"""Commands whose acknowledgement is waited for at the same time."""
+VOID = 10_000
+"""Tokens that are remembered as void."""
+MOST_PLACES = 256
+"""Places that work may be sent to: each is a consumer of the broker's."""
+
+
+class Sender:
+    """Publishes work.
+
+    Args:
+        tell: Takes what is to be taken in about work that cannot be sent.
+
+    Attributes:
+        counts: How much became of what.
+    """
+
+    def __init__(
+        self,
+        link: BrokerLink,
+        shared: SharedRuns,
+        settings: ClusterSettings,
+        clock: Clock,
+        tell: Callable[[Input], None],
+    ) -> None:
+        self._link = link
+        self._shared = shared
+        self._settings = settings
+        self._clock = clock
+        self._tell = tell
+        self._places: set[tuple[str, str]] = set()
+        self._void: OrderedDict[str, None] = OrderedDict()
+        self._later: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self.counts: Counter[str] = Counter()
+
+    def forget_places(self) -> None:
+        """Have consumers made anew: the broker may have lost them."""
+        self._places.clear()
+
+    async def close(self) -> None:
+        for handle in self._later.values():
+            handle.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._tasks
+
+    # --- commands -----------------------------------------------------------------------------
+
+    async def send(self, works: Sequence[Work]) -> None:
+        """Publish work, as far as rates allow it now; the rest later."""
+        due: list[Work] = []
+        for capability, group in groupby(sorted(works, key=lambda one: one.capability), lambda one: one.capability):
+            ready = await self._within_rate(capability, list(group))
+            due += ready
+        await self._send_now(due)
+
+    async def _within_rate(self, capability: str, works: list[Work]) -> list[Work]:
+        """Return the work that may be sent now, and see to the rest."""
+        module = self._settings.modules.get(capability)
+        if module is None or module.rate_per_minute is None:
+            return works
+        now = self._clock.now()
+        try:
+            moments = await self._shared.take_slots(capability, len(works), per_minute=module.rate_per_minute, now=now)
+        except JournalError as error:  # it stays in the outbox: `unsent` finds it
+            _log.warning("no rate can be taken for %s: %s", capability, error.message)
+            return []
+        ready = [work for work, at in zip(works, moments, strict=True) if at <= now]
+        later = [(work, at) for work, at in zip(works, moments, strict=True) if at > now]
+        if later:
+            self.counts["rated"] += len(later)
+            try:
+                await self._shared.postpone([work for work, _ in later], [at for _, at in later])
+            except JournalError as error:  # somebody finds it unsent, and takes its moment anew
+                _log.warning("work cannot be put off: %s", error.message)
+        for work, at in later:
+            self._send_later(work, at - now)
+        return ready
+
+    def _send_later(self, work: Work, seconds: float) -> None:
+        def send() -> None:
+            self._later.pop(work.token, None)
+            self._start(work)
+
+        self._later[work.token] = asyncio.get_running_loop().call_later(seconds, send)
+
+    def _start(self, work: Work) -> None:
+        task = asyncio.get_running_loop().create_task(self._send_now([work]))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send_now(self, works: Sequence[Work]) -> None:
+        became = await asyncio.gather(*map(self._send_one, works))
+        sent = [work for work, is_sent in zip(works, became, strict=True) if is_sent]
+        if not sent:
+            return
+        try:
+            await self._shared.mark_sent(sent, self._clock.now(), check_after_s=self._settings.check_s)
+        except JournalError as error:  # it is looked for where it was put, and found
+            _log.warning("what was sent cannot be marked: %s", error.message)
+
+    async def _send_one(self, work: Work) -> bool:
+        """Publish one command; return whether the broker has it."""
+        if work.token in self._void:
+            return False
+        body = as_sent(work, self._clock.now()).encode("utf-8", "surrogatepass")
+        async with self._room:
+            try:
+                await self._workers_of(work)
+                sent = await commands.send(self._link, bodies.command_subject(work), body, msg_id=work.token)
+            except (BrokerError, JetStreamError) as error:
+                self.counts["unsent"] += 1
+                _log.warning("a command waits: %s", error.message)
+                self._send_later(work, AGAIN_S)
+                return False
+        self.counts[sent.value] += 1
+        if sent is Sent.FULL:
+            self._send_later(work, AGAIN_S)
+            return False
+        if sent is Sent.TOO_LARGE:
+            why = f"what it is given takes {len(body)} bytes, and the broker takes {self._link.max_payload} at most"
+            self._tell(Unsendable(work.run_id, work.key, work.token, why))
+            return False
+        return True
+
+    async def _workers_of(self, work: Work) -> None:
+        """Have the consumer there that the workers of a place share."""
+        place = work.capability, work.place
+        if place in self._places or len(self._places) >= MOST_PLACES:
+            return
+        module = self._settings.modules.get(work.capability)
+        most = None if module is None else module.max_in_flight
+        await ensure_workers(self._link, *place, lease_s=self._settings.lease_s, max_in_flight=most)
+        self._places.add(place)
+
+    # --- what is taken back -------------------------------------------------------------------
+
+    async def void(self, works: Sequence[Work]) -> None:
+        """Take work back from where it was put; a worker that has it already is not told."""
+        for work in works:
+            self._void[work.token] = None
+            handle = self._later.pop(work.token, None)
+            if handle is not None:
+                handle.cancel()
+        while len(self._void) > VOID:
+            self._void.popitem(last=False)
+        for work in works:
+            try:
+                await commands.purge(self._link, bodies.command_subject(work))
+            except (BrokerError, JetStreamError) as error:  # whoever gets it is refused the claim, or the outcome
+                _log.warning("a command cannot be taken back: %s", error.message)
+
+    async def stop(self, works: Sequence[Work]) -> None:
+        """Tell workers which attempts are to stop."""
+        for capability, group in groupby(sorted(works, key=lambda one: one.capability), lambda one: one.capability):
+            try:
+                await self._link.publish(subjects.stop(capability), bodies.stop_body(list(group)))
+            except BrokerError as error:  # they are given up after a moment
+                _log.warning("workers cannot be told to stop: %s", error.message)

@@ -1,0 +1,153 @@
+"""What does not come in by itself: time, people, what was not sent, and what got lost.
+
+Rule 1: all of it is looked for again and again; a look that fails is only made later.
+Rule 2: work is lost only if it is neither with the workers, nor among the inputs, nor answered on record, looked at in
+that order: a worker publishes its outcome before it acknowledges, so it is always in one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from planloom.errors import PlanloomError
+from planloom.runtime.cluster import bodies
+from planloom.runtime.cluster.inputs import Due, Lost
+from planloom.transport.nats import commands
+from planloom.transport.nats.streams import CMD, IN
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from planloom.journal.postgres.shared import SharedRuns
+    from planloom.journal.postgres.work import Work
+    from planloom.ports import Clock, Journal
+    from planloom.runtime.cluster.inputs import Input
+    from planloom.runtime.cluster.settings import ClusterSettings
+    from planloom.transport.nats.link import BrokerLink
+
+_log = logging.getLogger("planloom.cluster")
+
+LOOK_S = 1.0
+"""Seconds between looks at the time of runs that others looked after."""
+POSTED_S = 0.5
+"""Seconds between looks for what people left in the journal."""
+UNSENT_S = 5.0
+"""Seconds after which work that is not sent was forgotten by whoever was to send it."""
+FAR_S = 3_600.0
+MOST_ALARMS = 50_000
+"""Moments that are waited for here; others are looked for."""
+MANY = 500
+NOWHERE = "it was neither with a worker nor among the outcomes"
+
+
+class Watch:
+    """Looks for what has to be taken in.
+
+    Args:
+        tell: Takes in what was found.
+
+    Attributes:
+        lost: How often work was nowhere.
+    """
+
+    def __init__(
+        self,
+        link: BrokerLink,
+        shared: SharedRuns,
+        journal: Journal,
+        settings: ClusterSettings,
+        clock: Clock,
+        tell: Callable[[Input], None],
+    ) -> None:
+        self._link = link
+        self._shared = shared
+        self._journal = journal
+        self._settings = settings
+        self._clock = clock
+        self._tell = tell
+        self._alarms: dict[str, tuple[float, asyncio.TimerHandle]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._look_now = asyncio.Event()
+        self._all = False
+        self.lost = 0
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        check_s = min(self._settings.check_s / 4, UNSENT_S)
+        looks = [(self._look_at_time, LOOK_S), (self._look_for_people, POSTED_S), (self._look_for_work, check_s)]
+        self._tasks = [loop.create_task(self._again_and_again(look, every)) for look, every in looks]
+
+    async def close(self) -> None:
+        for _, handle in self._alarms.values():
+            handle.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def check_all(self) -> None:
+        """Look for everything that was sent: the broker may have lost what it had."""
+        self._all = True
+
+    async def _again_and_again(self, look: Callable[[], Awaitable[None]], every_s: float) -> None:
+        while True:
+            try:
+                await look()
+            except PlanloomError as error:
+                _log.warning("a look failed: %s", error.message)
+            await asyncio.sleep(every_s)
+
+    # --- time ---------------------------------------------------------------------------------
+
+    def wake(self, run_id: str, at: float) -> None:
+        """Have a run looked at when its moment comes, if that is not far; others are looked for."""
+        before = self._alarms.pop(run_id, None)
+        if before is not None:
+            before[1].cancel()
+        seconds = at - self._clock.now()
+        if seconds > FAR_S or len(self._alarms) >= MOST_ALARMS:
+            return
+
+        def ring() -> None:
+            self._alarms.pop(run_id, None)
+            self._tell(Due(run_id))
+
+        # A little late rather than early: the heart compares with the due time on record.
+        self._alarms[run_id] = at, asyncio.get_running_loop().call_later(max(0.0, seconds) + 0.001, ring)
+
+    async def _look_at_time(self) -> None:
+        for run_id in await self._shared.due(self._clock.now() - LOOK_S, MANY):
+            self._tell(Due(run_id))
+
+    # --- people -------------------------------------------------------------------------------
+
+    async def _look_for_people(self) -> None:
+        for run_id in await self._journal.posted_runs():
+            self._tell(Due(run_id))
+
+    # --- work ---------------------------------------------------------------------------------
+
+    async def _look_for_work(self) -> None:
+        now = self._clock.now()
+        await self._look_for(await self._shared.unsent(now - UNSENT_S, MANY))
+        ahead_s = 0.0
+        if self._all:
+            self._all, ahead_s = False, self._settings.check_s + UNSENT_S
+        while found := await self._shared.quiet(now + ahead_s, MANY, again_s=self._settings.check_s + ahead_s):
+            await self._look_for(found)
+            if len(found) < MANY:
+                return
+
+    async def _look_for(self, works: Iterable[Work]) -> None:
+        for work in works:
+            if await self._is_somewhere(work):
+                continue
+            self.lost += 1
+            # Whether it was answered meanwhile is seen on record, with its row locked.
+            self._tell(Lost(work.run_id, work.key, work.token, NOWHERE, is_nowhere=True))
+
+    async def _is_somewhere(self, work: Work) -> bool:
+        if await commands.holds(self._link, CMD, bodies.command_subject(work)):
+            return True
+        return await commands.holds(self._link, IN, bodies.outcome_subject(work))
