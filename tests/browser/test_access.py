@@ -141,6 +141,11 @@ def test_the_content_is_reached_at_once_and_a_dialog_gives_the_cursor_back(
     expect(page.locator(".bar.run .state")).not_to_contain_text("cancelled")
     page.get_by_role("link", name="Runs").click()
     expect(page.locator("main")).to_be_focused()
+    page.go_back()
+    page.get_by_role("button", name="Cancel …").click()
+    page.go_forward()
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_what_is_wrong_is_found(server: Server, watched: Watched) -> None:

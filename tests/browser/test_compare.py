@@ -29,7 +29,7 @@ def step_line(page: Page, step: str) -> Any:
 def width(page: Page, step: str, place: int) -> float:
     box = step_line(page, step).locator(".pace").nth(place).bounding_box()
     assert box is not None
-    return box["width"]
+    return float(box["width"])
 
 
 def compared(watched: Watched, server: Server, *runs: str) -> Page:

@@ -49,6 +49,9 @@ def test_a_step_that_runs_ahead_on_a_draft_is_seen_while_it_does_and_when_it_is_
     (tmp_path / "go").touch()
 
     expect(line(page, "next").locator(".guess")).to_have_text("ran ahead ✓")
+    expect(line(page, "next").locator(".strip")).to_have_count(1)
+    expect(line(page, "next").locator(".strip.confirmed")).to_have_count(1)
+    expect(legend).to_contain_text("ran ahead, and was confirmed")
     expect(line(page, "next")).to_have_class("line s-completed")
     assert "ran ahead, on values not yet confirmed, completed" in heard(page, "next")
     assert ", confirmed" in heard(page, "next")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 SETTINGS = """
+[server]
+plans = ["plans"]
+
 [models]
 writer = "scripted:///{folder}/answers.json?repeat_last=true"
 editor = "scripted:///{folder}/answers.json?repeat_last=true"
@@ -46,9 +49,30 @@ REVIEW = {
     },
 }
 LIMITS = {"max_total_cost_usd": 0.05, "max_tool_calls": 12, "timeout_seconds": 90, "max_total_tokens": 20000}
-KEPT = {"run-light", "run-dark", "step-dark", "runs-light", "phone", "phone-step"}
+KEPT = {"run-light", "run-dark", "step-dark", "runs-light", "phone", "phone-step", "new-light", "compare-light"}
 """Of all that could be kept: what the docs show."""
 WIDTH, HEIGHT = 1280, 1240
+PLANS = {
+    "weekly": """planloom: 1
+name: weekly note
+description: Reads the pages of the regions, writes a note, and sends it once somebody has approved.
+inputs:
+  week: {type: string, description: "its Monday, such as 2026-11-16"}
+  regions: {type: array, items: {type: string}, default: [north, coast, lakes]}
+  tone: {enum: [plain, formal], default: plain}
+  words: {type: integer, minimum: 50, maximum: 500, default: 120}
+steps:
+  - {id: read, tool: fetch, for_each: "${{ inputs.regions }}", with: {url: "${{ item }}"}}
+  - {id: draft, model: writer, prompt: "Write ${{ inputs.words }} words: ${{ steps.read.output }}"}
+  - {id: send, tool: send, with: {to: desk@example.org, text: "${{ steps.draft.output }}"}}
+""",
+    "import": """planloom: 1
+name: nightly import
+description: Takes what came in during the day into the archive.
+steps:
+  - {id: load, tool: fetch, with: {url: "https://example.org/today"}}
+""",
+}
 
 
 def weekly_note() -> list[dict[str, Any]]:
@@ -74,6 +98,9 @@ def weekly_note() -> list[dict[str, Any]]:
 def weekly(tmp_path: Path) -> Iterator[tuple[Server, str]]:
     """Return a server, and a run on it that waits for a person while something else is under way."""
     (tmp_path / "answers.json").write_text(json.dumps([NOTE]))
+    (tmp_path / "plans").mkdir()
+    for name, text in PLANS.items():
+        (tmp_path / "plans" / f"{name}.yaml").write_text(text)
     server = Server(tmp_path, settings=SETTINGS.format(folder=str(tmp_path).lstrip("/")))
     server.start()
     server.submit({"id": "hello", "tool": "echo", "with": {"value": "hello"}}, name="say hello")
@@ -89,7 +116,7 @@ def weekly(tmp_path: Path) -> Iterator[tuple[Server, str]]:
 def keep(request: pytest.FixtureRequest, page: Page, name: str, *, height: int | None = None) -> None:
     if request.config.getoption("--pictures") and name in KEPT:
         PICTURES.mkdir(parents=True, exist_ok=True)
-        part = None if height is None else {"x": 0, "y": 0, "width": WIDTH, "height": height}
+        part: Any = None if height is None else {"x": 0, "y": 0, "width": WIDTH, "height": height}
         page.screenshot(path=PICTURES / f"{name}.png", animations="disabled", clip=part)
 
 
@@ -119,6 +146,35 @@ def test_a_run_in_both_themes(
         "light": ("rgb(244, 246, 249)", "rgb(255, 255, 255)"),
         "dark": ("rgb(7, 12, 23)", "rgb(11, 17, 32)"),
     }[theme]
+
+
+def test_a_new_run_and_two_side_by_side(
+    request: pytest.FixtureRequest, weekly: tuple[Server, str], watch: Callable[..., Watched]
+) -> None:
+    server, _ = weekly
+
+    def priced(price: float, seconds: float) -> str:
+        return server.submit(
+            {"id": "price", "tool": "echo", "with": {"value": price}},
+            {"id": "stock", "tool": "linger", "with": {"value": {"left": 12}, "seconds": seconds}},
+            {"id": "bill", "tool": "echo", "with": {"value": {"sum": "${{ steps.price.output }}", "currency": "EUR"}}},
+            name="bill",
+        )
+
+    runs = [priced(12.5, 0.3), priced(14.0, 0.1)]
+    for run_id in runs:
+        server.until_ended(run_id)
+    page = watch(server, viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light").page
+    page.goto(f"{server.url}/#/new/weekly")
+    page.get_by_label("week", exact=True).fill("2026-11-16")
+    page.get_by_text("Limits").click()
+    expect(page.get_by_label("Tool calls")).to_be_visible()
+    keep(request, page, "new-light", height=640)
+    page.goto(f"{server.url}/#/compare/{'/'.join(runs)}")
+    expect(page.locator(".verdict")).to_have_text("2 of 3 steps differ.")
+    page.get_by_role("button", name="bill: output differs").click()
+    expect(page.locator(".outputs:visible pre")).to_have_count(2)
+    keep(request, page, "compare-light", height=720)
 
 
 def test_a_run_on_a_phone(

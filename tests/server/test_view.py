@@ -7,6 +7,8 @@ import json
 from typing import Any
 
 from planloom import Engine, tool
+from planloom.core.chat import ModelCall
+from planloom.models.scripted import FunctionModel
 from planloom.plan.load import load_plan
 from planloom.runtime.reading import read_run
 from planloom.server.view import RunView, view_of
@@ -67,6 +69,47 @@ def test_each_attempt_of_a_retried_step_is_a_bar() -> None:
 
     assert [(bar["attempt"], bar["status"]) for bar in view["rows"][0]["bars"]] == [(1, "failed"), (2, "completed")]
     assert view["totals"]["retries"] == 1
+
+
+def test_the_items_of_a_map_say_what_they_are_a_part_of() -> None:
+    step = {"id": "each", "tool": "add", "for_each": [1, 2], "with": {"x": "${{ item }}"}}
+
+    view = seen({"steps": [step]})
+
+    assert {row["step"]: row["parent"] for row in view["rows"]} == {"each": "", "each[0]": "each", "each[1]": "each"}
+
+
+def test_what_ran_ahead_stands_once_where_it_ran_with_what_came_of_it() -> None:
+    async def main() -> dict[str, Any]:
+        answered = asyncio.Event()
+
+        async def strong(call: ModelCall) -> str:
+            await answered.wait()
+            return "north"
+
+        @tool(effects="none")
+        async def look(text: str) -> str:
+            """Let the answer come once this has run ahead on the draft."""
+            asyncio.get_running_loop().call_soon(answered.set)
+            return text
+
+        models = {"strong": FunctionModel(strong), "weak": FunctionModel(lambda call: "north")}
+        steps = [
+            {"id": "first", "model": "strong", "prompt": "Where?", "speculate": {"draft": "weak", "policy": "compare"}},
+            {"id": "next", "tool": "look", "with": {"text": "${{ steps.first.output }}"}},
+        ]
+        async with Engine(tools=[look], models=models) as engine:
+            run = await engine.run(load_plan({"planloom": 1, "name": "seen", "steps": steps}))
+            return view_of(await read_run(engine.journal, run.run_id))
+
+    view = asyncio.run(main())
+
+    bars = {row["step"]: [(bar["lane"], bar["outcome"]) for bar in row["bars"]] for row in view["rows"]}
+    assert sorted(bars["first"]) == [("", ""), ("draft", "spent")]
+    assert bars["next"] == [("ahead", "confirmed")]
+    words = next(row for row in view["rows"] if row["step"] == "next")["bars"][0]["words"]
+    assert words.startswith("next, attempt 1: ran ahead, on values not yet confirmed, completed")
+    assert words.endswith(", confirmed")
 
 
 def test_a_step_that_waits_for_a_person_is_a_question_and_those_behind_it_are_rows_without_bars() -> None:

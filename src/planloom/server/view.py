@@ -145,6 +145,8 @@ def _rows(run: RunOnRecord, result: RunResult) -> tuple[list[dict[str, Any]], in
     drawn, span_s, _ = rows_of(result, attempts, most=MOST_ROWS)
     rows = []
     for row in drawn:
+        # What ran ahead and was confirmed is that attempt, and stands where it ran.
+        settled = {bar.attempt for bar in row.bars if bar.lane == "ahead" and bar.outcome == "confirmed"}
         bars = [
             {
                 "begin": round(bar.begin, 6),
@@ -156,6 +158,7 @@ def _rows(run: RunOnRecord, result: RunResult) -> tuple[list[dict[str, Any]], in
                 "outcome": bar.outcome,
             }
             for bar in row.bars
+            if bar.lane or bar.attempt not in settled
         ]
         rows.append(_row(steps.pop(row.label), bars, parents))
     room = MOST_ROWS - len(rows)

@@ -62,7 +62,7 @@ export async function runPage(main, shell, runId, wanted, signal) {
       el("button", { type: "button", class: "quiet", text: "Record", "aria-label": "Download the record", title: "Download the record: every event, as NDJSON", on: { click: download } }),
       run.status === "failed" ? act("resume", "Run the rest", "", { failed: true }) : null,
       run.ended ? null : run.paused || (run.status === "running" && run.driven === false) ? act("resume", "Resume", "") : act("pause", "Pause", ""),
-      run.ended ? null : el("button", { type: "button", class: "danger", text: "Cancel …", on: { click: () => cancelling(say) } }));
+      run.ended ? null : el("button", { type: "button", class: "danger", text: "Cancel …", on: { click: () => cancelling(say, signal) } }));
   }
 
   async function say(what, button, body) {
@@ -225,7 +225,7 @@ function drawBudget(node, budget) {
 }
 
 /** Ask whether a run is to be cancelled, and why. */
-function cancelling(say) {
+function cancelling(say, signal) {
   const reason = el("input", { type: "text", maxlength: 500, id: "cancel-reason", placeholder: "for the record (optional)" });
   const dialog = el("dialog", { "aria-labelledby": "cancel-title", on: { close: () => dialog.remove() } },
     el("form", { method: "dialog", on: { submit: (event) => {
@@ -236,8 +236,9 @@ function cancelling(say) {
     el("h2", { id: "cancel-title", text: "Cancel this run?" }),
     el("p", { class: "muted", text: "What is under way is stopped, nothing new begins. It cannot be taken up again." }),
     el("div", { class: "field" }, el("label", { for: "cancel-reason", text: "Why" }), reason),
-    el("div", { class: "row" }, el("span", { class: "gap" }), el("button", { type: "submit", value: "keep", text: "Go on", formnovalidate: true }),
+    el("div", { class: "row" }, el("span", { class: "gap" }), el("button", { type: "submit", value: "keep", text: "Keep it running", formnovalidate: true }),
       el("button", { type: "submit", class: "primary stop", value: "cancel", text: "Cancel the run" }))));
+  signal.addEventListener("abort", () => dialog.close());
   document.body.append(dialog);
   dialog.showModal();
   reason.focus();

@@ -17,7 +17,8 @@ const LEGEND = [
   ["failed", "an attempt that failed", (bar) => !bar.lane && bar.status === "failed"],
   ["wait", "waits to try again", null],
   ["draft", "a cheaper model's draft", (bar) => bar.lane === "draft"],
-  ["ahead", "ran ahead, on values not yet confirmed", (bar) => bar.lane === "ahead"],
+  ["ahead", "ran ahead, on values not yet confirmed", (bar) => bar.lane === "ahead" && bar.outcome !== "confirmed"],
+  ["confirmed", "ran ahead, and was confirmed", (bar) => bar.lane === "ahead" && bar.outcome === "confirmed"],
   ["back", "taken back: the draft was wrong", (bar) => bar.outcome === "rolled_back"],
 ];
 
@@ -146,7 +147,7 @@ export function timelinePanel(choose) {
   }
 
   function barOf(bar, numbered) {
-    const lane = bar.lane ? ` lane-${bar.lane === "draft" ? "draft" : "ahead"}${bar.outcome === "rolled_back" ? " taken-back" : ""}` : "";
+    const lane = bar.lane ? ` lane-${bar.lane === "draft" ? "draft" : "ahead"}${{ rolled_back: " taken-back", confirmed: " confirmed" }[bar.outcome] ?? ""}` : "";
     const node = el("span", { class: `strip ${stateClass(bar.status)}${lane}`, title: bar.words, text: numbered && !bar.lane ? String(bar.attempt) : null });
     node.style.left = `calc(${bar.begin} / var(--span) * 100%)`;
     node.style.width = `max(3px, calc(${Math.max(0, bar.end - bar.begin)} / var(--span) * 100%))`;
