@@ -51,7 +51,7 @@ def commit(connection: Connection, commit_id: UUID, server: Server, until: float
         AnswerLostError: Nobody knows.
     """
     try:
-        connection.execute("COMMIT")
+        connection.execute("COMMIT", prepare=False)
     except psycopg.Error as error:
         if not is_away(error):
             raise
