@@ -53,6 +53,7 @@
     │   ├── WorkerLostError             a worker died or fell silent
     │   ├── NoWorkerError               no worker there is, or can be, does what is asked
     │   ├── OverloadedError             too much waits already; nothing was taken
+    │   ├── SubmissionRefusedError      a cluster's agents will not run what was submitted
     │   ├── BrokerError                 a cluster's broker cannot be reached, or gives no answer
     │   │   ├── BrokerRefusedError      it does not let this credential in, or do this
     │   │   └── JetStreamError          it answered that it did not do it
@@ -671,6 +672,12 @@ class OverloadedError(WorkerError):
     """Too much waits already. What was asked was not taken: nothing is lost, ask again later."""
 
     code = "worker.overloaded"
+
+
+class SubmissionRefusedError(WorkerError):
+    """A cluster will not run what was submitted: its plan or inputs are wrong there. `facts["refusal"]` is why."""
+
+    code = "worker.submission_refused"
 
 
 class ProtocolError(WorkerError):

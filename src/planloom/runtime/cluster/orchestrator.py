@@ -127,7 +127,8 @@ class Orchestrator:
             await self._intake.drain()
             try:
                 async with asyncio.timeout(DRAIN_S):
-                    while not (self._turnstile.is_idle and self._intake.is_idle and self._sender.is_idle):
+                    # Each of them becomes idle by itself, and may give the others work once more on the way.
+                    while not (self._turnstile.is_idle and self._intake.is_idle and self._sender.is_idle):  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
             except TimeoutError:
                 _log.warning("it goes before all was seen to; another agent does the rest")

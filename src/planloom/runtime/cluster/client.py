@@ -1,0 +1,187 @@
+"""Asking a cluster for runs: submit, say something to a run, wait for its end.
+
+Rule 1: a submission that was taken is durable; whether it can run is decided by an agent, and read here.
+Rule 2: asking again for the same run under the same name is one run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+from planloom.core.events import CancelRequested, PauseRequested, RunFinished, RunResumed
+from planloom.errors import BrokerError, JetStreamError, OverloadedError, RunNotFoundError, SubmissionRefusedError
+from planloom.plan.load import load_plan
+from planloom.runtime.clock import LoopClock
+from planloom.runtime.cluster import bodies
+from planloom.runtime.reading import read_run
+from planloom.runtime.run_ids import checked_run_id, new_run_id
+from planloom.runtime.wire import JsonWire
+from planloom.transport.nats import subjects
+from planloom.transport.nats.link import Broker, BrokerLink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from planloom.core.events import Fact
+    from planloom.core.result import RunResult
+    from planloom.journal.postgres.journal import PostgresJournal
+    from planloom.journal.postgres.shared import SharedRuns
+    from planloom.plan.policy import ResourceLimits
+    from planloom.ports import Clock
+    from planloom.runtime.checks import PlanSource
+
+LOOK_S = 0.1
+"""Seconds between looks whether a submission has become a run."""
+TRIES = 20
+AGAIN_S = 0.5
+
+
+class ClusterClient:
+    """Submits runs to a cluster. An async context manager.
+
+    Args:
+        broker: Where the broker is, and who asks.
+        journal: The record, for whoever waits; None: nothing is waited for.
+        shared: The same database, for refusals.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        journal: PostgresJournal | None = None,
+        shared: SharedRuns | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._link = BrokerLink(broker)
+        self._journal = journal
+        self._shared = shared
+        self._clock = clock or LoopClock()
+        self._requests: dict[str, str] = {}
+
+    async def __aenter__(self) -> ClusterClient:
+        await self._link.open(wait_s=10.0)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._link.close()
+
+    async def submit(
+        self,
+        plan: PlanSource,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        run_id: str | None = None,
+        limits: ResourceLimits | None = None,
+        allow: Iterable[str] | None = None,
+        module: str = "",
+        parallel: bool = True,
+        track_cost: bool = True,
+    ) -> str:
+        """Have a run of a plan begin; return its name once the broker has the submission.
+
+        Raises:
+            PlanError: It is no plan.
+            OverloadedError: There is no room for it.
+            BrokerError: The broker does not answer; asking again under the same name is safe.
+        """
+        run_id = new_run_id() if run_id is None else checked_run_id(run_id)
+        submission = bodies.Submission(
+            run_id=run_id,
+            plan=json.loads(load_plan(plan).canonical_json),
+            inputs=dict(inputs or {}),
+            limits=None if limits is None else limits.model_dump(mode="json", exclude_unset=True),
+            allow=None if allow is None else tuple(allow),
+            module=module,
+            parallel=parallel,
+            track_cost=track_cost,
+        )
+        self._requests[run_id] = submission.request
+        await self._store(subjects.submission(run_id), submission.written(), f"{run_id}/{submission.request}")
+        return run_id
+
+    async def cancel(self, run_id: str, *, by: str = "caller", reason: str = "") -> None:
+        """Ask a run to stop."""
+        await self._say(run_id, "cancel", CancelRequested(by, self._clock.now(), reason))
+
+    async def pause(self, run_id: str, *, by: str = "caller") -> None:
+        """Have nothing new start in a run; what is under way ends."""
+        await self._say(run_id, "pause", PauseRequested(by, self._clock.now()))
+
+    async def resume(self, run_id: str) -> None:
+        """Have a paused run go on, once what was under way has ended."""
+        await self._say(run_id, "resume", RunResumed(0, self._clock.now()))
+
+    async def say(self, run_id: str, name: str, fact: Fact) -> None:
+        """Say to a run what a person answers: see `runtime.people`."""
+        await self._say(run_id, name, fact)
+
+    async def started(self, run_id: str) -> None:
+        """Wait until a submission has become a run.
+
+        Raises:
+            SubmissionRefusedError: It was refused, and why.
+        """
+        journal, shared = self._here()
+        while True:
+            try:
+                await journal.read(run_id, limit=1)
+            except RunNotFoundError:
+                pass
+            else:
+                return
+            told = await shared.refusal(run_id)
+            if told is not None:
+                self._raise(run_id, json.loads(told))
+            await asyncio.sleep(LOOK_S)
+
+    async def result(self, run_id: str) -> RunResult:
+        """Wait until a run has ended, and return its result.
+
+        Raises:
+            SubmissionRefusedError: It was refused, and why.
+        """
+        await self.started(run_id)
+        journal, _ = self._here()
+        async for recorded in journal.follow(run_id):
+            if isinstance(recorded.event, RunFinished):
+                break
+        return (await read_run(journal, run_id)).result
+
+    def _raise(self, run_id: str, told: dict[str, Any]) -> None:
+        ours = self._requests.get(run_id)
+        if ours is None or told["request"] == ours:
+            error = told["error"]
+            raise SubmissionRefusedError(
+                f"run {run_id} was refused: {error['message']}", remedy=error.get("remedy", ""), refusal=error
+            )
+
+    def _here(self) -> tuple[PostgresJournal, SharedRuns]:
+        if self._journal is None or self._shared is None:
+            raise RunNotFoundError("this client has no record to look at", remedy="give it the journal's address")
+        return self._journal, self._shared
+
+    async def _say(self, run_id: str, name: str, fact: Fact) -> None:
+        body = bodies.signal_body(run_id, fact, JsonWire())
+        await self._store(subjects.signal(run_id, name), body, "")
+
+    async def _store(self, subject: str, body: bytes, msg_id: str) -> None:
+        """Have the broker keep a message, however often it has to be asked."""
+        for tries in range(1, TRIES + 1):
+            try:
+                await self._link.store(subject, body, msg_id=msg_id)
+            except JetStreamError as error:
+                words = str(error.facts.get("words", ""))
+                if "maximum messages" in words or "maximum bytes" in words:
+                    raise OverloadedError(
+                        "too much waits for the cluster's agents", remedy="submit it again later, or start more agents"
+                    ) from error
+                raise
+            except BrokerError:
+                if tries == TRIES or not msg_id:
+                    raise
+                await asyncio.sleep(AGAIN_S)
+            else:
+                return
