@@ -247,6 +247,7 @@ def test_its_own_work_goes_through(tmp_path: Path) -> None:
             got = await worker.pull(MAIL)
             assert got is not None, worker.refused
             await worker.client.publish(got.reply, b"+WPI")
+            queue = await worker.asked(f"$JS.API.CONSUMER.INFO.CMD.{MAIL}")
             assert await worker.asked(subjects.ask("mail", "run-1", "send", 1, 0), {}) == {"wanted": True}
             told = await worker.asked(OWN_OUTCOME, {"fact": 1})
             assert await worker.asked(got.reply) == {}
@@ -254,6 +255,8 @@ def test_its_own_work_goes_through(tmp_path: Path) -> None:
             await agent.client.publish(subjects.drain("mail", "thief"), b"{}")
 
             assert got.data == b'{"run": "run-1"}'
+            assert queue is not None, worker.refused
+            assert queue["num_ack_pending"] == 1
             assert told == {"stream": "IN", "seq": 1}
             assert (await orders.next_msg(2)).data == b"{}"
             assert (await drained.next_msg(2)).data == b"{}"

@@ -61,6 +61,7 @@ _COMMANDS = {
     "mcp": ("planloom.cli.mcp", "mcp", "Offer plans as tools over MCP; show and approve tools of MCP servers."),
     "serve": ("planloom.cli.serve", "serve", "Serve runs over HTTP, and a page to look at them."),
     "worker": ("planloom.cli.worker", "worker", "Make attempts for an engine, with the tools that are here."),
+    "cluster": ("planloom.cli.cluster", "cluster", "Set up a cluster's keys, and who may do what in it."),
     "doctor": ("planloom.cli.doctor", "doctor", "Look at this installation and say what is missing."),
 }
 """Name → module, function, first line of its help."""

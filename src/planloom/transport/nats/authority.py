@@ -149,6 +149,18 @@ class Authority:
         lines = read_text(path).splitlines() if path.exists() else []
         return [found for line in lines if (found := _issue(line)) is not None]
 
+    def counting(self) -> list[dict[str, Any]]:
+        """Return what of `issued` counts still: has not ended, is not revoked, and its signing key is no older one."""
+        told = {account: claims_of(self.folder, account)["nats"] for account in (*self._accounts(), SYSTEM)}
+        found = []
+        for one in self.issued():
+            about = told.get(_account_of(Role(one["role"]), one["module"]), {})
+            ended = one["expires_at"] is not None and one["expires_at"] <= self._clock()
+            gone = one["key"] in about.get("revocations", {}) or one["signed_by"] not in about.get("signing_keys", [])
+            if not ended and not gone:
+                found.append(one)
+        return found
+
     def revoke(self, whose: str) -> list[str]:
         """Take credentials back: the servers cut off whoever has them, once they have read `accounts.conf` again.
 
@@ -162,7 +174,7 @@ class Authority:
             ConfigError: Nobody is known by that, or the operator's key is not here.
         """
         now, operator = int(self._clock()), self._operator()
-        by_account = self._keys_of(whose, now)
+        by_account = self._keys_of(whose)
         for account, keys in by_account.items():
             body = claims_of(self.folder, account)
             kept = self._still_needed(body["nats"].get("revocations", {}), now)
@@ -171,25 +183,23 @@ class Authority:
         self._told()
         return sorted({key for keys in by_account.values() for key in keys})
 
-    def _keys_of(self, whose: str, now: int) -> dict[str, list[str]]:
+    def _keys_of(self, whose: str) -> dict[str, list[str]]:
         """Return the keys that are meant, by account."""
         if Path(whose).is_file():
             meant = read_credential(Path(whose))
             return {_account_of(meant.role, meant.module): [meant.public_key]}
-        issued = self.issued()
-        named = [one for one in issued if whose in (one["name"], one["key"])]
-        if not named and len(whose) == 56 and whose.startswith("U") and whose.isalnum():
-            return {account: [whose] for account in self._accounts()}  # made with a copy of the keys elsewhere
+        counting = self.counting()
         found: dict[str, list[str]] = {}
-        for one in named:
-            if one["expires_at"] is None or one["expires_at"] > now:
+        for one in counting:
+            if whose in (one["name"], one["key"]):
                 found.setdefault(_account_of(Role(one["role"]), one["module"]), []).append(one["key"])
+        if not found and len(whose) == 56 and whose.startswith("U") and whose.isalnum():
+            return {account: [whose] for account in self._accounts()}  # made with a copy of the keys elsewhere
         if not found:
-            names = {str(one["name"]) for one in issued}
-            remedy = suggestion(whose, names, otherwise="see issued.jsonl")
+            close = suggestion(whose, {str(one["name"]) for one in counting}, otherwise="see `planloom cluster issued`")
             raise ConfigError(
-                f"no credential of {whose!r} is known that would count still",
-                remedy="it has ended by itself" if named else f"give its file or its public key; or {remedy}",
+                f"no credential of {whose!r} is known that counts still",
+                remedy=f"give its file or its public key; or {close}",
             )
         return found
 
@@ -304,7 +314,7 @@ def _tell_server(folder: Path) -> None:
 def _issue(line: str) -> dict[str, Any] | None:
     try:
         found = json.loads(line)
-        return found if {"key", "name", "role", "module", "expires_at"} <= set(found) else None
+        return found if {"key", "name", "role", "module", "expires_at", "signed_by"} <= set(found) else None
     except (ValueError, TypeError):
         return None  # a line that a crash cut off
 

@@ -265,7 +265,7 @@ class CredentialMint:
         body["planloom"] = {"role": role.value, "module": module, "labels": dict(labels)}
         text = _TEXT.format(token=claims.signed(key, body), seed=user.seed)
         made = credential_in(text, where="what was made")
-        self._note(made)
+        self._note(made, key.public)
         return made
 
     def _signer(self, account: str) -> tuple[KeyPair, str]:
@@ -285,13 +285,13 @@ class CredentialMint:
             )
         return key, str(body["sub"])
 
-    def _note(self, made: Credential) -> None:
+    def _note(self, made: Credential, signed_by: str) -> None:
         issued = self._folder / ISSUED_FILE
         if not issued.exists():
             return  # a folder with some of the keys, on another machine
         try:
             with issued.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(made.facts()) + "\n")
+                file.write(json.dumps({**made.facts(), "signed_by": signed_by}) + "\n")
         except OSError as error:
             raise ConfigError(
                 f"{issued} cannot be written: {error.strerror}",
@@ -337,19 +337,26 @@ def _named(name: str) -> str:
 
 
 async def keep_fresh(
-    path: Path, mint: Callable[[], Credential], *, clock: Callable[[], float] = time.time, retry_s: float = 5.0
+    path: Path,
+    mint: Callable[[], Credential],
+    *,
+    first: Credential | None = None,
+    clock: Callable[[], float] = time.time,
+    retry_s: float = 5.0,
 ) -> None:
-    """Write a credential's file anew at half its life, until cancelled; the first at once if there is none.
+    """Write a credential's file anew at half its life, until cancelled or until it is one that never ends.
 
     Args:
         mint: Makes the next one.
+        first: That in the file; None: it is made and written at once.
         retry_s: Seconds to the next try where one fails: the one that counts has half its life left.
 
     Raises:
         ConfigError: The first one cannot be made or written.
     """
-    made = mint()
-    made.write(path)
+    made = first or mint()
+    if first is None:
+        made.write(path)
     while made.expires_at is not None:
         half_s = (made.expires_at - clock()) / 2
         await asyncio.sleep(max(0.2, half_s))

@@ -83,7 +83,7 @@ def rights_of_worker(module: str, worker: str, labels: Mapping[str, str] = NO_LA
     consumers = [subjects.consumer(module, place) for place in subjects.places_of(labels)]
     return Rights(
         publish=(
-            *(f"$JS.API.CONSUMER.MSG.NEXT.{COMMANDS}.{one}" for one in consumers),
+            *(f"$JS.API.CONSUMER.{what}.{COMMANDS}.{one}" for what in ("MSG.NEXT", "INFO") for one in consumers),
             *(f"$JS.ACK.{COMMANDS}.{one}.>" for one in consumers),
             f"{subjects.ROOT}.in.{own}.>",
             f"{subjects.ROOT}.ask.{own}.>",
@@ -148,8 +148,13 @@ class Shared:
         return {"name": self.subject, "subject": self.subject, "type": self.kind, "account": account}
 
 
-_PULLED = Shared(f"$JS.API.CONSUMER.MSG.NEXT.{COMMANDS}.*", "service", many=True)
-_DONE = Shared(f"$JS.ACK.{COMMANDS}.>", "service")
+_WORK = (
+    Shared(f"$JS.API.CONSUMER.MSG.NEXT.{COMMANDS}.*", "service", many=True),
+    Shared(f"$JS.API.CONSUMER.INFO.{COMMANDS}.*", "service"),
+    # No worker may ask this. Without it the server would answer the questions above itself: "JetStream not enabled".
+    Shared("$JS.API.INFO", "service"),
+    Shared(f"$JS.ACK.{COMMANDS}.>", "service"),
+)
 
 
 def shared_by_streams() -> list[Shared]:
@@ -157,7 +162,7 @@ def shared_by_streams() -> list[Shared]:
     root = subjects.ROOT
     told = (Shared(f"{root}.{kind}.>", "service") for kind in ("in", "ask"))
     heard = (Shared(f"{root}.{kind}.>", "stream") for kind in ("ctl", "evt"))
-    return [_PULLED, _DONE, *told, *heard]
+    return [*_WORK, *told, *heard]
 
 
 def used_by_module(module: str) -> list[Shared]:
@@ -169,7 +174,7 @@ def used_by_module(module: str) -> list[Shared]:
     root, own = subjects.ROOT, subjects.token(checked_module(module))
     told = (Shared(f"{root}.{kind}.{own}.>", "service") for kind in ("in", "ask"))
     # Which consumers of its own a worker may pull from, its labels say, and so its own rights.
-    return [_PULLED, _DONE, *told, Shared(f"{root}.ctl.{own}.>", "stream")]
+    return [*_WORK, *told, Shared(f"{root}.ctl.{own}.>", "stream")]
 
 
 def used_by_submitters() -> list[Shared]:
