@@ -158,28 +158,35 @@ async def hung_up(client: Client) -> None:
 
 
 @asynccontextmanager
-async def secured(folder: Path, *, modules: Iterable[str] = MODULES) -> AsyncIterator[SecuredNats]:
+async def secured(
+    folder: Path, *, modules: Iterable[str] = MODULES, streams: bool = True
+) -> AsyncIterator[SecuredNats]:
     """Start a server of a new cluster with the streams of one, and a consumer for each module."""
     version = version_of(nats_program())
     authority = Authority.made(folder, ServerConf(port=-1, version=version), modules=modules)
     server = SecuredNats(authority)
     server.start()
     try:
-        async with connected(server, authority.mint.agent("setup")) as agent:
-            queue = {"retention": "workqueue", "discard": "new", "storage": "file"}
-            commands = {"name": "CMD", "subjects": ["pl.cmd.>"], "max_msgs_per_subject": 1, "max_msgs": 1000}
-            for told in (
-                {**commands, "discard_new_per_subject": True, **queue},
-                {"name": "IN", "subjects": ["pl.in.>"], **queue},
-            ):
-                made = await agent.asked(f"$JS.API.STREAM.CREATE.{told['name']}", told)
-                assert made is not None, agent.refused
-                assert "error" not in made, made
-            for module in modules:
-                await add_consumer(agent, module)
+        if streams:
+            await _make_streams(server, modules)
         yield server
     finally:
         server.kill()
+
+
+async def _make_streams(server: SecuredNats, modules: Iterable[str]) -> None:
+    async with connected(server, server.authority.mint.agent("setup")) as agent:
+        queue = {"retention": "workqueue", "discard": "new", "storage": "file"}
+        commands = {"name": "CMD", "subjects": ["pl.cmd.>"], "max_msgs_per_subject": 1, "max_msgs": 1000}
+        for told in (
+            {**commands, "discard_new_per_subject": True, **queue},
+            {"name": "IN", "subjects": ["pl.in.>"], **queue},
+        ):
+            made = await agent.asked(f"$JS.API.STREAM.CREATE.{told['name']}", told)
+            assert made is not None, agent.refused
+            assert "error" not in made, made
+        for module in modules:
+            await add_consumer(agent, module)
 
 
 async def add_consumer(agent: Connection, module: str, place: str = "") -> None:

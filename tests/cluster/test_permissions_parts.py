@@ -1,0 +1,109 @@
+"""Our own parts do their work with credentials, across the accounts of the modules."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from planloom.transport.nats import commands, subjects
+from planloom.transport.nats.link import Broker, BrokerLink
+from planloom.transport.nats.puller import Delivery, Puller
+from planloom.transport.nats.streams import CMD, StreamTerms, backlog, ensure_streams, ensure_workers
+from tests.cluster.secured import SecuredNats, add_consumer, connected, secured
+from tests.cluster.servers import comes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from planloom.transport.nats.credentials import Credential
+
+pytestmark = pytest.mark.slow
+MAIL = subjects.consumer("mail")
+
+
+@asynccontextmanager
+async def link_of(server: SecuredNats, made: Credential, trouble: list[str]) -> AsyncIterator[BrokerLink]:
+    path = server.authority.folder / f"{made.public_key}.creds"
+    made.write(path)
+    link = BrokerLink(Broker((server.url,), credentials=path), on_trouble=trouble.append)
+    await link.open()
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+def test_an_agent_makes_the_streams_and_a_worker_takes_from_them(tmp_path: Path) -> None:
+    async def main() -> tuple[list[bytes], list[str]]:
+        trouble: list[str] = []
+        async with secured(tmp_path / "cluster", streams=False) as server:
+            mint = server.authority.mint
+            async with (
+                link_of(server, mint.agent("a1"), trouble) as agent,
+                link_of(server, mint.worker("mail", "w1", labels={"region": "eu"}), trouble) as worker,
+            ):
+                await ensure_streams(agent, StreamTerms())
+                places = subjects.places_of({"region": "eu"})
+                consumers = [await ensure_workers(agent, "mail", place) for place in places]
+                for place in places:
+                    for number in range(20):
+                        subject = subjects.command("mail", place, f"run-{number}", "a", 1, 0)
+                        assert await commands.send(agent, subject, b"x", msg_id=subject) is commands.Sent.SENT
+                taken: list[Delivery] = []
+                pullers = [Puller(worker, CMD, one, taken.append, room=lambda: 100) for one in consumers]
+                for number, puller in enumerate(pullers):
+                    puller.start(f"{worker.inbox}.{number}")
+                await comes(lambda: len(taken) == 40)
+                for one in taken:
+                    await one.renew()
+                    await worker.store(subjects.outcome("mail", str(one.sequence), "a", 1, 0), b"{}")
+                    await one.ack_surely()
+                assert (await backlog(worker, CMD, MAIL)).in_flight == 0
+                for puller in pullers:
+                    await puller.withdraw()
+                return [one.body for one in taken], trouble
+
+    taken, trouble = asyncio.run(main())
+
+    assert taken == [b"x"] * 40
+    assert trouble == []
+
+
+@pytest.mark.parametrize("how", ["it went", "its inbox went"])
+def test_nothing_is_given_to_one_who_asked_and_went(how: str, tmp_path: Path) -> None:
+    """A lost message would come again only when its lease ends: 30 s."""
+
+    async def main() -> bytes:
+        async with secured(tmp_path / "cluster") as server:
+            mint = server.authority.mint
+            async with (
+                connected(server, mint.agent("a1")) as agent,
+                connected(server, mint.worker("mail", "w1")) as gone,
+                connected(server, mint.worker("mail", "w2")) as stays,
+            ):
+                await add_consumer(agent, "mail")
+                inbox = gone.inbox()
+                hears = await gone.client.subscribe(inbox)
+                told = {"batch": 50, "expires": 30_000_000_000, "idle_heartbeat": 1_000_000_000}
+                subject = f"$JS.API.CONSUMER.MSG.NEXT.CMD.{MAIL}"
+                await gone.client.publish(subject, json.dumps(told).encode(), reply=inbox)
+                await gone.settled()
+                if how == "it went":
+                    await gone.client.close()
+                else:
+                    await hears.unsubscribe()
+                    await gone.settled()
+                sent = await agent.asked(subjects.command("mail", "", "run-1", "a", 1, 0), {"run": 1})
+                assert sent is not None
+
+                got = await stays.pull(MAIL, expires=2_000_000_000)
+
+                assert got is not None
+                return bytes(got.data)
+
+    assert asyncio.run(main()) == b'{"run": 1}'
