@@ -52,10 +52,6 @@ class Feed:
     def __init__(self) -> None:
         self._queues: set[asyncio.Queue[bytes]] = set()
 
-    @property
-    def listeners(self) -> int:
-        return len(self._queues)
-
     async def play(self, frames: list[bytes], moments_s: list[float]) -> None:
         """Send each frame its seconds after now."""
         began = time.monotonic()
@@ -113,17 +109,21 @@ def make_app(folder: Path) -> FastAPI:
     async def events() -> Response:
         return StreamingResponse(feed.frames(), media_type="text/event-stream")
 
-    @app.get("/listeners")
-    async def listeners() -> dict[str, int]:
-        return {"listeners": feed.listeners}
+    @app.get("/stored")
+    async def stored() -> Response:
+        async def told() -> AsyncIterator[bytes]:
+            yield b"retry: 1000\n\n"
+            yield app.state.stored
+
+        return StreamingResponse(told(), media_type="text/event-stream")
 
     @app.post("/play", status_code=202)
     async def play() -> dict[str, int]:
         told = json.loads((folder / "frames.json").read_text(encoding="utf-8"))
-        app.state.playing = asyncio.create_task(
-            feed.play([frame.encode() for frame in told["frames"]], told["moments_s"])
-        )
-        return {"frames": len(told["frames"])}
+        frames = [frame.encode() for frame in told["frames"]]
+        app.state.stored = b"".join(frames).replace(MARK, b"1790000000.123456")
+        app.state.playing = asyncio.create_task(feed.play(frames, told["moments_s"]))
+        return {"frames": len(frames)}
 
     return app
 
@@ -131,7 +131,9 @@ def make_app(folder: Path) -> FastAPI:
 def main() -> None:
     """Serve from a folder on any free port, which is told on stderr."""
     app = make_app(Path(sys.argv[1]))
-    listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, so asyncio sends at once
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(2048)
     print(f"listening on http://127.0.0.1:{listening.getsockname()[1]}", file=sys.stderr, flush=True)
     config = uvicorn.Config(app, log_config=None, access_log=False, proxy_headers=False, server_header=False, ws="none")
     asyncio.run(uvicorn.Server(config).serve(sockets=[listening]))
