@@ -62,6 +62,8 @@ _COMMANDS = {
     "serve": ("planloom.cli.serve", "serve", "Serve runs over HTTP, and a page to look at them."),
     "worker": ("planloom.cli.worker", "worker", "Make attempts for an engine, with the tools that are here."),
     "cluster": ("planloom.cli.cluster", "cluster", "Set up a cluster's keys, and who may do what in it."),
+    "agent": ("planloom.cli.agent", "agent", "Decide about the runs of a cluster, over PostgreSQL and NATS."),
+    "submit": ("planloom.cli.submit", "submit", "Ask a cluster for a run of a plan."),
     "doctor": ("planloom.cli.doctor", "doctor", "Look at this installation and say what is missing."),
 }
 """Name → module, function, first line of its help."""

@@ -1,0 +1,92 @@
+"""The command that asks a cluster for a run."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from planloom.cli.agent import broker_of, cluster_of, database_of
+from planloom.cli.exits import exit_of_run
+from planloom.cli.inputs import read_inputs, read_limits
+from planloom.cli.options import Invocation, shared
+from planloom.cli.plan import PLAN_PATH
+from planloom.cli.plan_file import STDIN, PlanFile
+from planloom.cli.project import Workplace
+from planloom.cli.telling import say_result
+from planloom.observe.looks import printable
+from planloom.plan.inputs import check_inputs
+
+if TYPE_CHECKING:
+    from planloom.core.result import RunResult
+
+
+@click.command()
+@click.argument("plan", metavar="PLAN", type=PLAN_PATH)
+@click.option(
+    "--input", "pairs", multiple=True, metavar="NAME=VALUE", help="An input: text, or JSON where text does not fit."
+)
+@click.option("--input-file", "files", multiple=True, metavar="NAME=PATH", help="An input: the text of a file.")
+@click.option("--inputs", "document", metavar="FILE", type=click.Path(path_type=Path), help="Inputs as a JSON object.")
+@click.option("--run-id", metavar="ID", help="Name of the run; default: a new one that sorts by time.")
+@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="A limit, e.g. max_tool_calls=20.")
+@click.option("--module", default="", metavar="NAME", help="Whose run it is, for the record.")
+@click.option("--nats", "servers", multiple=True, metavar="URL", help="The broker; default: that of planloom.toml.")
+@click.option("--creds", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Who we are at the broker.")
+@click.option("--wait", is_flag=True, help="Wait for the run's end, and print its result. Needs the journal.")
+@shared()
+def submit(
+    call: Invocation,
+    plan: Path,
+    pairs: tuple[str, ...],
+    files: tuple[str, ...],
+    document: Path | None,
+    run_id: str | None,
+    limits: tuple[str, ...],
+    module: str,
+    servers: tuple[str, ...],
+    creds: str | None,
+    wait: bool,
+) -> None:
+    """Ask a cluster for a run of a plan.
+
+    PLAN is a file, or - for standard input. It is checked by an agent of the cluster, which has the tools; without
+    --wait this ends once the broker has the submission.
+    """
+    screen, place = call.screen(), Workplace(call, plan=None if plan == STDIN else plan)
+    settings = cluster_of(place, servers=servers, creds=creds)
+    dsn = database_of(call, place) if wait else ""
+    read = PlanFile(plan).read()
+    inputs = check_inputs(read, read_inputs(read, pairs=pairs, files=files, document=document))
+    bounds = read_limits(read, limits, max_concurrent=None)
+
+    async def submitted() -> tuple[str, RunResult | None]:
+        from planloom.journal.postgres.journal import PostgresJournal
+        from planloom.journal.postgres.shared import SharedRuns
+        from planloom.runtime.cluster.client import ClusterClient
+
+        async with AsyncExitStack() as ending:
+            journal = shared_runs = None
+            if wait:
+                key = place.settings.journal_key()
+                journal, shared_runs = PostgresJournal(dsn, key=key), SharedRuns(dsn, key=key)
+                ending.push_async_callback(journal.close)
+                ending.push_async_callback(shared_runs.close)
+            client = ClusterClient(broker_of(settings, "planloom-submit"), journal=journal, shared=shared_runs)
+            await ending.enter_async_context(client)
+            name = await client.submit(read, inputs, run_id=run_id, limits=bounds, module=module)
+            screen.note(f"run {printable(name)}")
+            return name, await client.result(name) if wait else None
+
+    with screen.only_answers_on_stdout():
+        name, result = asyncio.run(submitted())
+        if result is None:
+            screen.answer({"run_id": name}, name)
+        else:
+            say_result(result, screen, place)
+    if result is not None:
+        sys.exit(exit_of_run(result.status.value))
