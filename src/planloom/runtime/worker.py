@@ -15,7 +15,8 @@ import logging
 import os
 import signal
 import sys
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,8 @@ from planloom.transport.fitting import tools_of
 from planloom.transport.post import Post
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
     from planloom.core.commands import RunStep
     from planloom.runtime.wiring import Wired
 
@@ -48,18 +51,16 @@ CLOSE_S = 0.5
 """Seconds that attempts of a worker that was told to go have to end."""
 
 
-class Invitation(BaseModel):
-    """What a worker is started with; `transport.setup.WorkerSetup` writes it.
+class Outfit(BaseModel):
+    """What a worker has and may use, whoever it works for.
 
     Attributes:
         tools: Modules, or paths of Python files.
-        wait_s: Seconds to go on trying to reach an engine that does not listen yet.
+        wait_s: Seconds to go on trying to reach whom it works for, who does not listen yet.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    address: str
-    token: Annotated[str, Field(min_length=1, repr=False)]
     worker: Annotated[str, Field(min_length=1, max_length=200)]
     labels: dict[str, str] = {}
     capacity: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -70,7 +71,14 @@ class Invitation(BaseModel):
     wait_s: float = 0.0
 
 
-def tools_for(invited: Invitation, settings: Settings) -> ToolRegistry:
+class Invitation(Outfit):
+    """What a worker of a pool is started with; `transport.setup.WorkerSetup` writes it."""
+
+    address: str
+    token: Annotated[str, Field(min_length=1, repr=False)]
+
+
+def tools_for(invited: Outfit, settings: Settings) -> ToolRegistry:
     """Return the tools the worker has and may use.
 
     Raises:
@@ -176,39 +184,65 @@ def die(why: str) -> None:
     os._exit(ALONE)
 
 
+@dataclass(frozen=True, slots=True)
+class Equipped:
+    """A worker's own tools and executors, ready to make attempts."""
+
+    wired: Wired
+    registry: ToolRegistry
+    clock: LoopClock
+
+
+@asynccontextmanager
+async def equipped(outfit: Outfit) -> AsyncIterator[tuple[Equipped, AsyncExitStack]]:
+    """Return what a worker makes attempts with, and what to do at the end, after everything it was at has ended.
+
+    Raises:
+        ConfigError: Its tools or settings are wrong.
+    """
+    settings = Settings() if outfit.settings is None else read_settings(outfit.settings)
+    declare_secrets(settings)
+    registry = tools_for(outfit, settings)
+    clock = LoopClock()
+    roster = roster_of(settings.agents, registry, None)
+    models = catalogue_of(settings, roster.models(), None)
+    wired = wire(registry, settings, clock, models, agents=roster)
+    async with AsyncExitStack() as ending:  # in turn, the last first, whatever one of them raises
+        last = await ending.enter_async_context(AsyncExitStack())
+        ending.callback(wired.threads.close)
+        ending.push_async_callback(models.close)
+        ending.push_async_callback(registry.aclose)
+        for sandbox in wired.sandboxes:
+            ending.push_async_callback(sandbox.close)
+        try:
+            yield Equipped(wired, registry, clock), last
+        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await wired.transport.close()
+
+
+def on_signals(act: Callable[[], None]) -> None:
+    """Have something done when this process is told to end."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(NotImplementedError, RuntimeError):  # no signals on this system, or not in the main thread
+            asyncio.get_running_loop().add_signal_handler(number, act)
+
+
 async def work(invited: Invitation) -> str:
     """Make attempts for an engine until it says that it was enough; return why it ended.
 
     Raises:
         ConfigError: Its tools or settings are wrong.
     """
-    settings = Settings() if invited.settings is None else read_settings(invited.settings)
-    declare_secrets(settings)
-    registry = tools_for(invited, settings)
-    clock = LoopClock()
-    roster = roster_of(settings.agents, registry, None)
-    models = catalogue_of(settings, roster.models(), None)
-    wired = wire(registry, settings, clock, models, agents=roster)
-    working = _Work(invited, wired, registry, clock)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with suppress(NotImplementedError, RuntimeError):  # no signals on this system, or not in the main thread
-            asyncio.get_running_loop().add_signal_handler(number, working.drain)
-    working.post.start()
-    try:
+    async with equipped(invited) as (own, last):
+        working = _Work(invited, own.wired, own.registry, own.clock)
+        on_signals(working.drain)
+        last.callback(working.post.stop)
+        working.post.start()
         why = await working.over
         working.bench.stop_all()
         return why
-    finally:
-        async with AsyncExitStack() as ending:  # in turn, the last first, whatever one of them raises
-            ending.callback(working.post.stop)
-            ending.callback(wired.threads.close)
-            ending.push_async_callback(models.close)
-            ending.push_async_callback(registry.aclose)
-            for sandbox in wired.sandboxes:
-                ending.push_async_callback(sandbox.close)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_S):
-                    await wired.transport.close()
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from planloom.errors import BrokerError, BrokerRefusedError, ConfigError, JetStr
 
 try:
     from nats.aio.client import Client
-    from nats.errors import MaxPayloadError, NoRespondersError
     from nats.errors import Error as NatsError
+    from nats.errors import MaxPayloadError, NoRespondersError
     from nats.errors import TimeoutError as NatsTimeoutError
 except ImportError as _missing:  # pragma: no cover - only where the extra is not installed
     raise ConfigError(
@@ -127,9 +127,20 @@ class BrokerLink:
         return self._up.is_set()
 
     @property
+    def inbox(self) -> str:
+        """Return what the subjects begin with at which it is answered: its credential says so, where it has one."""
+        return self._creds.used.inbox if self._creds is not None else self._broker.inbox
+
+    @property
     def max_payload(self) -> int:
         """Return how many bytes a message may have; 1 MB before the first connection."""
         return self._client.max_payload if self._client is not None else 1_048_576
+
+    @property
+    def version(self) -> tuple[int, int, int]:
+        """Return the version of the server it is connected to; (0, 0, 0) before the first connection."""
+        found = None if self._client is None else self._client.connected_server_version
+        return (0, 0, 0) if found is None else (found.major, found.minor, found.patch)
 
     async def open(self, *, wait_s: float = 0.0) -> None:
         """Connect.
@@ -278,7 +289,7 @@ class BrokerLink:
             await client.connect(
                 list(self._broker.servers),
                 name=self._broker.name,
-                inbox_prefix=self._broker.inbox,
+                inbox_prefix=self.inbox,
                 error_cb=wrong,
                 disconnected_cb=self._went_down,
                 reconnected_cb=self._came_back,

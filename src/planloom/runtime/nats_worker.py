@@ -1,0 +1,160 @@
+"""A worker of a cluster: a process that makes the attempts of one capability, with tools and an allowlist of its own.
+
+``planloom worker --nats URL`` starts one; ``python -m planloom.runtime.nats_worker`` is what a crew of them starts:
+it reads one line, a `Posting`, and goes to work.
+
+Rule 1: it outlives the broker: what it made is told when there is one again.
+Rule 2: a secret that it knows does not leave it, whatever a tool returns.
+Rule 3: what comes over the connection names tools, and never brings code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from planloom import masking
+from planloom.errors import BrokerRefusedError, PlanloomError, WorkerError, field_problems
+from planloom.runtime.wire import JsonWire
+from planloom.runtime.worker import REFUSED, Outfit, equipped, on_signals, refusal
+from planloom.transport.bench import Bench
+from planloom.transport.nats.link import Broker
+from planloom.transport.nats.post import Assignment, ClusterPost
+
+if TYPE_CHECKING:
+    from planloom.core.events import Fact
+    from planloom.runtime.worker import Equipped
+
+
+class Posting(Outfit):
+    """What a worker of a cluster is started with.
+
+    Attributes:
+        servers: Addresses of the broker.
+        credentials: Its .creds file.
+        capability: Whose work it does.
+        ca: A file with the certificates to trust.
+    """
+
+    servers: Annotated[tuple[str, ...], Field(min_length=1, repr=False)]
+    """An address may hold a password."""
+    credentials: Path | None = None
+    capability: Annotated[str, Field(min_length=1, max_length=100)] = "main"
+    ca: Path | None = None
+
+    @property
+    def broker(self) -> Broker:
+        from planloom.transport.nats import subjects
+
+        inbox = subjects.inbox(self.capability, self.worker)
+        return Broker(self.servers, self.credentials, name=self.worker, inbox=inbox, ca=self.ca)
+
+    @property
+    def assignment(self) -> Assignment:
+        return Assignment(self.capability, self.worker, self.labels, self.capacity)
+
+
+class StruckWire(JsonWire):
+    """Writes facts without the secrets that are known here."""
+
+    def fact_out(self, fact: Fact) -> list[Any]:
+        mask = masking.known()
+        return super().fact_out(fact if mask is None else mask.fact(fact))
+
+
+class _Working:
+    """One worker from its start to its end."""
+
+    def __init__(self, posting: Posting, own: Equipped) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.over: asyncio.Future[str] = self._loop.create_future()
+        self._told = 0
+        wire = StruckWire()
+        self.post = ClusterPost(
+            posting.broker,
+            posting.assignment,
+            wire,
+            heard=lambda message: self._call(self._hear, message),
+            ended=lambda why, refused: self._call(self._ended, why, refused),
+            wait_s=posting.wait_s,
+        )
+        self.bench = Bench(
+            own.wired.transport,
+            wire,
+            own.clock,
+            self.post.send,
+            capacity=posting.capacity,
+            refuses=lambda request: refusal(request, own.registry),
+            at_rest=lambda: None,
+        )
+
+    def drain(self) -> None:
+        """Take nothing more, end what was taken, and go; the second time, go at once."""
+        self._told += 1
+        if self._told == 1:
+            self.post.drain()
+        elif not self.over.done():
+            self.over.set_result("it was told to go twice")
+
+    def _call(self, what: Any, *args: Any) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(what, *args)
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if message["m"] != "bye":
+            self.bench.hear(message)
+        elif not self.over.done():
+            self.over.set_result(str(message["why"]))
+
+    def _ended(self, why: str, refused: bool) -> None:
+        if not self.over.done():
+            self.over.set_exception(BrokerRefusedError(why) if refused else WorkerError(why))
+
+
+async def work_in_cluster(posting: Posting) -> str:
+    """Make attempts for a cluster until told to go; return why it ended.
+
+    Raises:
+        ConfigError: Its tools, settings or credential are wrong.
+        BrokerRefusedError: The broker does not let it in, or does not let it work.
+        WorkerError: The broker cannot be reached.
+    """
+    async with equipped(posting) as (own, last):
+        working = _Working(posting, own)
+        on_signals(working.drain)
+        last.callback(working.post.stop)
+        working.post.start()
+        try:
+            return await working.over
+        finally:
+            working.post.quit()
+            working.bench.stop_all()
+
+
+def main() -> None:
+    """Read the posting from standard input, and work."""
+    line = sys.stdin.buffer.readline()
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    try:
+        posting = Posting.model_validate_json(line)
+        del line
+        asyncio.run(work_in_cluster(posting))
+    except ValidationError as error:
+        problems = "; ".join(field_problems(error))
+        sys.exit(f"planloom worker: the posting is wrong: {problems}")
+    except BrokerRefusedError as error:
+        sys.stderr.write(f"planloom worker: {error}\n")
+        sys.exit(REFUSED)
+    except PlanloomError as error:
+        sys.exit(f"planloom worker: {error}")
+
+
+if __name__ == "__main__":
+    main()
