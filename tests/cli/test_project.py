@@ -28,10 +28,10 @@ def test_settings_of_another_user_are_refused_because_they_name_code_to_run(fold
 
 
 def test_an_option_comes_before_the_settings_and_those_before_the_default(folder: Folder) -> None:
-    assert Workplace(Invocation()).journal_path == Path(".planloom/runs.db")
+    assert Workplace(Invocation()).journal == Path(".planloom/runs.db")
     folder.write("planloom.toml", 'journal = "mine.db"\n')
-    assert Workplace(Invocation()).journal_path == Path("mine.db")
-    assert Workplace(Invocation(journal=Path("other.db"))).journal_path == Path("other.db")
+    assert Workplace(Invocation()).journal == Path("mine.db")
+    assert Workplace(Invocation(journal=Path("other.db"))).journal == Path("other.db")
 
 
 def test_tools_of_the_command_line_replace_those_of_the_settings(folder: Folder) -> None:

@@ -25,7 +25,7 @@ from planloom.cli.exits import Exit
 from planloom.cli.options import Invocation, shared
 from planloom.cli.output import jsonable
 from planloom.cli.project import Workplace
-from planloom.errors import ConfigError, PlanloomError
+from planloom.errors import ConfigError, PlanloomError, RunNotFoundError
 from planloom.observe.looks import counted, duration_text, printable
 from planloom.sandbox.sandbox import BACKENDS, Sandbox
 
@@ -42,6 +42,7 @@ EXTRAS = {
     "rich": ("rich", "progress as a table on a terminal"),
     "uvloop": ("fast", "a faster event loop"),
     "mcp": ("mcp", "tools of MCP servers, and plans as such tools"),
+    "psycopg": ("postgres", "a journal in PostgreSQL"),
     "torch": ("transformers", "models in this process"),
     "transformers": ("transformers", "models in this process"),
 }
@@ -184,7 +185,10 @@ def _mcp(server: McpServer) -> Finding:
 
 
 def _journal(place: Workplace) -> Iterator[Finding]:
-    path = place.journal_path.absolute()
+    if isinstance(place.journal, str):
+        yield _opened(place, place.journal)
+        return
+    path = place.journal.absolute()
     folder = next(parent for parent in path.parents if parent.exists())
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         remedy = "give yourself the right to write there, or name another file with --journal"
@@ -215,7 +219,7 @@ def disk_finding(folder: Path, seconds: float) -> Finding:
     return Finding("journal disk", Grade.HINT if slow else Grade.OK, words, remedy)
 
 
-def _opened(place: Workplace, path: Path) -> Finding:
+def _opened(place: Workplace, path: Path | str) -> Finding:
     async def count() -> int:
         journal = place.existing_journal()
         try:
@@ -225,6 +229,8 @@ def _opened(place: Workplace, path: Path) -> Finding:
 
     try:
         runs = asyncio.run(count())
+    except RunNotFoundError as error:  # the server answers, and its database is no journal yet
+        return Finding("journal", Grade.OK, f"{error.message}; the first run makes one")
     except PlanloomError as error:
         return Finding("journal", Grade.WRONG, error.message, error.remedy)
     return Finding(

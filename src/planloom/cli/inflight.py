@@ -57,7 +57,7 @@ def inflight(call: Invocation, against: Path, run_ids: tuple[str, ...]) -> None:
 
 
 async def _looked_at(place: Workplace, screen: Screen, run_ids: tuple[str, ...]) -> list[InFlight]:
-    if not place.journal_path.is_file() and not run_ids:
+    if not place.has_journal and not run_ids:
         return []
     journal = place.existing_journal(run_ids[0] if run_ids else "")
     try:

@@ -209,7 +209,7 @@ async def _server(place: Workplace, paths: Iterable[Path], screen: Screen) -> As
     with screen.only_answers_on_stdout():  # what tools print while they are loaded is no message of the protocol
         tools = await place.all_tools(screen.note)
         settings = place.settings_here
-        engine = Engine(place.journal_path, tools=tools, allow=settings.allow, settings=settings)
+        engine = Engine(place.journal, tools=tools, allow=settings.allow, settings=settings)
     async with engine:
         with place.needing_servers():
             served = ServedPlans(engine, paths, hints=place.hints(tools=True))

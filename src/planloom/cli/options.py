@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from planloom.cli.output import Screen
+from planloom.journal.address import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,16 +26,26 @@ class Invocation:
     """What a command was called with besides its own arguments.
 
     Attributes:
-        journal: As given by option or environment, or None.
+        journal: As given by option or environment, or None: a file, or the address of a database.
         tools: Modules and files, as given.
     """
 
     as_json: bool = False
-    journal: Path | None = None
+    journal: Path | str | None = None
     tools: tuple[str, ...] = ()
 
     def screen(self) -> Screen:
         return Screen(as_json=self.as_json)
+
+
+class _JournalPlace(click.Path):
+    """A file, or the address of a database, which is no path."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        return value if is_address(value) else super().convert(value, param, context)
 
 
 def _json_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,10 +61,12 @@ def _debug_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def _journal_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--journal",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=_JournalPlace(),
+        metavar="FILE",
         envvar=JOURNAL_VARIABLE,
         show_envvar=True,
-        help="File that runs are recorded in; default: that of planloom.toml, else .planloom/runs.db here.",
+        help="File, or postgresql://… database, that runs are recorded in; default: that of planloom.toml, else"
+        " .planloom/runs.db here.",
     )(function)
 
 
@@ -71,7 +84,7 @@ def group_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.pass_context
     @wraps(function)
-    def keep(context: click.Context, as_json: bool, journal: Path | None, tools: tuple[str, ...]) -> Any:
+    def keep(context: click.Context, as_json: bool, journal: Path | str | None, tools: tuple[str, ...]) -> Any:
         context.obj = Invocation(as_json, journal, tools)
         return function()
 

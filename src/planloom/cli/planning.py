@@ -150,7 +150,7 @@ async def _planner(place: Workplace, settings: Settings, models: Models, ref: st
 
 async def _past_runs(place: Workplace) -> list[RunResult]:
     """Return the latest runs on record, those that can be read; a journal is never made for it."""
-    if not place.journal_path.is_file():
+    if not place.has_journal:
         return []
     found = []
     with suppress(JournalError):

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planloom.errors import ConfigError, PlanError, PlanloomError, RunNotFoundError, UnknownToolError
+from planloom.journal.address import is_address
+from planloom.journal.open import open_database
 from planloom.journal.sqlite import SqliteJournal
 from planloom.observe.logs import configure
 from planloom.observe.looks import printable
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from planloom.cli.options import Invocation
+    from planloom.journal.postgres.journal import PostgresJournal
 
 
 def settings_file(plan: Path | None = None) -> Path | None:
@@ -68,22 +71,33 @@ class Workplace:
             configure(format=self.settings.logging.format, level=self.settings.logging.level)
 
     @property
-    def journal_path(self) -> Path:
-        return self._call.journal if self._call.journal is not None else Path(self.settings.journal)
+    def journal(self) -> Path | str:
+        """Return where runs are recorded: a file, or the address of a database."""
+        if self._call.journal is not None:
+            return self._call.journal
+        return self.settings.journal if is_address(self.settings.journal) else Path(self.settings.journal)
 
-    def existing_journal(self, run_id: str = "") -> SqliteJournal:
+    @property
+    def has_journal(self) -> bool:
+        """Return False where there is no file to read yet; of a database, it says so itself."""
+        return not isinstance(self.journal, Path) or self.journal.is_file()
+
+    def existing_journal(self, run_id: str = "") -> SqliteJournal | PostgresJournal:
         """Return the journal; reading one never makes one.
 
         Raises:
-            RunNotFoundError: There is no such file.
-            ConfigError: Its key is not where the settings say.
+            RunNotFoundError: There is no such file, or the database is no journal.
+            ConfigError: Its key is not where the settings say, or as `open_database`.
         """
-        if not self.journal_path.is_file():
+        place = self.journal
+        if isinstance(place, str):
+            return open_database(place, key=self.settings.journal_key(), make=False)
+        if not place.is_file():
             raise RunNotFoundError(
-                f"there is no run {run_id!r}: {self.journal_path} does not exist",
+                f"there is no run {run_id!r}: {place} does not exist",
                 remedy="go to the folder where it was started, or give --journal PATH",
             )
-        return SqliteJournal(self.journal_path, key=self.settings.journal_key())
+        return SqliteJournal(place, key=self.settings.journal_key())
 
     @property
     def tool_sources(self) -> list[str]:
@@ -177,9 +191,10 @@ class Workplace:
         """Return the options with which a later command finds the same journal, and tools, ready to be printed."""
         here = settings_file()
         options: list[str] = []
-        plain = Path((read_settings(here) if here is not None else Settings()).journal)
-        if self.journal_path != Path(os.environ.get("PLANLOOM_JOURNAL", plain)):
-            options += ["--journal", str(self.journal_path)]
+        plain = (read_settings(here) if here is not None else Settings()).journal
+        found = os.environ.get("PLANLOOM_JOURNAL", plain)
+        if self.journal != (found if is_address(found) else Path(found)):
+            options += ["--journal", str(self.journal)]
         if tools and (self._call.tools or self.file != here):
             for source in self.tool_sources:
                 options += ["--tools", source]

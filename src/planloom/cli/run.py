@@ -120,7 +120,7 @@ def _drive(
     async def driven() -> RunResult:
         tools = await place.all_tools(screen.note)
         settings = place.settings_here
-        async with Engine(place.journal_path, tools=tools, allow=settings.allow, settings=settings) as engine:
+        async with Engine(place.journal, tools=tools, allow=settings.allow, settings=settings) as engine:
             with place.needing_servers():
                 run, told = await begin(engine)
             with _ctrl_c_cancels(run, screen):

@@ -93,7 +93,7 @@ async def _served(place: Workplace, settings: ServerSettings, screen: Screen, *,
 
     tools = await place.all_tools(screen.note)
     here = place.settings_here
-    metrics, journal = Metrics(), place.journal_path
+    metrics, journal = Metrics(), place.journal
     async with Engine(journal, tools=tools, allow=here.allow, settings=here, metrics=metrics) as engine:
         service = RunService(engine, NamedPlans(settings.plans), settings)
         app = make_app(service, settings, page=page, metrics=metrics)

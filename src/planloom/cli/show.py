@@ -21,14 +21,14 @@ from planloom.observe.looks import printable, run_word, shortened, wait_text
 from planloom.observe.table import table_text
 from planloom.observe.text import NUMBER_COLUMNS, TABLE_COLUMNS, approval_lines, steps_table, summary_lines
 from planloom.observe.timeline import attempts_of, timeline_text
-from planloom.runtime.reading import is_driven, read_run
+from planloom.runtime.reading import read_run
 from planloom.runtime.replay import diverges
 
 if TYPE_CHECKING:
     from planloom.cli.output import Screen
     from planloom.core.events import Event
     from planloom.ports import Recorded, RunRow
-    from planloom.runtime.reading import RunOnRecord
+    from planloom.runtime.reading import KnowsDrivers, RunOnRecord
 
 UNFINISHED = "unfinished"
 """Said of a run that has not ended and that nobody drives: it was interrupted, or waits for a person."""
@@ -44,16 +44,16 @@ def list_runs(call: Invocation, status: str | None, limit: int) -> None:
     """List runs, newest first."""
     screen, place = call.screen(), Workplace(call)
 
-    async def rows() -> list[RunRow]:
-        if not place.journal_path.is_file():
+    async def rows() -> list[tuple[RunRow, bool | None]]:
+        if not place.has_journal:
             return []
         journal = place.existing_journal()
         try:
-            return await journal.runs(status=status, limit=limit)
+            return [(row, await _driven(row, journal)) for row in await journal.runs(status=status, limit=limit)]
         finally:
             await journal.close()
 
-    found = [(row, _driven(row, place)) for row in asyncio.run(rows())]
+    found = asyncio.run(rows())
     table = [
         {
             "run": row.run_id,
@@ -64,15 +64,13 @@ def list_runs(call: Invocation, status: str | None, limit: int) -> None:
         }
         for row, driven in found
     ]
-    empty = f"no runs in {place.journal_path}"
+    empty = f"no runs in {place.journal}"
     text = table_text(table, list(table[0]), width=screen.width) if table else empty
     screen.answer([jsonable(row) | {"driven": driven} for row, driven in found], text)
 
 
-def _driven(row: RunRow, place: Workplace) -> bool | None:
-    if RunStatus(row.status) in RUN_ENDED:
-        return None
-    return is_driven(place.journal_path.resolve(), row.run_id)
+async def _driven(row: RunRow, journal: KnowsDrivers) -> bool | None:
+    return None if RunStatus(row.status) in RUN_ENDED else await journal.is_driven(row.run_id)
 
 
 def local_time(moment: float) -> str:

@@ -24,12 +24,12 @@ from planloom.core.report import run_result
 from planloom.core.result import RunStatus
 from planloom.journal.telling import entry_value
 from planloom.observe.looks import printable
-from planloom.runtime.reading import is_driven
 
 if TYPE_CHECKING:
     from planloom.cli.output import Screen
     from planloom.cli.progress import Progress
     from planloom.core.result import RunResult
+    from planloom.journal.postgres.journal import PostgresJournal
     from planloom.journal.sqlite import SqliteJournal
     from planloom.ports import Recorded
 
@@ -89,14 +89,14 @@ class _Watching:
             await journal.close()
         return self._result()
 
-    async def _follow(self, journal: SqliteJournal) -> None:
+    async def _follow(self, journal: SqliteJournal | PostgresJournal) -> None:
         async with aclosing(journal.follow(self._run_id)) as entries:  # type: ignore[type-var]  # it is a generator
             coming = asyncio.ensure_future(anext(entries, None))
             try:
                 while True:
                     await asyncio.wait([coming], timeout=IDLE_S)
                     if not coming.done():
-                        if self._says_why_nothing_comes(journal) and self._until_idle:
+                        if await self._says_why_nothing_comes(journal) and self._until_idle:
                             return
                         continue
                     entry = coming.result()
@@ -115,9 +115,9 @@ class _Watching:
         if self._screen.as_json:
             self._screen.write(json.dumps(entry_value(entry), ensure_ascii=self._screen.ascii_only) + "\n")
 
-    def _says_why_nothing_comes(self, journal: SqliteJournal) -> bool:
+    async def _says_why_nothing_comes(self, journal: SqliteJournal | PostgresJournal) -> bool:
         """Say once what the run waits for, if it does nothing by itself; return whether that is so."""
-        waits, driven = self._machine.waits_for_person, is_driven(journal.path, self._run_id)
+        waits, driven = self._machine.waits_for_person, await journal.is_driven(self._run_id)
         if not waits and driven is not False:
             return False
         lines = (

@@ -103,6 +103,19 @@ def owners_of(journal: Path) -> OwnersFile:
         return _OPEN[path]._shared()
 
 
+def is_owned(journal: Path, run_id: str) -> bool | None:
+    """Return whether a process has the run now; None where the system does not say."""
+    if not journal.with_name(journal.name + "-owners").is_file():
+        return False
+    if sys.platform != "linux":
+        return None
+    owners = owners_of(journal)
+    try:
+        return owners.owner(run_id) != "another process"  # what it says when no process holds the lock
+    finally:
+        owners.close()
+
+
 def _place(run_id: str) -> int:
     return int.from_bytes(sha256(run_id.encode()).digest()[:8], "big") % _PLACES
 

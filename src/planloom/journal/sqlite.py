@@ -21,7 +21,7 @@ from planloom.errors import JournalConflictError, RunBusyError
 from planloom.journal.chain import Chains, RunChain
 from planloom.journal.codec import encode
 from planloom.journal.followers import Followers, file_watch
-from planloom.journal.ownership import OwnersFile, owners_of
+from planloom.journal.ownership import OwnersFile, is_owned, owners_of
 from planloom.journal.reader import (
     ReadPool,
     closed_error,
@@ -165,6 +165,15 @@ class SqliteJournal:
     ) -> list[RunRow]:
         """Return runs, newest first; see the port."""
         return await self._reads.read(lambda connection: newest_runs(connection, status, limit, plan, before))
+
+    async def is_driven(self, run_id: str) -> bool | None:
+        """Return whether a process drives the run now; None where the system does not say."""
+        return is_owned(self.path, run_id)
+
+    @property
+    def place(self) -> str:
+        """Return where it is, for people."""
+        return str(self.path)
 
     async def post(self, run_id: str, fact: Fact) -> None:
         """Leave a person's fact for whoever drives the run; durable on return.

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from planloom.core.report import run_result
 from planloom.core.result import RUN_ENDED, RunStatus
 from planloom.errors import JournalFormatError
-from planloom.journal.ownership import owners_of
-from planloom.journal.sqlite import SqliteJournal
 from planloom.runtime.replay import replayed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from planloom.core.machine import RunMachine
     from planloom.core.result import RunResult
     from planloom.core.run_state import RunState
     from planloom.plan.model import Plan
     from planloom.ports import Journal, Recorded
+
+
+@runtime_checkable
+class KnowsDrivers(Protocol):
+    """A journal of several processes."""
+
+    async def is_driven(self, run_id: str) -> bool | None:
+        """Return whether somebody drives the run now; None where that cannot be told."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +73,15 @@ async def read_run(journal: Journal, run_id: str, *, known: RunOnRecord | None =
     else:
         came = await journal.read(run_id, after=known.records[-1].seq)
         if not came:
-            return replace(known, driven=_driven(journal, run_id, known.machine))
+            return replace(known, driven=await _driven(journal, run_id, known.machine))
         records = [*known.records, *came]
     machine = replayed(run_id, records)
     if machine.state.started is None:
         raise JournalFormatError(f"the record of run {run_id!r} does not begin with its start")
     result = run_result(machine.state, waiting=machine.waits_for_person)
-    driven = _driven(journal, run_id, machine)
+    driven = await _driven(journal, run_id, machine)
     return RunOnRecord(records, machine, machine.state.started.plan, result, driven)
 
 
-def _driven(journal: Journal, run_id: str, machine: RunMachine) -> bool | None:
-    if machine.ended or not isinstance(journal, SqliteJournal):
-        return None
-    return is_driven(journal.path, run_id)
-
-
-def is_driven(journal: Path, run_id: str) -> bool | None:
-    """Return whether a process drives the run now; None where the system does not say."""
-    if not journal.with_name(journal.name + "-owners").is_file():
-        return False
-    if sys.platform != "linux":
-        return None
-    owners = owners_of(journal)
-    try:
-        return owners.owner(run_id) != "another process"  # what it says when no process holds the lock
-    finally:
-        owners.close()
+async def _driven(journal: Journal, run_id: str, machine: RunMachine) -> bool | None:
+    return await journal.is_driven(run_id) if not machine.ended and isinstance(journal, KnowsDrivers) else None

@@ -191,12 +191,10 @@ class PostgresJournal:
         return await self._read(newest_runs, status, limit, plan, before, select=_RUNS)
 
     async def is_driven(self, run_id: str) -> bool | None:
-        """Return whether a process drives the run now; None for one of the cluster, which any agent takes up."""
+        """Return whether somebody drives the run now: a process that has its lock, or the cluster."""
 
-        def look(connection: Connection) -> bool | None:
-            if _driver(connection, run_id) == "cluster":
-                return None
-            return holder(connection, run_id) is not None
+        def look(connection: Connection) -> bool:
+            return _driver(connection, run_id) == "cluster" or holder(connection, run_id) is not None
 
         return await self._reads.do(look)
 
