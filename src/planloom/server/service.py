@@ -13,15 +13,15 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.events import RunStarted
-from planloom.core.result import RUN_ENDED, RunStatus
+from planloom.core.result import RunStatus
 from planloom.errors import JournalConflictError, NotAllowedError, RunBusyError, RunNotFoundError
 from planloom.plan.policy import ResourceLimits
 from planloom.runtime.reading import RunOnRecord
-from planloom.runtime.replay import replayed
 from planloom.server.drawn import DrawnViews
 from planloom.server.hand import RunsInHand
 from planloom.server.locks import NamedLocks
 from planloom.server.readings import Readings
+from planloom.server.standing import Standings
 from planloom.server.steering import Steering
 from planloom.server.tails import RunTails
 
@@ -58,6 +58,7 @@ class RunService:
         self.steering = Steering(engine, self._hand, self._locks)
         """What people say to runs goes through here."""
         self._readings = Readings(engine.journal)
+        self._standings = Standings(engine.journal, self._hand)
         self.views = DrawnViews(self._readings)
         self.tails = RunTails(engine.journal)
         """What followers of runs are told from."""
@@ -252,23 +253,13 @@ class RunService:
             page = await self.journal.runs(status=wanted, plan=plan, limit=limit, before=before)
             for row in page:
                 before = (row.started_at, row.run_id)
-                stands = await self._stands(row)
+                stands = await self._standings.of(row)
                 if status is None or stands is status:
                     found.append((row, stands))
                     if len(found) == limit:
                         return found
             if len(page) < limit:
                 return found
-
-    async def _stands(self, row: RunRow) -> RunStatus:
-        status = RunStatus(row.status)
-        if status in RUN_ENDED:
-            return status
-        run = self._hand.get(row.run_id)
-        if run is not None:
-            return run.status
-        machine = replayed(row.run_id, await self.journal.read(row.run_id))
-        return RunStatus.WAITING if machine.waits_for_person else machine.state.status
 
 
 def _digest(what: str, by: str, body: BaseModel) -> str:
