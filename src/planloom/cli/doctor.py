@@ -13,15 +13,15 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
-from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from planloom.cli.doctor_cluster import cluster_findings
 from planloom.cli.exits import Exit
+from planloom.cli.finding import Finding, Grade
 from planloom.cli.options import Invocation, shared
 from planloom.cli.output import jsonable
 from planloom.cli.project import Workplace
@@ -43,33 +43,13 @@ EXTRAS = {
     "uvloop": ("fast", "a faster event loop"),
     "mcp": ("mcp", "tools of MCP servers, and plans as such tools"),
     "psycopg": ("postgres", "a journal in PostgreSQL"),
+    "nats-py": ("cluster", "runs on many machines"),
     "torch": ("transformers", "models in this process"),
     "transformers": ("transformers", "models in this process"),
 }
 """Package → extra that brings it, and what it is for."""
 SLOW_FSYNC_S = 0.05
 FSYNCS = 7
-
-
-class Grade(StrEnum):
-    OK = "ok"
-    HINT = "hint"
-    """Works without it."""
-    WRONG = "wrong"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at.
-
-    Attributes:
-        remedy: The command or the change that mends it; "" where nothing has to be.
-    """
-
-    about: str
-    verdict: Grade
-    words: str
-    remedy: str = ""
 
 
 @click.command()
@@ -153,6 +133,7 @@ def _workplace(call: Invocation) -> Iterator[Finding]:
     words = str(place.file) if place.file is not None else "no planloom.toml here or above"
     yield Finding("settings", Grade.OK, words)
     yield from _journal(place)
+    yield from cluster_findings(place)
     yield _tools(place)
     for server in place.mcp_servers():
         yield _mcp(server)
