@@ -66,6 +66,7 @@ def test_two_runs_of_a_plan_differ_in_output_status_and_time(
 
     page.get_by_role("button", name="Compare two").click()
 
+    expect(page.get_by_text("of two versions of a plan")).to_be_visible()
     expect(page.locator(".verdict")).to_have_text("2 of 4 steps differ.")
     expect(step_line(page, "same").get_by_role("button")).to_have_text("same")
     expect(step_line(page, "other").get_by_role("button")).to_have_text("output differs")

@@ -132,6 +132,7 @@ def test_a_thousand_steps_are_a_few_lines_that_open(server: Server, watched: Wat
     page = opened(watched, server, run_id)
     group = page.locator(".line[data-group]")
 
+    expect(page.locator("#link")).to_have_attribute("data-state", "ended")
     expect(page.locator(".line")).to_have_count(3)
     expect(page.locator(".stage g[data-step]")).to_have_count(3)
     expect(group).to_contain_text("s1 … s999")

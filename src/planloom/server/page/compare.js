@@ -28,7 +28,7 @@ export async function comparePage(main, shell, first, second, signal) {
   differing.addEventListener("change", draw);
   show(main,
     el("div", { class: "bar" }, el("h1", { text: "Compare two runs" }),
-      el("span", { class: "muted", text: runs[0].plan_hash === runs[1].plan_hash ? "of the same plan" : "of different plans" }), el("span", { class: "gap" }),
+      el("span", { class: "muted", text: sort(...runs) }), el("span", { class: "gap" }),
       el("span", { class: "field check" }, differing, el("label", { for: "differing", text: "only what differs" }))),
     el("p", { class: "verdict", text: verdict(pairs, different) }),
     el("div", { class: "card flush", tabindex: "0", role: "region", "aria-label": "The two runs" }, facts(runs)),
@@ -37,6 +37,11 @@ export async function comparePage(main, shell, first, second, signal) {
         [el("th", { scope: "col", text: name }), el("th", { class: "num", scope: "col", text: "took" }), el("th", { class: "num", scope: "col", text: "cost" })]),
       el("th", { scope: "col", text: "What differs" }))), body), rest));
   draw();
+}
+
+function sort(one, other) {
+  if (one.plan_hash === other.plan_hash) return "of the same plan";
+  return one.plan === other.plan ? "of two versions of a plan" : "of different plans";
 }
 
 function facts(runs) {
