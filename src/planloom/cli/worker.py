@@ -90,7 +90,7 @@ def worker(
         raise ConfigError("whom is it to work for?", remedy="give --connect for a pool, or --nats for a cluster")
     outfit: dict[str, Any] = {
         "worker": name or f"{socket.gethostname()}-{secrets.token_hex(4)}",
-        "labels": dict(_label(text) for text in labels),
+        "labels": dict(label_of(text) for text in labels),
         "capacity": capacity,
         "tools": call.tools,
         "settings": settings_file(),
@@ -161,7 +161,7 @@ def _between(text: str) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def _label(text: str) -> tuple[str, str]:
+def label_of(text: str) -> tuple[str, str]:
     name, found, value = text.partition("=")
     if not found or not name:
         raise ConfigError(f"{text!r} is no label", remedy="give NAME=VALUE, e.g. --label region=eu")
