@@ -16,6 +16,7 @@ from planloom.cli.output import jsonable
 from planloom.cli.project import Workplace
 from planloom.core.events import RunStarted
 from planloom.core.result import RUN_ENDED, RunStatus
+from planloom.errors import RunNotFoundError
 from planloom.journal.telling import entry_value
 from planloom.observe.looks import printable, run_word, shortened, wait_text
 from planloom.observe.table import table_text
@@ -45,9 +46,10 @@ def list_runs(call: Invocation, status: str | None, limit: int) -> None:
     screen, place = call.screen(), Workplace(call)
 
     async def rows() -> list[tuple[RunRow, bool | None]]:
-        if not place.has_journal:
+        try:
+            journal = place.existing_journal()
+        except RunNotFoundError:
             return []
-        journal = place.existing_journal()
         try:
             return [(row, await _driven(row, journal)) for row in await journal.runs(status=status, limit=limit)]
         finally:

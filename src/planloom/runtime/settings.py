@@ -83,7 +83,7 @@ class Settings(BaseModel):
     allow: tuple[str, ...] | None = None
     """Names of the tools that plans may use, `family.*` for a family; None: all there are."""
     journal: str = DEFAULT_JOURNAL
-    """SQLite file of the record, relative to the folder the command runs in."""
+    """SQLite file of the record, relative to the folder the command runs in; or `postgresql://user@host/database`."""
     journal_key_env: str | None = None
     """Name of the variable that holds the key of the record: with it, a forged record shows. Never the key itself."""
     journal_key_file: str | None = None
