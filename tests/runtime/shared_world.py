@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from itertools import count
@@ -144,6 +144,8 @@ class Faults:
     agent_crashes: float = 0.1
     unheard: float = 0.1
     """Answers to a worker that get lost on the way."""
+    wiped: float = 0.0
+    """Seconds in which the broker loses all it has."""
 
 
 @dataclass
@@ -161,12 +163,12 @@ class Cluster:
         verdicts: What became of all inputs.
     """
 
-    def __init__(self, seed: int, faults: Faults, *, agents: int = 3, tools: Mapping[str, ToolFacts] = TOOLS) -> None:
+    def __init__(self, seed: int, faults: Faults, *, agents: int = 3, places: Set[str] = frozenset({""})) -> None:
         self.dice = Random(seed)
         self.faults = faults
         self.clock = Clock()
         self.table = Table(self.dice)
-        self.tools = tools
+        self.places = places
         self.placing = Placing(
             JsonWire(), lambda request: "main", lambda labels: ",".join(f"{k}={v}" for k, v in sorted(labels.items())),
             lease_s=LEASE_S,
@@ -196,9 +198,7 @@ class Cluster:
     # --- the story ----------------------------------------------------------------------------
 
     def submit(self, run_id: str, plan: Plan, **pinned: Any) -> None:
-        started = RunStarted(
-            plan, {}, self.clock.now(), None, dict(self.tools), request=run_id, run_ahead=False, **pinned
-        )
+        started = RunStarted(plan, {}, self.clock.now(), None, dict(TOOLS), request=run_id, run_ahead=False, **pinned)
         self.submitted.append(run_id)
         self.bring(Submitted(run_id, started))
 
@@ -231,6 +231,11 @@ class Cluster:
 
     # --- agents -------------------------------------------------------------------------------
 
+    def leave(self, run_id: str, fact: Fact) -> None:
+        """Leave something for a run in the journal, if there is one by now."""
+        if run_id in self.table.rows:
+            self.table.rows[run_id].posted.append((next(self._numbers), fact))
+
     def bring(self, one: Input) -> None:
         """Have the bus bring an input to some agent, perhaps twice, perhaps late."""
         for _ in range(2 if self.chance(self.faults.duplicated) else 1):
@@ -244,9 +249,8 @@ class Cluster:
         which = self.dice.randrange(len(self.agents))
         try:
             answer = self._taken(which, [one])[0]
-        except (Crash, JournalError):
-            self.crashes += 1
-            self.agents[which] = self._agent()
+        except (Crash, JournalError) as error:
+            self._dies(which, error)
             self.later(1.0, lambda: self._input(one))
             return
         if answer.verdict in (Verdict.RESTS, Verdict.BROKEN):
@@ -255,7 +259,7 @@ class Cluster:
     def _taken(self, which: int, inputs: list[Input]) -> list[Answer]:
         """Commit, publish, and return the answers; an agent may die before each of these, and after."""
         self._may_crash()
-        done = _now(self.agents[which].take(inputs))
+        done = now(self.agents[which].take(inputs))
         self._may_crash()
         for work in done.opened:
             self._may_crash()
@@ -266,6 +270,11 @@ class Cluster:
         self.verdicts.update(answer.verdict for answer in done.answers)
         return list(done.answers)
 
+    def _dies(self, which: int, error: Exception) -> None:
+        if isinstance(error, Crash):  # else it lives on, and brings the input again
+            self.crashes += 1
+            self.agents[which] = self._agent()
+
     def _may_crash(self) -> None:
         if self.chance(self.faults.agent_crashes / 5):
             raise Crash
@@ -274,6 +283,9 @@ class Cluster:
         """Do what agents do each second: timers, what was not sent, what nothing was heard of, and people."""
         self.later(1.0, self._sweep)
         now = self.clock.now()
+        if self.chance(self.faults.wiped):
+            self.commands.clear()
+            self.stored.clear()
         for run_id, row in self.table.rows.items():
             if (row.wake_at is not None and row.wake_at <= now) or row.posted:
                 self._input(Due(run_id))
@@ -313,6 +325,8 @@ class Cluster:
     def _deliver(self, place: tuple[Any, ...], command: _Command) -> None:
         if self.commands.get(place) is not command:
             return  # it was acknowledged, or taken away
+        if command.work.place not in self.places:
+            return  # no worker is there
         command.deliveries += 1
         if command.deliveries > MAX_DELIVER:
             del self.commands[place]
@@ -348,9 +362,8 @@ class Cluster:
             which = self.dice.randrange(len(self.agents))
             try:
                 answer = self._taken(which, [one])[0]
-            except (Crash, JournalError):
-                self.crashes += 1
-                self.agents[which] = self._agent()
+            except (Crash, JournalError) as error:
+                self._dies(which, error)
                 continue
             if not self.chance(self.faults.unheard):
                 return answer
@@ -382,8 +395,9 @@ class Cluster:
 
     def _bring_stored(self, number: int, one: Input) -> None:
         def taken() -> None:
-            self._input(one)
-            self.stored.pop(number, None)
+            if number in self.stored:
+                self._input(one)
+                self.stored.pop(number, None)
 
         delay = self.dice.uniform(0, 0.05)
         if self.chance(self.faults.delayed):
@@ -418,7 +432,7 @@ def output_of(step: str) -> Any:
     return f"of {step}"
 
 
-def _now(coroutine: Any) -> Done:
+def now(coroutine: Any) -> Done:
     """Return what a coroutine returns that waits for nothing."""
     try:
         coroutine.send(None)

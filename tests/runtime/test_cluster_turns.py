@@ -7,13 +7,23 @@ from typing import Any
 
 import pytest
 
-from planloom.core.events import AttemptFailed, AttemptSucceeded
+from planloom.core import machine
+from planloom.core.events import (
+    AttemptFailed,
+    AttemptSucceeded,
+    CallEnded,
+    CallStarted,
+    CancelRequested,
+    PauseRequested,
+    RunResumed,
+    RunStarted,
+)
 from planloom.plan.model import Plan
-from planloom.plan.policy import FailureKind
-from planloom.runtime.cluster.inputs import Verdict
+from planloom.plan.policy import Effects, FailureKind
+from planloom.runtime.cluster.inputs import Claimed, Said, Stated, Submitted, Verdict
 from planloom.testing import check_history
 from tests.core.driving import Drive
-from tests.runtime.shared_world import TOOLS, Cluster, Faults, output_of
+from tests.runtime.shared_world import TOOLS, Cluster, Faults, now, output_of
 
 NO_FAULTS = Faults(0, 0, 0, 0, 0, 0, 0)
 
@@ -67,13 +77,13 @@ def by_one_engine(plan: Plan) -> Drive:
     return drive
 
 
-def told(machine: Any) -> dict[str, Any]:
-    return {key: (node.status, node.output, node.reason) for key, node in machine.state.nodes.items()}
+def told(heart: Any) -> dict[str, Any]:
+    return {key: (node.status, node.output, node.reason) for key, node in heart.state.nodes.items()}
 
 
-def killers(machine: Any) -> list[str]:
+def killers(heart: Any) -> list[str]:
     """Return steps that were given up because too many workers died with them."""
-    return [key for key, node in machine.state.nodes.items() if node.error_kind is FailureKind.LOST]
+    return [key for key, node in heart.state.nodes.items() if node.error_kind is FailureKind.LOST]
 
 
 def check(cluster: Cluster, runs: dict[str, Plan]) -> None:
@@ -115,6 +125,117 @@ def test_runs_end_as_one_engine_ends_them_whatever_the_bus_and_the_agents_do(see
         if not killers(shared):
             assert shared.state.status is alone.state.status
             assert told(shared) == told(alone)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_undecided_is_committed_however_short_the_turns_of_a_heart_are(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "DECISIONS_A_TURN", 2)
+    cluster = Cluster(seed, Faults())
+    runs = {f"r{n}": any_plan(seed * 10 + n) for n in range(3)}
+    for run_id, plan in runs.items():
+        cluster.submit(run_id, plan)
+
+    cluster.run()
+
+    check(cluster, runs)
+
+
+@pytest.mark.parametrize("wrong", ["token", "capability", "run", "attempt"])
+def test_who_does_not_have_an_attempt_says_nothing_of_it(wrong: str) -> None:
+    cluster = Cluster(1, NO_FAULTS)
+    heart = cluster.agents[0]
+    started = RunStarted(Plan.from_dict({"steps": [{"id": "a", "tool": "once"}]}), {}, 1_000.0, tools=TOOLS)
+    [work] = now(heart.take([Submitted("r", started)])).opened
+    run_id, key = ("other" if wrong == "run" else "r"), (("a", 2, 1) if wrong == "attempt" else work.key)
+    token = "x" if wrong == "token" else work.token
+    told = AttemptSucceeded(*key, "forged", 1_000.0, 1_000.0)
+    speaks_for = "mail" if wrong == "capability" else "main"
+
+    said = now(heart.take([Stated(run_id, key, token, told, True, speaks_for)]))
+    asked = now(heart.take([Claimed(run_id, key, token, "w", False, speaks_for)]))
+
+    assert [one.verdict for one in (*said.answers, *asked.answers)] == [Verdict.STALE, Verdict.STALE]
+    assert cluster.machine("r").state.running.keys() == {"a"}
+    assert cluster.table.rows["r"].work[work.key].claimed_by is None
+
+
+def test_a_call_that_is_asked_for_twice_is_on_record_once_and_may_be_made() -> None:
+    cluster = Cluster(1, NO_FAULTS)
+    heart = cluster.agents[0]
+    started = RunStarted(Plan.from_dict({"steps": [{"id": "a", "tool": "t"}]}), {}, 1_000.0, tools=TOOLS)
+    [work] = now(heart.take([Submitted("r", started)])).opened
+    begins = CallStarted(*work.key, "call 1", "pay", 1_000.0, Effects.ONCE)
+    ends = CallEnded(*work.key, "call 1", "pay", "tool", "paid", 1_000.0, 1_000.0)
+
+    asked = [now(heart.take([Stated("r", work.key, work.token, one, False)])) for one in (begins, begins, ends, ends)]
+
+    assert [one.answers[0].verdict for one in asked] == [Verdict.TAKEN] * 4
+    assert [type(one.event) for one in cluster.record("r")[2:]] == [CallStarted, CallEnded]
+
+
+def test_an_answer_that_is_none_fails_the_attempt_and_not_the_agent() -> None:
+    cluster = Cluster(1, NO_FAULTS)
+    heart = cluster.agents[0]
+    started = RunStarted(Plan.from_dict({"steps": [{"id": "a", "tool": "t"}]}), {}, 1_000.0, tools=TOOLS)
+    [work] = now(heart.take([Submitted("r", started)])).opened
+    of_another = AttemptSucceeded("b", 1, 1, "forged", 1_000.0, 1_000.0)
+
+    said = now(heart.take([Stated("r", work.key, work.token, of_another, True)]))
+
+    assert said.answers[0].verdict is Verdict.TAKEN
+    assert cluster.machine("r").state.nodes["a"].error_kind is FailureKind.REFUSED
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_broker_that_loses_all_it_has_again_and_again_costs_no_run(seed: int) -> None:
+    cluster = Cluster(seed, Faults(lost=0, worker_dies=0, wiped=0.1))
+    runs = {f"r{n}": any_plan(seed * 10 + n) for n in range(3)}
+    for run_id, plan in runs.items():
+        cluster.submit(run_id, plan)
+
+    cluster.run()
+
+    check(cluster, runs)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_people_may_cancel_pause_and_resume_at_any_moment(seed: int) -> None:
+    cluster, dice = Cluster(seed, Faults()), Random(seed)
+    runs = {f"r{n}": any_plan(seed * 10 + n) for n in range(4)}
+    for run_id, plan in runs.items():
+        cluster.submit(run_id, plan)
+        at = dice.uniform(0, 20)
+        cluster.later(at, lambda run_id=run_id: cluster.leave(run_id, PauseRequested("Ann", 0.0)))
+        cluster.later(at + dice.uniform(0, 5), lambda run_id=run_id: cluster.bring(Said(run_id, RunResumed(0, 0.0))))
+        cluster.later(at + 60, lambda run_id=run_id: cluster.leave(run_id, RunResumed(0, 0.0)))
+        if dice.random() < 0.5:
+            later = dice.uniform(0, 20)
+            cluster.later(later, lambda run_id=run_id: cluster.leave(run_id, CancelRequested("Ann", 0.0)))
+
+    cluster.run()
+
+    check(cluster, runs)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_work_that_is_meant_for_certain_workers_is_made_once_all_the_same(seed: int) -> None:
+    dice = Random(seed)
+    labels = [{"prefer.region": "eu"}, {"require.region": "eu"}, {"require.region": "eu", "prefer.gpu": "yes"}]
+    steps = [{"id": f"s{n}", "tool": dice.choice(list(TOOLS)), "labels": dice.choice(labels)} for n in range(6)]
+    cluster = Cluster(seed, Faults(agent_crashes=0.05), places={"", "region=eu"} if seed % 2 else {""})
+    runs = {"r": Plan.from_dict({"name": "placed", "steps": steps, "fail_fast": False})}
+    cluster.submit("r", runs["r"])
+
+    cluster.run()
+
+    check(cluster, runs)
+    for node in cluster.machine("r").state.nodes.values():
+        unschedulable = "cannot be scheduled" in (node.error or "")
+        requires = "require.region" in node.step.labels
+        assert not unschedulable or requires
+        assert not (seed % 2 == 0 and requires) or unschedulable
 
 
 @pytest.mark.parametrize("seed", range(8))
