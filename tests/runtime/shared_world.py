@@ -76,6 +76,8 @@ class Table:
         self.dice = dice
         self.again = 0.0
         """Share of turns that are tried a second time."""
+        self.fails = 0.0
+        """Share of turns that are not written."""
         self.unknown = 0.0
         """Share of turns that are durable, and whose answer is lost."""
 
@@ -83,6 +85,8 @@ class Table:
         found = self._decided(known, decide)
         if self.dice.random() < self.again:
             found = self._decided(known, decide)
+        if self.dice.random() < self.fails:
+            raise JournalError("the server went away")
         for run_id, decided in found.items():
             self._write(self.rows.setdefault(run_id, _Row()), decided)
         if self.dice.random() < self.unknown:
