@@ -59,6 +59,14 @@ NATS_VARIABLE = "PLANLOOM_NATS"
     metavar="MIN..MAX",
     help="So many worker processes, as there is work in the cluster; default: this one alone.",
 )
+@click.option(
+    "--idle",
+    "idle_s",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds without work after which a process beyond MIN goes.",
+)
 @click.option("--allow", multiple=True, metavar="TOOL", help="A tool it may use, or family.*; may be given again.")
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="What steps may ask for.")
 @click.option("--capacity", type=click.IntRange(1, 1000), default=1, show_default=True, help="Attempts at a time.")
@@ -76,6 +84,7 @@ def worker(
     ca: Path | None,
     capability: str | None,
     processes: str | None,
+    idle_s: float,
     allow: tuple[str, ...],
     labels: tuple[str, ...],
     capacity: int,
@@ -112,7 +121,7 @@ def worker(
     else:
         from planloom.runtime.nats_crew import keep_crew
 
-        asyncio.run(keep_crew(posting, *_between(processes), tell=call.screen().note))
+        asyncio.run(keep_crew(posting, *_between(processes), idle_s=idle_s, tell=call.screen().note))
 
 
 def _for_a_pool(call: Invocation, connect: str, token_env: str, outfit: dict[str, Any]) -> None:

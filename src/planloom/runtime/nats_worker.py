@@ -24,12 +24,19 @@ from planloom.errors import BrokerRefusedError, PlanloomError, WorkerError, fiel
 from planloom.runtime.wire import JsonWire
 from planloom.runtime.worker import REFUSED, Outfit, equipped, on_signals, refusal
 from planloom.transport.bench import Bench
+from planloom.transport.nats.desk import Assignment
 from planloom.transport.nats.link import Broker
-from planloom.transport.nats.post import Assignment, ClusterPost
+from planloom.transport.nats.post import ClusterPost
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from planloom.core.events import Fact
     from planloom.runtime.worker import Equipped
+
+
+AT_WORK = "planloom worker: at work"
+"""What one of a crew prints when it takes commands."""
 
 
 class Posting(Outfit):
@@ -40,6 +47,7 @@ class Posting(Outfit):
         credentials: Its .creds file.
         capability: Whose work it does.
         ca: A file with the certificates to trust.
+        idle_s: Seconds without work after which it goes; None: it stays.
     """
 
     servers: Annotated[tuple[str, ...], Field(min_length=1, repr=False)]
@@ -47,6 +55,7 @@ class Posting(Outfit):
     credentials: Path | None = None
     capability: Annotated[str, Field(min_length=1, max_length=100)] = "main"
     ca: Path | None = None
+    idle_s: Annotated[float, Field(gt=0)] | None = None
 
     @property
     def broker(self) -> Broker:
@@ -57,7 +66,7 @@ class Posting(Outfit):
 
     @property
     def assignment(self) -> Assignment:
-        return Assignment(self.capability, self.worker, self.labels, self.capacity)
+        return Assignment(self.capability, self.worker, self.labels, self.capacity, self.idle_s)
 
 
 class StruckWire(JsonWire):
@@ -71,7 +80,8 @@ class StruckWire(JsonWire):
 class _Working:
     """One worker from its start to its end."""
 
-    def __init__(self, posting: Posting, own: Equipped) -> None:
+    def __init__(self, posting: Posting, own: Equipped, at_work: Callable[[], None]) -> None:
+        self.at_work = at_work
         self._loop = asyncio.get_running_loop()
         self.over: asyncio.Future[str] = self._loop.create_future()
         self._told = 0
@@ -107,7 +117,9 @@ class _Working:
             self._loop.call_soon_threadsafe(what, *args)
 
     def _hear(self, message: dict[str, Any]) -> None:
-        if message["m"] != "bye":
+        if message["m"] == "ready":
+            self.at_work()
+        elif message["m"] != "bye":
             self.bench.hear(message)
         elif not self.over.done():
             self.over.set_result(str(message["why"]))
@@ -117,8 +129,11 @@ class _Working:
             self.over.set_exception(BrokerRefusedError(why) if refused else WorkerError(why))
 
 
-async def work_in_cluster(posting: Posting) -> str:
+async def work_in_cluster(posting: Posting, *, at_work: Callable[[], None] = lambda: None) -> str:
     """Make attempts for a cluster until told to go; return why it ended.
+
+    Args:
+        at_work: Is called when it takes commands.
 
     Raises:
         ConfigError: Its tools, settings or credential are wrong.
@@ -126,7 +141,7 @@ async def work_in_cluster(posting: Posting) -> str:
         WorkerError: The broker cannot be reached.
     """
     async with equipped(posting) as (own, last):
-        working = _Working(posting, own)
+        working = _Working(posting, own, at_work)
         on_signals(working.drain)
         last.callback(working.post.stop)
         working.post.start()
@@ -145,7 +160,7 @@ def main() -> None:
     try:
         posting = Posting.model_validate_json(line)
         del line
-        asyncio.run(work_in_cluster(posting))
+        asyncio.run(work_in_cluster(posting, at_work=lambda: print(AT_WORK, flush=True)))
     except ValidationError as error:
         problems = "; ".join(field_problems(error))
         sys.exit(f"planloom worker: the posting is wrong: {problems}")

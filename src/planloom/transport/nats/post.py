@@ -1,9 +1,7 @@
 """A worker's connection to its cluster, in a thread of its own: a tool that blocks the event loop does not silence it.
 
 Rule 1: signs of life come from the process, not from what its tools do: how long a tool may take, its step says.
-Rule 2: as much is taken as there are free slots. What crosses that on its way waits here, alive, and is never returned:
-whatever comes to a second worker counts as begun by the first.
-Rule 3: what was given to somebody before is not made here: it is answered as lost, unless it had to be claimed.
+Rule 2: as much is asked for as there are free slots, at every place where the worker is.
 """
 
 from __future__ import annotations
@@ -12,24 +10,21 @@ import asyncio
 import logging
 import secrets
 import threading
-import time
-from collections import OrderedDict, deque
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from planloom.errors import BrokerError, BrokerRefusedError, ProtocolError
-from planloom.plan.policy import FailureKind
+from planloom.errors import BrokerError, BrokerRefusedError
 from planloom.transport.frames import json_text, too_long
 from planloom.transport.nats import subjects
+from planloom.transport.nats.desk import Assignment, Desk
 from planloom.transport.nats.link import Broker, BrokerLink
-from planloom.transport.nats.puller import Delivery, Puller
+from planloom.transport.nats.puller import Puller
 from planloom.transport.nats.streams import CMD
-from planloom.transport.nats.taken import Said, Taken, read_order, read_stops
+from planloom.transport.nats.taken import Said
 from planloom.transport.nats.telling import ROOM_BYTES, Telling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable
 
     from nats.aio.msg import Msg
 
@@ -37,35 +32,17 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("planloom.cluster")
 
-KEPT = 1024
-"""Tokens of ended attempts that are remembered, in case their acknowledgement was not heard."""
 LEAVE_S = 5.0
 """Seconds in which what was said last still goes out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What a worker of a cluster does, and where.
-
-    Attributes:
-        capability: Whose commands it takes.
-        worker: Its name.
-        labels: It takes commands of the places that these cover, and of any place.
-        capacity: Attempts at a time.
-    """
-
-    capability: str
-    worker: str
-    labels: Mapping[str, str]
-    capacity: int
 
 
 class ClusterPost:
     """Takes commands for a bench, and tells what it says of them.
 
     Args:
-        wire: Writes what this file itself says of an attempt.
-        heard: Takes each message for the bench, in the thread of the post; "bye" when there is nothing more to do.
+        wire: Writes what is said of an attempt that never came to the bench.
+        heard: Takes each message for the bench, in the thread of the post; beside those "ready" when it is at work, and
+            "bye" when there is nothing more to do.
         ended: Is told, there, why it cannot work (any more), and whether the broker refused it.
         wait_s: Seconds to go on trying to reach a broker that does not listen.
     """
@@ -86,24 +63,14 @@ class ClusterPost:
         self._ended = ended
         self._wait_s = wait_s
         self._link = BrokerLink(broker, on_trouble=self._trouble, on_back=self._back)
-        self._telling = Telling(self._link, wire, assignment.capability, assignment.worker)
-        self._taken: dict[str, Taken] = {}
-        """By token, until acknowledged."""
-        self._waiting: deque[Taken] = deque()
-        self._busy: set[Taken] = set()
-        """Those that have a slot."""
-        self._over: OrderedDict[str, None] = OrderedDict()
-        """Tokens of those that are over."""
+        self._desk: Desk | None = None
         self._pullers: list[Puller] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._renewing, self._all_told = asyncio.Event(), asyncio.Event()
-        self._draining = self._quitting = False
+        self._withdrawing: asyncio.Task[None] | None = None
+        self._is_out = self._quitting = False
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._done: asyncio.Future[None] | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._talk()), name="planloom-post", daemon=True)
-        self.noise = 0
-        """Messages that said nothing."""
 
     # --- from other threads ---
 
@@ -159,187 +126,80 @@ class ClusterPost:
             self._ended(str(error), isinstance(error, BrokerRefusedError))
             return
         capability, worker = self._assignment.capability, self._assignment.worker
+        telling = Telling(self._link, self._wire, capability, worker)
+        desk = self._desk = Desk(self._assignment, telling, self._wire, heard=self._heard, changed=self._changed)
         await self._link.subscribe(subjects.stop(capability), self._told_to_stop)
         await self._link.subscribe(subjects.drain(capability, worker), self._told_to_drain)
-        self._start_pullers()
-        renewing = self._loop.create_task(self._renew())
+        self._start_pullers(desk)
+        self._heard({"m": "ready"})
+        others = [self._loop.create_task(desk.keep_alive())]
+        if self._assignment.idle_s is not None:
+            others.append(self._loop.create_task(self._leave_when_idle(desk, self._assignment.idle_s)))
         await self._done
         for puller in self._pullers:
             await puller.withdraw()
         with suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_S - 1):
-                await self._give_up()
-        renewing.cancel()
-        for task in self._tasks:
+                await desk.give_up()
+        for task in others:
             task.cancel()
+        desk.close()
         await self._link.close()
 
-    def _start_pullers(self) -> None:
+    def _start_pullers(self, desk: Desk) -> None:
         for number, place in enumerate(subjects.places_of(self._assignment.labels)):
             consumer = subjects.consumer(self._assignment.capability, place)
-            puller = Puller(self._link, CMD, consumer, self._take, room=self._room_at(place))
+            puller = Puller(self._link, CMD, consumer, desk.take, room=self._room_at(desk, place))
             self._pullers.append(puller)
             # Not of its name alone: another worker may have the same one.
             puller.start(f"{self._link.inbox}.{secrets.token_hex(8)}.{number}")
 
-    def _room_at(self, place: str) -> Callable[[], int]:
-        def room() -> int:
-            free = 0 if self._draining else max(0, self._assignment.capacity - len(self._busy) - len(self._waiting))
-            return min(free, 1) if place else free
+    def _room_at(self, desk: Desk, place: str) -> Callable[[], int]:
+        """Return how much room there is for a place: each is asked for one more than there may come to be."""
+        return lambda: 0 if self._withdrawing else min(desk.room, 1) if place else desk.room
 
-        return room
-
-    def _look_for_more(self) -> None:
+    def _changed(self) -> None:
         """Have asked for as much as there is room for; where several ask and one came first, take back the others."""
-        is_full = len(self._busy) + len(self._waiting) >= self._assignment.capacity
+        is_full = self._desk is not None and not self._desk.room
         for puller in self._pullers:
             if is_full and puller.asked and len(self._pullers) > 1:
                 puller.forget()
             else:
                 puller.more()
-
-    def _take(self, delivery: Delivery) -> None:
-        try:
-            order = read_order(delivery.body)
-        except ProtocolError as error:
-            self.noise += 1
-            _log.warning("worker.noise because=%s", error.message)
-            self._run(_quietly(delivery.drop()))
-            return
-        known = self._taken.get(order.token)
-        if known is not None:  # it was silent for too long, and has it again
-            known.delivery = delivery
-            return
-        if order.token in self._over:
-            self._run(_quietly(delivery.ack()))
-            return
-        taken = self._taken[order.token] = Taken(order, delivery)
-        taken.renew_at = asyncio.get_running_loop().time() + order.lease_s / 3
-        self._renewing.set()
-        if delivery.deliveries > 1 and not order.needs_claim:
-            why = f"it was given out {delivery.deliveries} times: whoever had it before fell silent"
-            self._run(self._end(taken, self._failed(taken, FailureKind.LOST, why)))
-            return
-        self._waiting.append(taken)
-        self._begin_next()
-
-    def _begin_next(self) -> None:
-        while len(self._busy) < self._assignment.capacity:
-            here = {taken.place for taken in self._busy}
-            fitting = next((taken for taken in self._waiting if taken.place not in here), None)
-            if fitting is None:
-                break
-            self._waiting.remove(fitting)
-            self._busy.add(fitting)
-            self._run(self._see_to(fitting))
-        self._look_for_more()
-
-    async def _see_to(self, taken: Taken) -> None:
-        """See to a command from its slot to its end."""
-        order = taken.order
-        if order.needs_claim and not taken.stopped and not await self._telling.claim(taken):
-            self._free(taken)
-            await self._telling.done(taken)
-            self._forget(taken)
-            return
-        if taken.stopped:
-            self._free(taken)
-            await self._end(taken, self._failed(taken, FailureKind.CANCELLED, "stopped before it began"))
-            return
-        taken.begun = True
-        request = dict(order.request)
-        if isinstance(request.get("left_s"), int | float):  # as of its sending
-            request["left_s"] -= max(0.0, time.time() - taken.delivery.stored_at)
-        self._heard({"m": "do", "lease": order.token, "lane": order.lane, "at": order.at, "step": request})
-        while True:
-            said = await taken.said.get()
-            match said.what:
-                case "outcome":
-                    await self._end(taken, said.fact)
-                    return
-                case "returned":
-                    await self._end(taken, self._failed(taken, FailureKind.NOT_DONE, "the worker had no room for it"))
-                    return
-                case _:
-                    await self._say(taken, said)
-
-    async def _say(self, taken: Taken, said: Said) -> None:
-        if taken.unwanted and said.what == "note":
-            return
-        answer = await self._telling.say(taken, said.what, said.fact)
-        if said.what == "record":
-            told = {"wanted": answer.wanted, "problem": answer.problem}
-            self._heard({"m": "recorded", "id": said.number, **told})
-        if not answer.wanted and not taken.unwanted:
-            taken.unwanted = True
-            self._heard({"m": "stop", "lease": taken.order.token})
-
-    def _failed(self, taken: Taken, kind: FailureKind, why: str) -> str:
-        return json_text(self._wire.fact_out(taken.order.failed(kind, why, time.time())))
-
-    async def _end(self, taken: Taken, fact: str) -> None:
-        taken.ending = True
-        self._free(taken)
-        await self._telling.end(taken, fact)
-        self._forget(taken)
-
-    def _free(self, taken: Taken) -> None:
-        if taken in self._busy:
-            self._busy.discard(taken)
-            self._begin_next()
-
-    def _forget(self, taken: Taken) -> None:
-        self._taken.pop(taken.order.token, None)
-        if not self._taken:
-            self._all_told.set()
-        self._over[taken.order.token] = None
-        while len(self._over) > KEPT:
-            self._over.popitem(last=False)
         self._rest()
 
     # --- what it hears ---
 
     def _said(self, token: str, said: Said) -> None:
-        taken = self._taken.get(token)
-        if taken is None or (self._quitting and not said.fact.startswith('["attempt_succeeded"')):
-            return
-        if said.what in ("outcome", "returned"):
-            self._free(taken)  # its slot is free, whenever the broker hears of its end
-        taken.said.put_nowait(said)
+        if self._desk is not None:
+            self._desk.said(token, said, is_quitting=self._quitting)
 
     async def _told_to_stop(self, message: Msg) -> None:
-        try:
-            stops = set(read_stops(message.data))
-        except ProtocolError:
-            self.noise += 1
-            return
-        for taken in list(self._taken.values()):
-            order = taken.order
-            if (order.run_id, order.step, order.attempt, order.epoch) in stops and not taken.stopped:
-                taken.stopped = True
-                if taken.begun:
-                    self._heard({"m": "stop", "lease": order.token})
-                elif taken in self._waiting:
-                    self._waiting.remove(taken)
-                    self._run(self._end(taken, self._failed(taken, FailureKind.CANCELLED, "stopped before it began")))
+        if self._desk is not None:
+            self._desk.stop(message.data)
 
     async def _told_to_drain(self, _: Msg) -> None:
         self._drain()
 
     def _drain(self) -> None:
-        if not self._draining:
-            self._draining = True
-            self._run(self._withdraw())
+        if self._withdrawing is None:
+            self._withdrawing = asyncio.get_running_loop().create_task(self._withdraw())
 
     async def _withdraw(self) -> None:
         for puller in self._pullers:
             await puller.withdraw()
-        self._pullers.clear()
+        self._is_out = True
         self._rest()
 
     def _rest(self) -> None:
-        if self._draining and not self._pullers and not self._taken:
+        if self._is_out and (self._desk is None or self._desk.is_empty):
             self._heard({"m": "bye", "why": "it has nothing more to do"})
+
+    async def _leave_when_idle(self, desk: Desk, idle_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        while (left_s := desk.idle_since + idle_s - loop.time()) > 0 or not desk.is_empty:  # noqa: ASYNC110 - for time
+            await asyncio.sleep(max(0.05, left_s))
+        self._drain()
 
     def _trouble(self, why: str) -> None:
         _log.warning("worker.broker because=%s", why)
@@ -351,45 +211,6 @@ class ClusterPost:
         for puller in self._pullers:
             puller.forget()
 
-    # --- its end ---
-
     def _finish(self) -> None:
         if self._done is not None and not self._done.done():
             self._done.set_result(None)
-
-    async def _give_up(self) -> None:
-        """Tell of everything that was not told yet that it is lost: others need not wait for the lease's end."""
-        why = "its worker was told to go at once"
-        self._draining = True
-        for taken in self._taken.values():
-            if not taken.ending:
-                self._run(self._end(taken, self._failed(taken, FailureKind.LOST, why)))
-        if self._taken:
-            self._all_told.clear()
-            await self._all_told.wait()
-
-    # --- signs of life ---
-
-    async def _renew(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            self._renewing.clear()
-            now = loop.time()
-            for taken in list(self._taken.values()):
-                if taken.renew_at <= now:
-                    taken.renew_at = now + taken.order.lease_s / 3
-                    await _quietly(taken.delivery.renew())
-            soonest = min((taken.renew_at for taken in self._taken.values()), default=now + 60.0)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.01, soonest - loop.time())):
-                    await self._renewing.wait()
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-async def _quietly(saying: Coroutine[Any, Any, None]) -> None:
-    with suppress(BrokerError):  # there is no connection: what was given out is given out again
-        await saying
