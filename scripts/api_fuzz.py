@@ -295,10 +295,11 @@ def _round(part: str, server: Place, runs: dict[str, list[str]], tally: Tally, *
 
 def _say(part: str, tally: Tally, seconds: float) -> None:
     statuses = ", ".join(f"{status}: {count:,}" for status, count in sorted(tally.by_status.items()))
-    print(f"\n{part}: {tally.requests:,} requests in {seconds:.0f} s ({statuses})")
-    print(f"{part}: {len(tally.kinds)} kinds of calls, the rarest {min(tally.kinds.values(), default=0)} times")
+    rarest = min(tally.kinds.values(), default=0)
     told = f"{tally.broken} answers of 500 and above, {tally.violations} violations of the document"
-    print(f"{part}: {told}" if part == "callers" else f"{part}: {told}, {tally.changes} changes that nobody may make")
+    told += f", {tally.changes} changes that nobody may make" if part == "strangers" else ""
+    print(f"\n{part}: {tally.requests:,} requests in {seconds:.0f} s ({statuses})")
+    print(f"{part}: {len(tally.kinds):,} kinds of calls, the rarest {rarest} times\n{part}: {told}", flush=True)
 
 
 if __name__ == "__main__":
