@@ -59,6 +59,7 @@ def test_a_run_is_found_in_the_list_and_watched_until_it_ends(server: Server, wa
 
     expect(line(page, "second")).to_have_class("line s-completed")
     expect(page.locator(".bar.run .state")).to_contain_text("success")
+    expect(page.get_by_role("status").filter(has_text="watched plan: success")).to_have_count(1)
     expect(page.locator("#link")).to_have_attribute("data-state", "ended")
     expect(page.locator('g[data-step="second"]')).to_contain_text("completed")
 

@@ -198,7 +198,7 @@ def test_a_run_whose_answer_was_lost_is_begun_once(server: Server, watched: Watc
 
     page.route("**/v1/runs", lose)
     page.get_by_role("button", name="Run", exact=True).click()
-    expect(page.locator(".inputs .problems")).to_be_visible()
+    expect(page.locator(".inputs .problems")).to_contain_text("the server cannot be reached")
     page.get_by_role("button", name="Run", exact=True).click()
 
     expect(line(page, "greet")).to_have_class("line s-completed")

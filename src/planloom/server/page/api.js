@@ -33,7 +33,13 @@ async function problem(response) {
 }
 
 async function ask(path, options) {
-  const response = await fetch(`/v1${path}`, { cache: "no-store", ...options });
+  let response;
+  try {
+    response = await fetch(`/v1${path}`, { cache: "no-store", ...options });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw Object.assign(new Error("the server cannot be reached"), { remedy: "try again once it is back" });
+  }
   if (!response.ok) throw await problem(response);
   return response;
 }

@@ -22,6 +22,7 @@ export async function runPage(main, shell, runId, wanted, signal) {
   let cursor = null;
 
   const head = el("div", { class: "bar run" });
+  const spoken = el("p", { class: "hidden", role: "status" });
   const problem = el("p", { class: "notice bad", role: "alert", hidden: true });
   const totals = el("dl", { class: "totals card" });
   const budget = el("section", { class: "budget card", "aria-label": "Budget" });
@@ -31,7 +32,7 @@ export async function runPage(main, shell, runId, wanted, signal) {
   const step = stepPanel(runId, close, choose, signal);
   const questions = questionsPanel(runId, choose, () => refresh());
   const board = el("div", { class: "board" }, el("div", { class: "column" }, graph.panel, timeline.panel, log.panel), step.panel);
-  show(main, head, problem, el("div", { class: "strip-row" }, totals, budget), questions.panel, board);
+  show(main, head, spoken, problem, el("div", { class: "strip-row" }, totals, budget), questions.panel, board);
 
   function draw() {
     const { run } = view;
@@ -54,6 +55,7 @@ export async function runPage(main, shell, runId, wanted, signal) {
     const text = JSON.stringify([run.status, run.paused, run.plan, run.from_run, run.driven]);
     if (text === headTold) return;
     headTold = text;
+    spoken.textContent = `${run.plan}: ${run.word}`;
     const act = (name, label, style, body) => el("button", { type: "button", class: style, text: label, on: { click: (event) => say(name, event.target, body) } });
     show(head, el("h1", { text: run.plan }), statusMark(run.paused ? "paused" : run.status),
       run.from_run ? el("a", { class: "small", href: `#/runs/${encodeURIComponent(run.from_run)}`, text: run.edited ? `from ${run.from_run}, ${run.edited} edited` : `from ${run.from_run}` }) : null,
