@@ -198,6 +198,10 @@ class PostgresJournal:
 
         return await self._reads.do(look)
 
+    async def is_clusters(self, run_id: str) -> bool:
+        """Return whether orchestrators share the run: then no engine can take it up."""
+        return bool(await self._reads.do(lambda connection: _driver(connection, run_id) == "cluster"))
+
     async def post(self, run_id: str, fact: Fact) -> None:
         """Leave a person's fact for whoever drives the run; durable on return.
 

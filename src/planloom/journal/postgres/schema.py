@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 _LOCK = 0x706C6F6D
 """The letters "plom"."""
+_IS_THERE = (  # not `to_regclass`: inside a transaction it does not see what another process has just made
+    "SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+    " WHERE nspname = %s AND relname = 'format'"
+)
 
 
 def prepare(server: Server, *, make: bool = True) -> None:
@@ -58,8 +62,7 @@ def newest_format() -> int:
 
 def _format(connection: Connection, place: str) -> int:
     """Return the number of the last migration applied; 0 where there is no journal."""
-    there = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{SCHEMA}.format",)).fetchone()
-    if there is None or not there[0]:
+    if not connection.execute(_IS_THERE, (SCHEMA,)).fetchall():
         return 0
     row = connection.execute("SELECT max(number) FROM planloom.format").fetchone()
     found = 0 if row is None or row[0] is None else int(row[0])

@@ -69,6 +69,7 @@ class PostgresStore:
     def close(self) -> None:
         if self._connection is not None:
             with suppress(psycopg.Error):
+                self._connection.execute("SELECT pg_advisory_unlock_all()")  # the server may notice the end later
                 self._connection.close()
 
     # --- what the journal has done in the committer's thread --------------------------------------
