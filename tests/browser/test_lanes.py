@@ -72,11 +72,11 @@ def test_what_ran_ahead_on_a_wrong_draft_is_seen_to_be_taken_back(
     expect(line(page, "next").locator(".guess")).to_have_text("taken back")
     expect(line(page, "next").locator(".strip.taken-back")).to_have_count(1)
     expect(line(page, "next").locator(".strip:not(.lane-ahead)")).to_have_count(1)
-    expect(page.get_by_role("list", name="What the bars mean")).to_contain_text("taken back: the draft was wrong")
+    expect(page.get_by_role("list", name="What the bars mean")).to_contain_text("taken back: its result was not used")
     expect(page.locator(".totals")).to_contain_text("0 right, 1 wrong, 1 taken back")
-    assert "taken back, for the draft was wrong" in heard(page, "next")
+    assert "taken back, its result not used" in heard(page, "next")
     line(page, "next").click()
-    expect(page.locator(".step")).to_contain_text("ran ahead: taken back, for the draft was wrong")
+    expect(page.locator(".step")).to_contain_text("ran ahead: taken back, its result not used")
     assert faults(page) == []
 
 

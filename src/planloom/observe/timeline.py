@@ -180,7 +180,7 @@ def _attempt_bar(attempt: Attempt, status: str, zero: float, latest: float) -> B
 
 
 _LANE_WORDS = {"draft": "a cheaper model's draft", "ahead": "ran ahead, on values not yet confirmed"}
-_OUTCOME_WORDS = {"confirmed": "confirmed", "rolled_back": "taken back, for the draft was wrong", "spent": "spent"}
+_OUTCOME_WORDS = {"confirmed": "confirmed", "rolled_back": "taken back, its result not used", "spent": "spent"}
 
 
 def _ticks(span: float) -> list[float]:

@@ -202,7 +202,7 @@ function drawTotals(node, view) {
   if (view.speculation) {
     const { hits, misses, rolled_back: back } = view.speculation;
     facts.push(["drafts", `${count(hits)} right, ${count(misses)} wrong, ${count(back)} taken back`,
-      "guesses of a cheaper model that steps ran ahead on; what ran ahead on a wrong one is taken back"]);
+      "guesses of a cheaper model that steps ran ahead on; what ran ahead and is not used is taken back"]);
   }
   show(node, facts.map(([name, value, about]) => el("div", { title: about }, el("dt", { text: name }), el("dd", { class: "mono", text: value }))));
 }

@@ -152,7 +152,7 @@ function ahead(row) {
 
 const OUTCOMES = {
   confirmed: ["s-completed", "✓", "confirmed"],
-  rolled_back: ["s-timed_out", "↶", "taken back, for the draft was wrong"],
+  rolled_back: ["s-timed_out", "↶", "taken back, its result not used"],
   spent: ["s-skipped", "✓", "done with"],
 };
 

@@ -19,7 +19,7 @@ const LEGEND = [
   ["draft", "a cheaper model's draft", (bar) => bar.lane === "draft"],
   ["ahead", "ran ahead, on values not yet confirmed", (bar) => bar.lane === "ahead" && bar.outcome !== "confirmed"],
   ["confirmed", "ran ahead, and was confirmed", (bar) => bar.lane === "ahead" && bar.outcome === "confirmed"],
-  ["back", "taken back: the draft was wrong", (bar) => bar.outcome === "rolled_back"],
+  ["back", "taken back: its result was not used", (bar) => bar.outcome === "rolled_back"],
 ];
 
 export function timelinePanel(choose) {
