@@ -21,6 +21,7 @@ from planloom.cli.options import Invocation, shared
 from planloom.cli.project import Workplace
 from planloom.cli.signals import answering
 from planloom.errors import ConfigError
+from planloom.journal.address import is_address, spelled_out
 from planloom.journal.memory import MemoryJournal
 from planloom.observe.logs import configure
 from planloom.runtime.engine import Engine
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from planloom.cli.output import Screen
     from planloom.runtime.cluster.settings import ClusterSettings
     from planloom.transport.nats.link import Broker
-
-SCHEMES = ("postgresql://", "postgres://")
 
 
 @click.command()
@@ -51,7 +50,7 @@ def agent(
     settings = cluster_of(place, servers=servers, creds=creds)
     logging = place.settings.logging
     configure(format=logging.format, level=logging.level)
-    dsn = database_of(call, place)
+    dsn = database_of(place)
     with screen.only_answers_on_stdout():
         blocking.run(_working(place, settings, dsn, screen, metrics_port, metrics_host))
 
@@ -73,22 +72,18 @@ def broker_of(settings: ClusterSettings, name: str) -> Broker:
     return Broker(settings.nats, files[0], name, ca=files[1])
 
 
-def database_of(call: Invocation, place: Workplace) -> str:
+def database_of(place: Workplace) -> str:
     """Return the address of the journal's database.
 
     Raises:
         ConfigError: The journal is none.
     """
-    address = place.settings.journal if call.journal is None else str(call.journal)
-    head, found, rest = address.partition(":/")
-    if found and not rest.startswith("/"):  # a path has one slash where an address has two
-        address = f"{head}://{rest}"
-    if not address.startswith(SCHEMES):
+    if not is_address(place.journal):
         raise ConfigError(
-            f"the journal of a cluster is a database, and {address} is none",
+            f"the journal of a cluster is a database, and {place.journal} is none",
             remedy="give --journal postgresql://user@host/name, or set journal in planloom.toml",
         )
-    return address
+    return spelled_out(place.journal)
 
 
 def _need_cluster() -> None:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,12 @@ from planloom.cli.plan_file import STDIN, PlanFile
 from planloom.cli.project import Workplace
 from planloom.cli.signals import answering
 from planloom.cli.telling import progress_on, say_result
+from planloom.core.events import RunResumed
+from planloom.journal.sqlite import SqliteJournal
 from planloom.observe.looks import printable
 from planloom.plan.inputs import check_inputs
 from planloom.runtime.engine import Engine
+from planloom.runtime.reading import read_run
 from planloom.runtime.run_ids import new_run_id
 
 if TYPE_CHECKING:
@@ -93,12 +97,15 @@ def run(
 def resume(call: Invocation, run_id: str, failed: bool, new_id: str | None, quiet: bool) -> None:
     """Go on with a run that was interrupted, or that waited for an answer.
 
-    What is on record is not done again. Of a run that has ended it says what it came to.
+    What is on record is not done again. Of a run that has ended it says what it came to. A run of a cluster goes on
+    there, once what was under way when it was paused has ended.
     """
     if new_id is not None and not failed:
         raise click.UsageError("--new-id is for --failed")
     screen, place = call.screen(), Workplace(call)
-    place.existing_journal(run_id)
+    if not failed and asyncio.run(_goes_on_in_cluster(place, run_id)):
+        screen.answer({"run_id": run_id, "resumed": "cluster"}, f"run {printable(run_id)} goes on in the cluster")
+        return
 
     async def begin(engine: Engine) -> tuple[Run, int]:
         if failed:
@@ -110,6 +117,20 @@ def resume(call: Invocation, run_id: str, failed: bool, new_id: str | None, quie
         return await engine.resume(run_id), known[-1].seq
 
     _drive(begin, screen, place, quiet=quiet)
+
+
+async def _goes_on_in_cluster(place: Workplace, run_id: str) -> bool:
+    """Have a run go on that is a cluster's, and return whether it is; agents see to all that was interrupted."""
+    journal = place.existing_journal(run_id)
+    try:
+        if isinstance(journal, SqliteJournal) or not await journal.is_clusters(run_id):
+            return False
+        if (await read_run(journal, run_id)).machine.ended:
+            return False
+        await journal.post(run_id, RunResumed(0, time.time()))
+        return True
+    finally:
+        await journal.close()
 
 
 def _drive(

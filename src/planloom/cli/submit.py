@@ -59,7 +59,7 @@ def submit(
     """
     screen, place = call.screen(), Workplace(call, plan=None if plan == STDIN else plan)
     settings = cluster_of(place, servers=servers, creds=creds)
-    dsn = database_of(call, place) if wait else ""
+    dsn = database_of(place) if wait else ""
     read = PlanFile(plan).read()
     inputs = check_inputs(read, read_inputs(read, pairs=pairs, files=files, document=document))
     bounds = read_limits(read, limits, max_concurrent=None)

@@ -105,6 +105,8 @@ def again(work: Work, now: float) -> Work:
 
 def as_sent(work: Work, now: float) -> str:
     """Return the body of a command as it is published now: what it may take counts from now."""
+    if work.stop_at is None:
+        return work.body  # it may take as long as it takes
     told: dict[str, Any] = json.loads(work.body)
     if told["end_at"] is not None:
         told["step"]["left_s"] = told["end_at"] - now
