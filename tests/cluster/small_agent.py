@@ -178,7 +178,18 @@ async def worker(server: Nats | str, *options: str, tools: str = TOOLS) -> Async
     """Start `planloom worker` and kill it at the end, with what it started."""
     url = server if isinstance(server, str) else server.url
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "planloom", "worker", "--nats", url, "--tools", tools, "--wait", "5", *options),
+        *(
+            sys.executable,
+            "-m",
+            "planloom",
+            "worker",
+            *(["--nats", url] if url else []),
+            "--tools",
+            tools,
+            "--wait",
+            "5",
+        ),
+        *options,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,

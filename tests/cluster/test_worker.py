@@ -8,7 +8,9 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
+from planloom.cli.main import main as command
 from planloom.plan.policy import Effects, FailureKind
 from planloom.transport.nats import subjects
 from planloom.transport.nats.commands import holds
@@ -278,3 +280,45 @@ def test_a_worker_is_stopped_from_its_terminal_as_by_a_signal(nats: Nats) -> Non
             return await asyncio.wait_for(process.wait(), 10)
 
     assert run(main) == 0
+
+
+def test_a_worker_of_a_module_has_its_modules_tools_and_no_others(
+    nats: Nats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = f'[cluster]\nnats = ["{nats.url}"]\n[cluster.modules.counting]\nallow = ["w.pid"]\n'
+    (tmp_path / "planloom.toml").write_text(settings)
+    monkeypatch.chdir(tmp_path)
+
+    async def main() -> list[Any]:
+        async with (
+            small_agent(nats, capability="counting") as agent,
+            worker("", "--capability", "counting"),
+        ):
+            refused = await agent.ask_for("w.add", {"a": 1, "b": 2}, capability="counting", run="refused")
+            made = await agent.ask_for("w.pid", capability="counting", run="made")
+            return [failure(await agent.outcome(refused)).kind, value(await agent.outcome(made)) > 0]
+
+    kind, is_made = run(main)
+
+    assert kind in (FailureKind.NOT_ALLOWED, FailureKind.REFUSED)
+    assert is_made
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--connect", "tcp:127.0.0.1:1", "--nats", "nats://127.0.0.1:1"], "whom is it to work for"),
+        ([], "whom is it to work for"),
+        (["--nats", "nats://127.0.0.1:1", "--processes", "4"], "is no number of processes"),
+        (["--nats", "nats://127.0.0.1:1", "--processes", "4..1"], "is no number of processes"),
+        (["--connect", "tcp:127.0.0.1:1", "--processes", "1..2"], "--processes is for a cluster"),
+    ],
+    ids=["both", "none", "one number", "turned round", "pool"],
+)
+def test_what_cannot_be_meant_is_said(options: list[str], said: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    result = CliRunner().invoke(command, ["worker", *options])
+
+    assert result.exit_code != 0
+    assert said in str(result.exception or "") + result.output

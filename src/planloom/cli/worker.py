@@ -16,7 +16,7 @@ import click
 
 from planloom.cli.options import Invocation, shared
 from planloom.cli.project import settings_file
-from planloom.errors import ConfigError
+from planloom.errors import ConfigError, suggestion
 
 if TYPE_CHECKING:
     from planloom.runtime.nats_worker import Posting
@@ -39,7 +39,7 @@ NATS_VARIABLE = "PLANLOOM_NATS"
     metavar="URL",
     envvar=NATS_VARIABLE,
     show_envvar=True,
-    help="Of a cluster's broker; may be given again. In place of --connect.",
+    help="Of a cluster's broker; may be given again. In place of --connect. Default: that of planloom.toml.",
 )
 @click.option(
     "--creds",
@@ -95,7 +95,7 @@ def worker(
 
     Ends when its engine ends, or, after SIGTERM, when what it began has ended.
     """
-    if (connect is None) == (not nats):
+    if connect is not None and nats:
         raise ConfigError("whom is it to work for?", remedy="give --connect for a pool, or --nats for a cluster")
     outfit: dict[str, Any] = {
         "worker": name or f"{socket.gethostname()}-{secrets.token_hex(4)}",
@@ -146,6 +146,7 @@ def _posting(
     name: str | None,
     outfit: dict[str, Any],
 ) -> Posting:
+    from planloom.runtime.cluster.settings import MAIN
     from planloom.runtime.nats_worker import Posting  # it loads every executor
 
     if creds is not None:
@@ -160,7 +161,31 @@ def _posting(
                 )
         capability = held.module or capability
         outfit |= {"worker": held.name or outfit["worker"], "labels": outfit["labels"] or dict(held.labels)}
-    return Posting(servers=nats, credentials=creds, ca=ca, capability=capability or "main", **outfit)
+    servers, kinds = _of_the_cluster(nats, capability or MAIN, outfit)
+    return Posting(servers=servers, credentials=creds, ca=ca, capability=capability or MAIN, kinds=kinds, **outfit)
+
+
+def _of_the_cluster(
+    nats: tuple[str, ...], capability: str, outfit: dict[str, Any]
+) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Return where the broker is, and the kinds of steps it may do; have it use its module's tools and no others."""
+    from planloom.runtime.cluster.settings import cluster_settings
+    from planloom.runtime.settings import read_settings
+
+    file = outfit["settings"]
+    written = {} if file is None else read_settings(file).cluster
+    if not nats and not written:
+        raise ConfigError("whom is it to work for?", remedy="give --connect for a pool, or --nats for a cluster")
+    cluster = cluster_settings(written)
+    if not cluster.modules:
+        return nats or cluster.nats, None
+    module = cluster.modules.get(capability)
+    if module is None:
+        raise ConfigError(
+            f"[cluster.modules] has no module {capability!r}", remedy=suggestion(capability, cluster.modules)
+        )
+    outfit["allow"] = outfit["allow"] or module.allow
+    return nats or cluster.nats, module.kinds
 
 
 def _between(text: str) -> tuple[int, int]:
@@ -171,6 +196,7 @@ def _between(text: str) -> tuple[int, int]:
 
 
 def label_of(text: str) -> tuple[str, str]:
+    """Return a label's name and value; ConfigError if it is none."""
     name, found, value = text.partition("=")
     if not found or not name:
         raise ConfigError(f"{text!r} is no label", remedy="give NAME=VALUE, e.g. --label region=eu")

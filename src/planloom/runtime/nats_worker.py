@@ -24,6 +24,7 @@ from planloom.errors import BrokerRefusedError, PlanloomError, WorkerError, fiel
 from planloom.runtime.wire import JsonWire
 from planloom.runtime.worker import REFUSED, Outfit, equipped, on_signals, refusal
 from planloom.transport.bench import Bench
+from planloom.transport.fitting import kind_of_work
 from planloom.transport.nats.desk import Assignment
 from planloom.transport.nats.link import Broker
 from planloom.transport.nats.post import ClusterPost
@@ -31,6 +32,7 @@ from planloom.transport.nats.post import ClusterPost
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from planloom.core.commands import RunStep
     from planloom.core.events import Fact
     from planloom.runtime.worker import Equipped
 
@@ -47,6 +49,7 @@ class Posting(Outfit):
         credentials: Its .creds file.
         capability: Whose work it does.
         ca: A file with the certificates to trust.
+        kinds: Kinds of steps that it may do beside tools; None: all.
         idle_s: Seconds without work after which it goes; None: it stays.
     """
 
@@ -55,6 +58,7 @@ class Posting(Outfit):
     credentials: Path | None = None
     capability: Annotated[str, Field(min_length=1, max_length=100)] = "main"
     ca: Path | None = None
+    kinds: tuple[str, ...] | None = None
     idle_s: Annotated[float, Field(gt=0)] | None = None
 
     @property
@@ -100,9 +104,16 @@ class _Working:
             own.clock,
             self.post.send,
             capacity=posting.capacity,
-            refuses=lambda request: refusal(request, own.registry),
+            refuses=lambda request: self._refusal(request, posting, own),
             at_rest=lambda: None,
         )
+
+    @staticmethod
+    def _refusal(request: RunStep, posting: Posting, own: Equipped) -> str:
+        kind = kind_of_work(request)
+        if posting.kinds is not None and kind not in ("tool", *posting.kinds):
+            return f"a worker of {posting.capability!r} does no {kind} steps"
+        return refusal(request, own.registry)
 
     def drain(self) -> None:
         """Take nothing more, end what was taken, and go; the second time, go at once."""
