@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from planloom.errors import ProtocolError, field_problems
 from planloom.plan.policy import ResourceLimits
-from planloom.runtime.cluster.inputs import Claimed, Said, Stated
+from planloom.runtime.cluster.inputs import SIGNALS, Claimed, Said, Stated
 from planloom.runtime.cluster.outbox import written
 from planloom.transport.nats import subjects
 
@@ -110,13 +110,16 @@ def read_signal(subject: str, body: bytes, wire: WireFormat, now: float) -> Said
     """Return what somebody says to a run.
 
     Raises:
-        ProtocolError: It says nothing, or to another run than its subject says.
+        ProtocolError: It says nothing, to another run than its subject says, or what is not said under this name.
     """
     told = _object(body)
     run_id = _text(told, "run_id")
-    name = subject.rpartition(".")[2]
-    _same(subject, subjects.signal(run_id, subjects.untoken(name)))
-    return Said(run_id, wire.fact_in(told.get("fact"), now))
+    name = subjects.untoken(subject.rpartition(".")[2])
+    _same(subject, subjects.signal(run_id, name))
+    fact = wire.fact_in(told.get("fact"), now)
+    if type(fact) is not SIGNALS.get(name):
+        raise ProtocolError(f"a {type(fact).__name__} was said as {name!r}")
+    return Said(run_id, fact)
 
 
 def signal_body(run_id: str, fact: Fact, wire: WireFormat) -> bytes:

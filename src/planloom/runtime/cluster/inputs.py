@@ -9,11 +9,22 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from planloom.core.events import ApprovalAnswered, CancelRequested, PauseRequested, RunResumed, StepResolved
 from planloom.plan.frozen import frozen
 
 if TYPE_CHECKING:
     from planloom.core.events import Fact, RunStarted
     from planloom.journal.postgres.work import WorkKey
+
+
+SIGNALS: dict[str, type] = {
+    "approve": ApprovalAnswered,
+    "resolve": StepResolved,
+    "cancel": CancelRequested,
+    "pause": PauseRequested,
+    "resume": RunResumed,
+}
+"""What people may say to a run, by the name under which they say it; nothing else is theirs to say."""
 
 
 class Verdict(StrEnum):

@@ -35,6 +35,7 @@ from planloom.plan.values import as_json
 from planloom.runtime.cluster.inputs import (
     NOT_WANTED,
     RESTS,
+    SIGNALS,
     STALE,
     TAKEN,
     Answer,
@@ -269,7 +270,7 @@ class RunTurn:
 
     def _said(self, fact: Fact) -> Answer:
         state = self._machine.state
-        if state.started is None or self._machine.ended:
+        if state.started is None or self._machine.ended or type(fact) not in SIGNALS.values():
             return NOT_WANTED
         if isinstance(fact, RunResumed):
             if not state.paused:
