@@ -257,7 +257,7 @@ def test_an_event_is_told_in_the_terms_of_cloudevents() -> None:
         "time": "2025-10-09T08:53:20.500000Z",
         "correlationid": "r",
         "causationid": "r/2",
-        "sequence": "3",
+        "sequence": "0000000003",
         "datacontenttype": "application/json",
         "data": {"x": 1},
     }

@@ -13,6 +13,10 @@ from planloom.plan.terms import fresh
 
 SOURCE = "/planloom"
 """Who says so, where nothing else is said."""
+MEDIA_TYPE = "application/cloudevents+json"
+"""Of an event as `Event.to_dict` writes it."""
+SEQUENCE_DIGITS = 10
+"""Of `sequence` in CloudEvents: it is compared as text, so it is padded with zeros."""
 
 
 def new_event_id() -> str:
@@ -76,7 +80,7 @@ class Event:
             "time": datetime.fromtimestamp(self.time, UTC).isoformat().replace("+00:00", "Z"),
             "correlationid": self.correlation_id,
             "causationid": self.causation_id,
-            "sequence": None if self.seq is None else str(self.seq),
+            "sequence": None if self.seq is None else f"{self.seq:0{SEQUENCE_DIGITS}d}",
             "datacontenttype": "application/json",
             "data": self.data,
         }

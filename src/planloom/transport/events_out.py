@@ -36,6 +36,8 @@ RUN = "planloom.run."
 ATTEMPT = "planloom.attempt."
 DENIED = "planloom.tool.denied"
 DEAD_LETTER = "planloom.step.dead_letter"
+REFUSED = "planloom.run.refused"
+"""Of a submission to a cluster that became no run, and so is on no record."""
 AT_ONCE = 50
 """Entries after which others have their turn, so that subscribers can keep up."""
 
@@ -98,6 +100,11 @@ _ENDS: Mapping[StepStatus, str] = {
     StepStatus.TIMED_OUT: STEP + "failed",
     StepStatus.CANCELLED: STEP + "failed",
 }
+
+
+def source_of(run_id: str) -> str:
+    """Return who tells a run's events, whichever process says them: within it, ids and sequences are the run's own."""
+    return f"{SOURCE}/runs/{quote(run_id, safe='')}"
 
 
 def topics() -> frozenset[str]:
@@ -282,6 +289,55 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
     return value
+
+
+def refused(run_id: str, request: str, told: dict[str, Any], at: float) -> Event:
+    """Return the event of a submission that is refused.
+
+    Args:
+        request: Which submission, where there are several of one name.
+        told: What whoever submitted it is told.
+    """
+    source = source_of(run_id)
+    name = f"{quote(run_id, safe='')}/refused/{request[:16]}"
+    return Event(name, REFUSED, source, at, None, run_id, None, {**told, "request": request})
+
+
+class Retold:
+    """A run's events from its record, as far as it goes whenever somebody asks; none left out, none twice.
+
+    Args:
+        after: Only what follows from entries with higher numbers.
+
+    Attributes:
+        seq: Number of the last entry that was told, or `after`.
+        ended: Whether that was the run's end.
+    """
+
+    def __init__(self, journal: Journal, run_id: str, *, after: int = 0) -> None:
+        self._journal = journal
+        self._run_id = run_id
+        self._run = RunEvents(run_id, source=source_of(run_id))
+        self._read = 0
+        self.seq = after
+        self.ended = False
+
+    async def more(self) -> list[Event]:
+        """Return the events of what is new on record.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            JournalError: The record cannot be read; what was told so far stays told.
+        """
+        told: list[Event] = []
+        for recorded in await self._journal.read(self._run_id, after=self._read):
+            events = self._run.of(recorded)
+            self._read = recorded.seq
+            if recorded.seq > self.seq:
+                told += events
+                self.seq = recorded.seq
+            self.ended = self.ended or isinstance(recorded.event, record.RunFinished)
+        return told
 
 
 async def events_of(

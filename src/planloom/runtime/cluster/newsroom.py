@@ -2,6 +2,7 @@
 
 Rule 1: only what is on record is told, and only once it is. Who missed something reads it from the record.
 Rule 2: news hold up nothing: what cannot be told in time is not told.
+Rule 3: an event is the same whichever agent tells it: who has heard its id before, has heard it.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ from typing import TYPE_CHECKING
 
 from planloom.errors import BrokerError, JournalError
 from planloom.runtime.cluster import bodies
-from planloom.transport.event import Event
-from planloom.transport.events_out import RunEvents
+from planloom.transport.event import MEDIA_TYPE
+from planloom.transport.events_out import RunEvents, source_of
 from planloom.transport.nats import subjects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from planloom.ports import Journal, Recorded
+    from planloom.transport.event import Event
     from planloom.transport.nats.link import BrokerLink
 
 _log = logging.getLogger("planloom.cluster")
 
+_HEADERS = {"Content-Type": MEDIA_TYPE}
+"""Says that the whole event is in the body."""
 KEPT_RUNS = 500
 MOST_WAITING = 10_000
 """Batches of news that wait; more are dropped."""
@@ -37,10 +41,9 @@ class Newsroom:
         dropped: Batches that were not told.
     """
 
-    def __init__(self, link: BrokerLink, journal: Journal, source: str) -> None:
+    def __init__(self, link: BrokerLink, journal: Journal) -> None:
         self._link = link
         self._journal = journal
-        self._source = source
         self._runs: OrderedDict[str, tuple[int, RunEvents]] = OrderedDict()
         self._waiting: asyncio.Queue[tuple[str, Sequence[Recorded]]] = asyncio.Queue(MOST_WAITING)
         self._telling: asyncio.Task[None] | None = None
@@ -60,7 +63,7 @@ class Newsroom:
         """Tell something that is on no record."""
         subject = subjects.news(event.correlation_id or "", event.type)
         try:
-            await self._link.publish(subject, bodies.news_body(event))
+            await self._link.publish(subject, bodies.news_body(event), headers=_HEADERS)
         except BrokerError as error:
             self.dropped += 1
             _log.debug("news are not told: %s", error.message)
@@ -92,7 +95,7 @@ class Newsroom:
 
     async def _events(self, run_id: str, recorded: Recorded) -> list[Event]:
         """Return what an entry is to those who listen, having read what others recorded before it."""
-        seq, told = self._runs.pop(run_id, (0, RunEvents(run_id, source=self._source)))
+        seq, told = self._runs.pop(run_id, (0, RunEvents(run_id, source=source_of(run_id))))
         if recorded.seq <= seq:
             self._runs[run_id] = seq, told
             return []

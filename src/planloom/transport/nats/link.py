@@ -199,7 +199,9 @@ class BrokerLink:
                 hearing.on = await self._client.subscribe(subject, queue=queue, cb=heard)
         return hearing
 
-    async def publish(self, subject: str, body: bytes, *, reply: str = "") -> None:
+    async def publish(
+        self, subject: str, body: bytes, *, reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
         """Say something to whoever listens now.
 
         Raises:
@@ -207,7 +209,7 @@ class BrokerLink:
         """
         client = self._here()
         try:
-            await client.publish(subject, body, reply=reply)
+            await client.publish(subject, body, reply=reply, headers=headers)
         except (NatsError, OSError) as error:
             raise BrokerError(f"{subject}: {error or type(error).__name__}") from error
 
