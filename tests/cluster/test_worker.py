@@ -322,3 +322,40 @@ def test_what_cannot_be_meant_is_said(options: list[str], said: str, tmp_path: P
 
     assert result.exit_code != 0
     assert said in str(result.exception or "") + result.output
+
+
+def test_a_worker_with_labels_takes_work_of_its_places_and_of_any_and_leaves_that_of_others(
+    nats: Nats, tmp_path: Path
+) -> None:
+    places = ("", "region=eu", "region=us", "gpu=yes,region=eu")
+
+    async def main() -> list[Any]:
+        options = ("--label", "region=eu", "--label", "gpu=yes", "--capacity", "2")
+        async with small_agent(nats, places=places) as agent, worker(nats, *options):
+            work = {"folder": str(tmp_path), "n": 2, "seconds": 0.05}
+            ats = {
+                place: [await agent.ask_for("w.put", work, run=f"{place}/{number}", place=place) for number in range(6)]
+                for place in places
+            }
+            for place in ("", "region=eu", "gpu=yes,region=eu"):
+                for at in ats[place]:
+                    await agent.outcome(at)
+            left = await backlog(agent.link, CMD, subjects.consumer("main", "region=us"))
+            return [left.waiting, len(agent.told), len(calls(tmp_path)), {told["what"] for told in agent.asked}]
+
+    assert run(main) == [6, 18, 18, {"claim"}]
+
+
+def test_what_came_to_two_places_at_once_waits_alive_for_the_one_slot_there_is(nats: Nats, tmp_path: Path) -> None:
+    async def main() -> list[Any]:
+        places = ("", "region=eu")
+        async with small_agent(nats, lease_s=0.6, places=places) as agent, worker(nats, "--label", "region=eu"):
+            await agent.outcome(await agent.ask_for("w.pid", run="warm"))
+            work = {"folder": str(tmp_path), "n": 2, "seconds": 1.0}
+            ats = await asyncio.gather(
+                *(agent.ask_for("w.put", work, run=f"r{number}", place=place) for number, place in enumerate(places))
+            )
+            facts = [value(await agent.outcome(at)) for at in ats]
+            return [facts, len(calls(tmp_path)), agent.stale]
+
+    assert run(main) == [[4, 4], 2, []]
