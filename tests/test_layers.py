@@ -29,6 +29,7 @@ CATCHING = {
     "verify/closed.py": "whatever a validator or a judge raises is a reason against the answer, and no pass",
     "testing/sweep/calls.py": "carried out of a tool's thread, and raised where it is waited for",
     "testing/sweep/everywhere.py": "whatever breaks an engine after a crash is what a sweep looks for",
+    "runtime/cluster/hearts.py": "a bug that one run of a cluster brings out must not stop the others",
     "cli/main.py": "the last stop: a person gets a sentence, with --debug the traceback",
 }
 # Read nowhere but where time, chance and waiting belong.

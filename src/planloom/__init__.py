@@ -72,6 +72,7 @@ _HOMES = {
     "planloom.plan.model": ("ExecutionPlan", "Plan", "Step"),
     "planloom.plan.policy": ("Effects", "ResourceLimits", "RetryPolicy"),
     "planloom.plan.schema": ("plan_schema",),
+    "planloom.runtime.cluster.client": ("ClusterClient",),
     "planloom.runtime.engine": ("Engine",),
     "planloom.runtime.execution_agent": ("ExecutionAgent",),
     "planloom.runtime.modules": ("Module",),

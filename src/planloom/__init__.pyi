@@ -157,6 +157,9 @@ from planloom.plan.policy import (
 from planloom.plan.schema import (
     plan_schema as plan_schema,
 )
+from planloom.runtime.cluster.client import (
+    ClusterClient as ClusterClient,
+)
 from planloom.runtime.engine import (
     Engine as Engine,
 )

@@ -26,7 +26,7 @@ from planloom.plan.model import Plan
 from planloom.plan.policy import Effects, FailureKind
 from planloom.ports import Recorded
 from planloom.runtime.cluster.hearts import Done, Hearts
-from planloom.runtime.cluster.inputs import Answer, Claimed, Due, Input, Lost, Said, Stated, Submitted, Verdict
+from planloom.runtime.cluster.inputs import Claimed, Due, Fate, Input, Lost, PersonSaid, Received, Stated, Submitted
 from planloom.runtime.cluster.outbox import Placing, as_sent
 from planloom.runtime.people import answer_fact
 from planloom.runtime.wire import JsonWire
@@ -164,7 +164,7 @@ class Cluster:
 
     Attributes:
         effects: How often each thing that has effects was really done, by its idempotency key.
-        verdicts: What became of all inputs.
+        fates: What became of all inputs.
     """
 
     def __init__(self, seed: int, faults: Faults, *, agents: int = 3, places: Set[str] = frozenset({""})) -> None:
@@ -180,7 +180,7 @@ class Cluster:
         self.agents = [self._agent() for _ in range(agents)]
         self.commands: dict[tuple[Any, ...], _Command] = {}
         self.effects: Counter[str] = Counter()
-        self.verdicts: Counter[Verdict] = Counter()
+        self.fates: Counter[Fate] = Counter()
         self.outcomes: dict[str, dict[str, Any]] = {}
         self.crashes = 0
         self.submitted: list[str] = []
@@ -257,10 +257,10 @@ class Cluster:
             self._dies(which, error)
             self.later(1.0, lambda: self._input(one))
             return
-        if answer.verdict in (Verdict.RESTS, Verdict.BROKEN):
+        if answer.fate in (Fate.RESTS, Fate.BROKEN):
             self.later(1.0, lambda: self._input(one))
 
-    def _taken(self, which: int, inputs: list[Input]) -> list[Answer]:
+    def _taken(self, which: int, inputs: list[Input]) -> list[Received]:
         """Commit, publish, and return the answers; an agent may die before each of these, and after."""
         self._may_crash()
         done = now(self.agents[which].take(inputs))
@@ -271,7 +271,7 @@ class Cluster:
         for work in done.void:
             self.commands.pop((*work.key, work.run_id, work.place), None)
         self._may_crash()
-        self.verdicts.update(answer.verdict for answer in done.answers)
+        self.fates.update(answer.fate for answer in done.answers)
         return list(done.answers)
 
     def _dies(self, which: int, error: Exception) -> None:
@@ -346,7 +346,7 @@ class Cluster:
         work, again = command.work, command.deliveries > 1
         if command.body["needs_claim"]:
             claim = Claimed(work.run_id, work.key, command.body["token"], worker, again)
-            if self._asked(claim).verdict is not Verdict.TAKEN:
+            if self._asked(claim).fate is not Fate.TAKEN:
                 self._acknowledge(place, command)
                 return
         elif again:
@@ -360,7 +360,7 @@ class Cluster:
         seconds = LEASE_S * 2 if self.chance(self.faults.zombie) else self.dice.uniform(0.1, LEASE_S * 0.9)
         self.later(seconds, lambda: self._tell(place, command, None, request))
 
-    def _asked(self, one: Input) -> Answer:
+    def _asked(self, one: Input) -> Received:
         """Ask an agent, again and again until an answer is heard."""
         while True:
             which = self.dice.randrange(len(self.agents))
@@ -417,7 +417,7 @@ class Cluster:
     # --- people -------------------------------------------------------------------------------
 
     def _people(self) -> None:
-        """Answer what waits: approve what asks, and say of an unknown outcome what really happened."""
+        """Received what waits: approve what asks, and say of an unknown outcome what really happened."""
         for run_id in self.table.rows:
             machine = self.machine(run_id) if not self.ended(run_id) else None
             for key, node in list(machine.state.blocked.items()) if machine else ():
@@ -426,10 +426,12 @@ class Cluster:
                     fails = (node.step.args or {}).get("fails")
                     how = "retry" if not self.effects[effect] else "fail" if fails else "output"
                     told = output_of(key) if how == "output" else None
-                    self.bring(Said(run_id, StepResolved(key, how, "Ann", self.clock.now(), told, None, node.attempt)))
+                    self.bring(
+                        PersonSaid(run_id, StepResolved(key, how, "Ann", self.clock.now(), told, None, node.attempt))
+                    )
                 elif machine is not None:
                     fact = answer_fact(machine.state, key, by="Ann", approved=True, output=None, at=self.clock.now())
-                    self.bring(Said(run_id, fact))
+                    self.bring(PersonSaid(run_id, fact))
 
 
 def output_of(step: str) -> Any:

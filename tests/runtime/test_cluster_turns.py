@@ -20,7 +20,7 @@ from planloom.core.events import (
 )
 from planloom.plan.model import Plan
 from planloom.plan.policy import Effects, FailureKind
-from planloom.runtime.cluster.inputs import Claimed, Said, Stated, Submitted, Verdict
+from planloom.runtime.cluster.inputs import Claimed, Fate, PersonSaid, Stated, Submitted
 from planloom.testing import check_history
 from tests.core.driving import Drive
 from tests.runtime.shared_world import TOOLS, Cluster, Faults, now, output_of
@@ -156,7 +156,7 @@ def test_who_does_not_have_an_attempt_says_nothing_of_it(wrong: str) -> None:
     said = now(heart.take([Stated(run_id, key, token, told, True, speaks_for)]))
     asked = now(heart.take([Claimed(run_id, key, token, "w", False, speaks_for)]))
 
-    assert [one.verdict for one in (*said.answers, *asked.answers)] == [Verdict.STALE, Verdict.STALE]
+    assert [one.fate for one in (*said.answers, *asked.answers)] == [Fate.STALE, Fate.STALE]
     assert cluster.machine("r").state.running.keys() == {"a"}
     assert cluster.table.rows["r"].work[work.key].claimed_by is None
 
@@ -171,7 +171,7 @@ def test_a_call_that_is_asked_for_twice_is_on_record_once_and_may_be_made() -> N
 
     asked = [now(heart.take([Stated("r", work.key, work.token, one, False)])) for one in (begins, begins, ends, ends)]
 
-    assert [one.answers[0].verdict for one in asked] == [Verdict.TAKEN] * 4
+    assert [one.answers[0].fate for one in asked] == [Fate.TAKEN] * 4
     assert [type(one.event) for one in cluster.record("r")[2:]] == [CallStarted, CallEnded]
 
 
@@ -184,7 +184,7 @@ def test_an_answer_that_is_none_fails_the_attempt_and_not_the_agent() -> None:
 
     said = now(heart.take([Stated("r", work.key, work.token, of_another, True)]))
 
-    assert said.answers[0].verdict is Verdict.TAKEN
+    assert said.answers[0].fate is Fate.TAKEN
     assert cluster.machine("r").state.nodes["a"].error_kind is FailureKind.REFUSED
 
 
@@ -208,7 +208,9 @@ def test_people_may_cancel_pause_and_resume_at_any_moment(seed: int) -> None:
         cluster.submit(run_id, plan)
         at = dice.uniform(0, 20)
         cluster.later(at, lambda run_id=run_id: cluster.leave(run_id, PauseRequested("Ann", 0.0)))
-        cluster.later(at + dice.uniform(0, 5), lambda run_id=run_id: cluster.bring(Said(run_id, RunResumed(0, 0.0))))
+        cluster.later(
+            at + dice.uniform(0, 5), lambda run_id=run_id: cluster.bring(PersonSaid(run_id, RunResumed(0, 0.0)))
+        )
         cluster.later(at + 60, lambda run_id=run_id: cluster.leave(run_id, RunResumed(0, 0.0)))
         if dice.random() < 0.5:
             later = dice.uniform(0, 20)
@@ -248,5 +250,5 @@ def test_where_nothing_goes_wrong_nothing_is_done_twice_or_refused(seed: int) ->
     cluster.run()
 
     check(cluster, runs)
-    assert set(cluster.verdicts) == {Verdict.TAKEN}
+    assert set(cluster.fates) == {Fate.TAKEN}
     assert cluster.crashes == 0

@@ -50,7 +50,7 @@ def agent(
     settings = cluster_of(place, servers=servers, creds=creds)
     logging = place.settings.logging
     configure(format=logging.format, level=logging.level)
-    dsn = database_of(place)
+    dsn = spelled_out(database_of(place))
     with screen.only_answers_on_stdout():
         blocking.run(_working(place, settings, dsn, screen, metrics_port, metrics_host))
 
@@ -83,7 +83,7 @@ def database_of(place: Workplace) -> str:
             f"the journal of a cluster is a database, and {place.journal} is none",
             remedy="give --journal postgresql://user@host/name, or set journal in planloom.toml",
         )
-    return spelled_out(place.journal)
+    return place.journal
 
 
 def _need_cluster() -> None:

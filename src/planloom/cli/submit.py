@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,25 +58,16 @@ def submit(
     """
     screen, place = call.screen(), Workplace(call, plan=None if plan == STDIN else plan)
     settings = cluster_of(place, servers=servers, creds=creds)
-    dsn = database_of(place) if wait else ""
+    address = database_of(place) if wait else None
     read = PlanFile(plan).read()
     inputs = check_inputs(read, read_inputs(read, pairs=pairs, files=files, document=document))
     bounds = read_limits(read, limits, max_concurrent=None)
 
     async def submitted() -> tuple[str, RunResult | None]:
-        from planloom.journal.postgres.journal import PostgresJournal
-        from planloom.journal.postgres.shared import SharedRuns
         from planloom.runtime.cluster.client import ClusterClient
 
-        async with AsyncExitStack() as ending:
-            journal = shared_runs = None
-            if wait:
-                key = place.settings.journal_key()
-                journal, shared_runs = PostgresJournal(dsn, key=key), SharedRuns(dsn, key=key)
-                ending.push_async_callback(journal.close)
-                ending.push_async_callback(shared_runs.close)
-            client = ClusterClient(broker_of(settings, "planloom-submit"), journal=journal, shared=shared_runs)
-            await ending.enter_async_context(client)
+        broker, key = broker_of(settings, "planloom-submit"), place.settings.journal_key() if wait else None
+        async with ClusterClient(broker, journal=address, key=key) as client:
             name = await client.submit(read, inputs, run_id=run_id, limits=bounds, module=module)
             screen.note(f"run {printable(name)}")
             return name, await client.result(name) if wait else None

@@ -17,12 +17,12 @@ from planloom.runtime.declared import without_secrets
 from planloom.runtime.run_ids import checked_run_id
 
 if TYPE_CHECKING:
-    from planloom.runtime.cluster.bodies import Submission
+    from planloom.runtime.cluster.bodies import PlanSubmission
     from planloom.runtime.cluster.capabilities import Capabilities
     from planloom.runtime.engine import Engine
 
 
-def admitted(submission: Submission, engine: Engine, capabilities: Capabilities) -> Submitted:
+def admitted(submission: PlanSubmission, engine: Engine, capabilities: Capabilities) -> Submitted:
     """Return the run that a submission asks for.
 
     Raises:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from planloom.errors import ProtocolError, field_problems
 from planloom.plan.policy import ResourceLimits
-from planloom.runtime.cluster.inputs import SIGNALS, Claimed, Said, Stated
+from planloom.runtime.cluster.inputs import SIGNALS, Claimed, PersonSaid, Stated
 from planloom.runtime.cluster.outbox import written
 from planloom.transport.nats import subjects
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
-class Submission(BaseModel):
+class PlanSubmission(BaseModel):
     """What somebody asks for: a run of a plan."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,14 +57,14 @@ class Submission(BaseModel):
         return None if self.limits is None else ResourceLimits(**self.limits)
 
 
-def read_submission(subject: str, body: bytes) -> Submission:
+def read_submission(subject: str, body: bytes) -> PlanSubmission:
     """Return what was submitted.
 
     Raises:
         ProtocolError: It is none, or of another run than its subject says.
     """
     try:
-        found = Submission.model_validate(_object(body))
+        found = PlanSubmission.model_validate(_object(body))
     except ValidationError as error:
         raise ProtocolError(f"this is no submission: {'; '.join(field_problems(error))}") from error
     if subjects.submission(found.run_id) != subject:
@@ -106,7 +106,7 @@ def answered(*, wanted: bool, problem: str = "") -> bytes:
     return written({"wanted": wanted, "problem": problem}).encode()
 
 
-def read_signal(subject: str, body: bytes, wire: WireFormat, now: float) -> Said:
+def read_signal(subject: str, body: bytes, wire: WireFormat, now: float) -> PersonSaid:
     """Return what somebody says to a run.
 
     Raises:
@@ -119,7 +119,7 @@ def read_signal(subject: str, body: bytes, wire: WireFormat, now: float) -> Said
     fact = wire.fact_in(told.get("fact"), now)
     if type(fact) is not SIGNALS.get(name):
         raise ProtocolError(f"a {type(fact).__name__} was said as {name!r}")
-    return Said(run_id, fact)
+    return PersonSaid(run_id, fact)
 
 
 def signal_body(run_id: str, fact: Fact, wire: WireFormat) -> bytes:

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.events import CancelRequested, PauseRequested, RunFinished, RunResumed
 from planloom.errors import BrokerError, JetStreamError, OverloadedError, RunNotFoundError, SubmissionRefusedError
+from planloom.journal.address import spelled_out
+from planloom.journal.postgres.journal import PostgresJournal
+from planloom.journal.postgres.shared import SharedRuns
 from planloom.plan.load import load_plan
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.cluster import bodies
@@ -26,14 +31,14 @@ if TYPE_CHECKING:
 
     from planloom.core.events import Fact
     from planloom.core.result import RunResult
-    from planloom.journal.postgres.journal import PostgresJournal
-    from planloom.journal.postgres.shared import SharedRuns
     from planloom.plan.policy import ResourceLimits
     from planloom.ports import Clock
     from planloom.runtime.checks import PlanSource
 
 LOOK_S = 0.1
 """Seconds between looks whether a submission has become a run."""
+WAIT_S = 10.0
+"""Seconds that a broker is waited for which does not listen yet."""
 TRIES = 20
 AGAIN_S = 0.5
 
@@ -42,31 +47,49 @@ class ClusterClient:
     """Submits runs to a cluster. An async context manager.
 
     Args:
-        broker: Where the broker is, and who asks.
-        journal: The record, for whoever waits; None: nothing is waited for.
-        shared: The same database, for refusals.
+        broker: Where the broker is, and who asks; or its address.
+        journal: The address of the record, for whoever waits for runs; or the journal itself, which is left open. None:
+            nothing is waited for.
+        shared: The same database, for refusals; None: it is opened where the journal is.
+        credentials: File that says who asks, where `broker` is an address.
+        key: Of the record, where `journal` is an address.
     """
 
     def __init__(
         self,
-        broker: Broker,
+        broker: Broker | str,
         *,
-        journal: PostgresJournal | None = None,
+        journal: PostgresJournal | str | None = None,
         shared: SharedRuns | None = None,
+        credentials: str | Path | None = None,
+        key: bytes | None = None,
         clock: Clock | None = None,
     ) -> None:
+        if isinstance(broker, str):
+            broker = Broker((broker,), None if credentials is None else Path(credentials), "planloom-client")
         self._link = BrokerLink(broker)
-        self._journal = journal
+        self._address = spelled_out(journal) if isinstance(journal, str) else None
+        self._journal = None if isinstance(journal, str) else journal
         self._shared = shared
+        self._key = key
         self._clock = clock or LoopClock()
         self._requests: dict[str, str] = {}
+        self._ending = AsyncExitStack()
 
     async def __aenter__(self) -> ClusterClient:
-        await self._link.open(wait_s=10.0)
+        async with AsyncExitStack() as opening:
+            await self._link.open(wait_s=WAIT_S)
+            opening.push_async_callback(self._link.close)
+            if self._address is not None:
+                self._journal = PostgresJournal(self._address, key=self._key)
+                opening.push_async_callback(self._journal.close)
+                self._shared = SharedRuns(self._address, key=self._key, connections=1)
+                opening.push_async_callback(self._shared.close)
+            self._ending = opening.pop_all()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._link.close()
+        await self._ending.aclose()
 
     async def submit(
         self,
@@ -88,7 +111,7 @@ class ClusterClient:
             BrokerError: The broker does not answer; asking again under the same name is safe.
         """
         run_id = new_run_id() if run_id is None else checked_run_id(run_id)
-        submission = bodies.Submission(
+        submission = bodies.PlanSubmission(
             run_id=run_id,
             plan=json.loads(load_plan(plan).canonical_json),
             inputs=dict(inputs or {}),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from planloom.core.machine import RunMachine
 from planloom.plan.frozen import frozen
 from planloom.ports import Recorded
-from planloom.runtime.cluster.inputs import Answer, Verdict
+from planloom.runtime.cluster.inputs import Fate, Received
 from planloom.runtime.cluster.turns import RunTurn
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ KEPT_EVENTS = 500_000
 """Events of all runs together whose hearts are kept: what they weigh goes with that."""
 
 
-class Shared(Protocol):
+class SharedTable(Protocol):
     """Where the runs are: `journal.postgres.shared.SharedRuns`."""
 
     async def turn(self, known: Mapping[str, int], decide: Callable[[LockedRun], Decided | None]) -> None: ...
@@ -51,7 +51,7 @@ class Done:
         wake_at: When runs have to be looked at again though nothing comes in.
     """
 
-    answers: Sequence[Answer]
+    answers: Sequence[Received]
     opened: Sequence[Work]
     stopped: Sequence[Work]
     void: Sequence[Work]
@@ -70,7 +70,7 @@ class Hearts:
         keep: Runs whose hearts are kept.
     """
 
-    def __init__(self, shared: Shared, placing: Placing, clock: Clock, *, keep: int = KEPT_RUNS) -> None:
+    def __init__(self, shared: SharedTable, placing: Placing, clock: Clock, *, keep: int = KEPT_RUNS) -> None:
         self._shared = shared
         self._placing = placing
         self._clock = clock
@@ -102,7 +102,7 @@ class Hearts:
     async def _try(
         self, inputs: Sequence[Input], by_run: Mapping[str, list[int]], known: dict[str, RunMachine | None]
     ) -> Done:
-        turns: dict[str, tuple[RunTurn | None, RunMachine, list[Answer], Decided | None, int]] = {}
+        turns: dict[str, tuple[RunTurn | None, RunMachine, list[Received], Decided | None, int]] = {}
 
         def decide(locked: LockedRun) -> Decided | None:
             kept = known[locked.run_id]
@@ -116,7 +116,7 @@ class Hearts:
 
         seqs = {run_id: 0 if kept is None else kept.state.seq for run_id, kept in known.items()}
         await self._shared.turn(seqs, decide)
-        found: dict[int, Answer] = {}
+        found: dict[int, Received] = {}
         for run_id, (turn, machine, answers, _, _) in turns.items():
             found |= dict(zip(by_run[run_id], answers, strict=True))
             if turn is not None and not machine.ended:
@@ -133,14 +133,14 @@ class Hearts:
 
     def _decide(
         self, locked: LockedRun, machine: RunMachine, inputs: list[Input]
-    ) -> tuple[RunTurn | None, list[Answer], Decided | None]:
+    ) -> tuple[RunTurn | None, list[Received], Decided | None]:
         """Return the turn of a run, what became of the inputs, and what follows; without a turn nothing does."""
         if locked.problem is not None:
             why = locked.problem.message
             _log.error("run %s is left as it is: %s", locked.run_id, why)
-            return None, [Answer(Verdict.BROKEN, why)] * len(inputs), None
+            return None, [Received(Fate.BROKEN, why)] * len(inputs), None
         if locked.last_seq and locked.driver != "cluster":
-            refused = Answer(Verdict.REFUSED, f"run {locked.run_id!r} is not the cluster's: an engine drives it")
+            refused = Received(Fate.REFUSED, f"run {locked.run_id!r} is not the cluster's: an engine drives it")
             return None, [refused] * len(inputs), None
         try:
             machine.replay(entry.event for entry in locked.events)
@@ -148,7 +148,7 @@ class Hearts:
             decided = turn.take(inputs)
         except Exception as error:  # noqa: BLE001 - a bug that one run brings out must not stop the others
             _log.exception("run %s is left as it is: this is a bug", locked.run_id)
-            return None, [Answer(Verdict.BROKEN, f"a bug: {type(error).__name__}")] * len(inputs), None
+            return None, [Received(Fate.BROKEN, f"a bug: {type(error).__name__}")] * len(inputs), None
         return turn, turn.answers, decided
 
     # --- what is kept -------------------------------------------------------------------------

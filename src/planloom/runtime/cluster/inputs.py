@@ -27,7 +27,7 @@ SIGNALS: dict[str, type] = {
 """What people may say to a run, by the name under which they say it; nothing else is theirs to say."""
 
 
-class Verdict(StrEnum):
+class Fate(StrEnum):
     """What became of an input. One that RESTS, or that found its run BROKEN, is to be brought again, later."""
 
     TAKEN = "taken"
@@ -45,21 +45,21 @@ class Verdict(StrEnum):
 
 
 @frozen
-class Answer:
+class Received:
     """What became of one input.
 
     Attributes:
         problem: Why it was refused, for whoever said it.
     """
 
-    verdict: Verdict
+    fate: Fate
     problem: str = ""
 
 
-TAKEN = Answer(Verdict.TAKEN)
-STALE = Answer(Verdict.STALE)
-NOT_WANTED = Answer(Verdict.NOT_WANTED)
-RESTS = Answer(Verdict.RESTS)
+TAKEN = Received(Fate.TAKEN)
+STALE = Received(Fate.STALE)
+NOT_WANTED = Received(Fate.NOT_WANTED)
+RESTS = Received(Fate.RESTS)
 
 
 @frozen
@@ -133,7 +133,7 @@ class Unsendable:
 
 
 @frozen
-class Said:
+class PersonSaid:
     """What a person says to a run."""
 
     run_id: str
@@ -147,4 +147,4 @@ class Due:
     run_id: str
 
 
-Input = Submitted | Stated | Claimed | Lost | Unsendable | Said | Due
+Input = Submitted | Stated | Claimed | Lost | Unsendable | PersonSaid | Due

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from planloom.errors import BrokerError, JetStreamError, JournalError, PlanloomError, ProtocolError
 from planloom.runtime.cluster import bodies
 from planloom.runtime.cluster.admission import admitted, refusal_of, taken_name
-from planloom.runtime.cluster.inputs import Lost, Submitted, Verdict
+from planloom.runtime.cluster.inputs import Fate, Lost, Submitted
 from planloom.runtime.cluster.turnstile import Waiting
-from planloom.transport.event import Event
+from planloom.transport.events_out import refused
 from planloom.transport.nats import commands, subjects
 from planloom.transport.nats.commands import dead_command
 from planloom.transport.nats.puller import Puller
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from planloom.journal.postgres.shared import SharedRuns
     from planloom.ports import Clock
     from planloom.runtime.cluster.capabilities import Capabilities
-    from planloom.runtime.cluster.inputs import Answer, Input
+    from planloom.runtime.cluster.inputs import Input, Received
     from planloom.runtime.cluster.newsroom import Newsroom
     from planloom.runtime.cluster.turnstile import Turnstile
     from planloom.runtime.engine import Engine
@@ -53,7 +53,7 @@ class Intake:
     """Brings what comes in to the turnstile.
 
     Attributes:
-        counts: What became of inputs, by verdict; "unreadable": those that were noise.
+        counts: What became of inputs, by fate; "unreadable": those that were noise.
     """
 
     def __init__(
@@ -134,21 +134,21 @@ class Intake:
             return bodies.read_signal(subject, body, self._wire, now)
         return bodies.read_outcome(subject, body, self._wire, now)
 
-    def _taken(self, delivery: Delivery, one: Input, answer: Answer | None) -> None:
+    def _taken(self, delivery: Delivery, one: Input, answer: Received | None) -> None:
         """Acknowledge an input, or have it brought again."""
-        if answer is None or answer.verdict in (Verdict.RESTS, Verdict.BROKEN):
-            broken = answer is not None and answer.verdict is Verdict.BROKEN
+        if answer is None or answer.fate in (Fate.RESTS, Fate.BROKEN):
+            broken = answer is not None and answer.fate is Fate.BROKEN
             self._count(answer)
             self._done(delivery.give_back(delay_s=BROKEN_S if broken else LATER_S))
             return
         self._count(answer)
-        if answer.verdict is Verdict.REFUSED and isinstance(one, Submitted):
+        if answer.fate is Fate.REFUSED and isinstance(one, Submitted):
             self._start(self._refuse(delivery, taken_name(one.run_id)))
             return
         self._done(delivery.ack())
 
-    def _count(self, answer: Answer | None) -> None:
-        self.counts["unwritten" if answer is None else answer.verdict.value] += 1
+    def _count(self, answer: Received | None) -> None:
+        self.counts["unwritten" if answer is None else answer.fate.value] += 1
 
     def _done(self, said: Coroutine[None, None, None]) -> None:
         self._open -= 1
@@ -166,10 +166,8 @@ class Intake:
             self._done(delivery.give_back(delay_s=LATER_S))
             return
         if self._newsroom is not None:
-            told = error.to_dict() | {"request": submission.request}
-            await self._newsroom.tell_now(
-                Event.new("planloom.run.refused", told, correlation_id=submission.run_id, at=self._clock.now())
-            )
+            told = refused(submission.run_id, submission.request, error.to_dict(), self._clock.now())
+            await self._newsroom.tell_now(told)
         self._done(delivery.ack())
 
     # --- what workers ask ---------------------------------------------------------------------
@@ -182,12 +180,12 @@ class Intake:
             self._answer(message.reply, bodies.answered(wanted=False, problem=f"cannot be read: {error.message}"))
             return
 
-        def durable(answer: Answer | None) -> None:
+        def durable(answer: Received | None) -> None:
             self._count(answer)
-            if answer is None or answer.verdict is Verdict.BROKEN:
+            if answer is None or answer.fate is Fate.BROKEN:
                 self._answer(message.reply, bodies.answered(wanted=False, problem=NOT_NOW))
                 return
-            is_wanted = answer.verdict is Verdict.TAKEN
+            is_wanted = answer.fate is Fate.TAKEN
             self._answer(message.reply, bodies.answered(wanted=is_wanted, problem=answer.problem))
 
         self._turnstile.put(Waiting(one, durable))
@@ -217,7 +215,7 @@ class Intake:
             return
         why = f"it was given to {dead.deliveries} workers, and none of them answered"
 
-        def done(answer: Answer | None) -> None:
+        def done(answer: Received | None) -> None:
             if answer is None:
                 self._start(delivery.give_back(delay_s=LATER_S))
             else:

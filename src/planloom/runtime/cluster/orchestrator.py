@@ -20,11 +20,11 @@ from planloom.runtime.clock import LoopClock
 from planloom.runtime.cluster.capabilities import Capabilities
 from planloom.runtime.cluster.hearts import Hearts
 from planloom.runtime.cluster.intake import Intake
+from planloom.runtime.cluster.lookout import Lookout
 from planloom.runtime.cluster.newsroom import Newsroom
 from planloom.runtime.cluster.outbox import Placing
 from planloom.runtime.cluster.sender import Sender
 from planloom.runtime.cluster.turnstile import Turnstile, Waiting
-from planloom.runtime.cluster.watch import Watch
 from planloom.runtime.wire import JsonWire
 from planloom.transport.nats import subjects
 from planloom.transport.nats.link import BrokerLink
@@ -79,10 +79,10 @@ class Orchestrator:
             wire, capabilities.of, subjects.place_of_labels, lease_s=settings.lease_s, patience_s=settings.patience_s
         )
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._newsroom = Newsroom(self._link, journal, f"/planloom/{self.name}") if settings.news else None
+        self._newsroom = Newsroom(self._link, journal) if settings.news else None
         self._turnstile = Turnstile(Hearts(shared, placing, self._clock), self._after)
         self._sender = Sender(self._link, shared, settings, self._clock, self._put)
-        self._watch = Watch(self._link, shared, journal, settings, self._clock, self._put)
+        self._lookout = Lookout(self._link, shared, journal, settings, self._clock, self._put)
         self._intake = Intake(
             self._link, self._turnstile, shared, engine, capabilities, self._newsroom, wire, self._clock
         )
@@ -108,7 +108,7 @@ class Orchestrator:
         self._turnstile.start()
         if self._newsroom is not None:
             self._newsroom.start()
-        self._watch.start()
+        self._lookout.start()
         await self._intake.start(f"_INBOX.agent.{secrets.token_hex(8)}")
         self._seeing = asyncio.get_running_loop().create_task(self._see_to_streams())
 
@@ -123,7 +123,7 @@ class Orchestrator:
             if self._seeing is not None:
                 self._seeing.cancel()
                 await asyncio.gather(self._seeing, return_exceptions=True)
-            await self._watch.close()
+            await self._lookout.close()
             await self._intake.drain()
             try:
                 async with asyncio.timeout(DRAIN_S):
@@ -138,7 +138,7 @@ class Orchestrator:
         told = {f"inputs_{name}": number for name, number in self._intake.counts.items()}
         told |= {f"commands_{name}": number for name, number in self._sender.counts.items()}
         dropped = 0 if self._newsroom is None else self._newsroom.dropped
-        more = {"turns_failed": self._turnstile.failures, "work_lost": self._watch.lost, "news_dropped": dropped}
+        more = {"turns_failed": self._turnstile.failures, "work_lost": self._lookout.lost, "news_dropped": dropped}
         return told | more | {"broker_losses": self._link.losses, "broker_refused": self._link.refused}
 
     @property
@@ -154,7 +154,7 @@ class Orchestrator:
     async def _after(self, done: Done) -> None:
         """See to what followed from a batch of inputs."""
         for run_id, at in done.wake_at.items():
-            self._watch.wake(run_id, at)
+            self._lookout.wake(run_id, at)
         if done.stopped:
             await self._sender.stop(done.stopped)
         if done.void:
@@ -186,7 +186,7 @@ class Orchestrator:
                 await ensure_workers(self._link, name, place, lease_s=settings.lease_s, max_in_flight=most)
         if made:
             _log.warning("the broker had no stream %s: what was outstanding is looked for", ", ".join(made))
-            self._watch.check_all()
+            self._lookout.check_all()
 
     async def _see_to_streams(self) -> None:
         """Look again and again whether the broker still has what it needs."""

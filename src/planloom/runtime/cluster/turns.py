@@ -38,16 +38,16 @@ from planloom.runtime.cluster.inputs import (
     SIGNALS,
     STALE,
     TAKEN,
-    Answer,
     Claimed,
     Due,
+    Fate,
     Input,
     Lost,
-    Said,
+    PersonSaid,
+    Received,
     Stated,
     Submitted,
     Unsendable,
-    Verdict,
 )
 from planloom.runtime.cluster.outbox import GRACE_S, Placing, again, is_once, needs_claim
 from planloom.transport.leases import ENDS, NOTES
@@ -72,7 +72,7 @@ class RunTurn:
     """
 
     def __init__(self, machine: RunMachine, locked: LockedRun, placing: Placing, now: float) -> None:
-        self.answers: list[Answer] = []
+        self.answers: list[Received] = []
         self.stopped: list[Work] = []
         self.void: list[Work] = []
         self._machine = machine
@@ -129,7 +129,7 @@ class RunTurn:
 
     # --- inputs -------------------------------------------------------------------------------
 
-    def _one(self, one: Input) -> Answer:
+    def _one(self, one: Input) -> Received:
         match one:
             case Submitted():
                 return self._begin(one)
@@ -141,23 +141,23 @@ class RunTurn:
                 return self._lost(one)
             case Unsendable():
                 return self._unsendable(one)
-            case Said():
+            case PersonSaid():
                 return self._said(one.fact)
             case Due():
                 return TAKEN
             case _:
                 assert_never(one)
 
-    def _begin(self, one: Submitted) -> Answer:
+    def _begin(self, one: Submitted) -> Received:
         started = self._machine.state.started
         if started is None:
             self._hand(one.started)
             return TAKEN
         if started.request and started.request == one.started.request:
             return TAKEN  # it came twice
-        return Answer(Verdict.REFUSED, f"there is a run {one.run_id!r} already")
+        return Received(Fate.REFUSED, f"there is a run {one.run_id!r} already")
 
-    def _end(self, one: Stated) -> Answer:
+    def _end(self, one: Stated) -> Received:
         work = self._spoken_for(one)
         if work is None:
             return self._too_late(one)
@@ -174,7 +174,7 @@ class RunTurn:
         self._answered(work, fact)
         return TAKEN
 
-    def _too_late(self, one: Stated) -> Answer:
+    def _too_late(self, one: Stated) -> Received:
         """Refuse an outcome that nobody waits for, on record where its attempt is over."""
         state = self._machine.state
         step, attempt, epoch = one.key
@@ -187,14 +187,14 @@ class RunTurn:
             self._hand(AttemptFailed(step, attempt, epoch, FailureKind.LOST, "", self._now, self._now))
         return STALE
 
-    def _note(self, one: Stated) -> Answer:
+    def _note(self, one: Stated) -> Received:
         if self._spoken_for(one) is None:
             return STALE
         fact = one.fact
         try:
             _check(fact, one.key, NOTES)
         except ProtocolError as error:
-            return Answer(Verdict.REFUSED, error.message)
+            return Received(Fate.REFUSED, error.message)
         if self._is_known(fact):
             return TAKEN
         return TAKEN if self._hand(fact) else NOT_WANTED
@@ -208,7 +208,7 @@ class RunTurn:
             return False
         return fact.key in calls.ended or (isinstance(fact, CallStarted) and fact.key in calls.begun)
 
-    def _claim(self, one: Claimed) -> Answer:
+    def _claim(self, one: Claimed) -> Received:
         work = self._spoken_for(one)
         if work is None:
             return STALE
@@ -225,7 +225,7 @@ class RunTurn:
         self._work[work.key] = replace(work, claimed_by=one.worker)
         return TAKEN
 
-    def _lost(self, one: Lost) -> Answer:
+    def _lost(self, one: Lost) -> Received:
         """Have an attempt made again that nobody answers for, as far as that is safe."""
         work = self._spoken_for(one)
         if work is None:
@@ -244,7 +244,7 @@ class RunTurn:
             self._answered(work, self._failed(work, FailureKind.LOST, one.why))
         return TAKEN
 
-    def _unsendable(self, one: Unsendable) -> Answer:
+    def _unsendable(self, one: Unsendable) -> Received:
         work = self._spoken_for(one)
         if work is None:
             return STALE
@@ -268,7 +268,7 @@ class RunTurn:
                 return
             self._taken = number
 
-    def _said(self, fact: Fact) -> Answer:
+    def _said(self, fact: Fact) -> Received:
         state = self._machine.state
         if state.started is None or self._machine.ended or type(fact) not in SIGNALS.values():
             return NOT_WANTED

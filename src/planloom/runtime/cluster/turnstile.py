@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from planloom.runtime.cluster.hearts import Done, Hearts
-    from planloom.runtime.cluster.inputs import Answer, Input
+    from planloom.runtime.cluster.inputs import Input, Received
 
 _log = logging.getLogger("planloom.cluster")
 
@@ -43,8 +43,8 @@ class Waiting:
     """
 
     one: Input
-    durable: Callable[[Answer | None], None] = lambda _: None
-    done: Callable[[Answer | None], None] = lambda _: None
+    durable: Callable[[Received | None], None] = lambda _: None
+    done: Callable[[Received | None], None] = lambda _: None
 
 
 class Turnstile:

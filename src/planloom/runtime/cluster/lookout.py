@@ -42,7 +42,7 @@ MANY = 500
 NOWHERE = "it was neither with a worker nor among the outcomes"
 
 
-class Watch:
+class Lookout:
     """Looks for what has to be taken in.
 
     Args:
