@@ -25,6 +25,7 @@ from benchmarks import (
     masks,
     packing,
     pages,
+    postgres,
     sandboxes,
     server,
     start_up,
@@ -51,6 +52,8 @@ SUITES: dict[str, Measure] = {
     "token_speculation": token_speculation.measure,
     "chunk_kv": chunk_kv.measure,
 }
+CLUSTER: dict[str, Measure] = {"postgres": postgres.measure}
+"""Suites that start servers: measured only when they are named."""
 NEED_TORCH = ("gasa", "token_speculation", "chunk_kv")
 """Suites without rows where torch is missing."""
 BASELINE = Path(__file__).with_name("baseline.json")
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measured(names: Sequence[str], scale: Scale, folder: Path) -> list[Row]:
     """Return the rows of these suites, in the table's order."""
     rows: list[Row] = []
-    for name, measure in SUITES.items():
+    for name, measure in {**SUITES, **CLUSTER}.items():
         if name in names:
             place = folder / name
             place.mkdir()
@@ -110,7 +113,7 @@ def _plain(row: Row) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of: {', '.join(SUITES)}")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of: {', '.join((*SUITES, *CLUSTER))}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there as JSON")
     parser.add_argument("--compare", action="store_true", help="warn of ratios a quarter worse than the baseline's")
     parser.add_argument("--update", action="store_true", help="redraw the tables in the documents, and the baseline")
