@@ -19,6 +19,7 @@ import click
 from planloom.cli.options import Invocation, shared
 from planloom.cli.project import Workplace
 from planloom.errors import ConfigError
+from planloom.journal.address import spelled_out
 from planloom.observe.looks import counted
 
 if TYPE_CHECKING:
@@ -245,14 +246,53 @@ def issued(call: Invocation, folder: Path) -> None:
 
 
 @cluster.command()
+@shared()
+def database(call: Invocation) -> None:
+    """Make the journal in a PostgreSQL database, and the roles that may use it.
+
+    With the login of whoever owns the database: --journal postgresql://owner@host/name. Harmless when repeated, and to
+    be repeated after each upgrade.
+    """
+    place = Workplace(call).journal
+    if isinstance(place, Path):
+        raise ConfigError(f"{place} is no database", remedy="give --journal postgresql://owner@host/name")
+    try:
+        from psycopg import Error
+
+        from planloom.journal.postgres.connect import Server
+        from planloom.journal.postgres.faults import journal_error
+        from planloom.journal.postgres.schema import prepare
+    except ImportError:
+        raise ConfigError(
+            "what talks with PostgreSQL is not installed", remedy="pip install 'planloom[postgres]'"
+        ) from None
+    server = Server(spelled_out(place))
+    prepare(server)
+    try:
+        with server.connect() as connection, connection.transaction():
+            connection.execute(_roles().encode())
+    except Error as error:
+        raise journal_error(error, server.place) from error
+    login = "CREATE ROLE agent1 LOGIN IN ROLE planloom_agent"
+    call.screen().answer(
+        {"database": server.place},
+        f"{server.place} holds a journal, and the roles planloom_agent, planloom_person and planloom_reader\n"
+        f"give each program a login of one of them, e.g. {login}; workers need none",
+    )
+
+
+@cluster.command()
 @shared(journal=False)
 def roles(call: Invocation) -> None:
-    """Print the SQL that gives PostgreSQL its roles, for psql.
+    """Print the SQL of these roles, for whoever runs it themselves.
 
-    planloom_agent reads and appends, planloom_reader reads; workers have no login at all.
+    planloom_agent adds to the record and changes none of it, planloom_person answers, planloom_reader reads.
     """
-    text = (resources.files("planloom.journal.postgres") / "roles.sql").read_text(encoding="utf-8")
-    call.screen().answer({"sql": text}, text.rstrip())
+    call.screen().answer({"sql": _roles()}, _roles().rstrip())
+
+
+def _roles() -> str:
+    return (resources.files("planloom.journal.postgres") / "roles.sql").read_text(encoding="utf-8")
 
 
 def _authority(folder: Path, operator_key: Path | None) -> Authority:
