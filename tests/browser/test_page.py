@@ -213,8 +213,7 @@ def test_the_graph_is_walked_by_keyboard(server: Server, watched: Watched) -> No
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script>"\'&lt;'
 
 
-def test_hostile_names_and_values_stay_text(own_server: Server, watch: Callable[..., Watched]) -> None:
-    server, watched = own_server, watch(own_server)
+def test_hostile_names_and_values_stay_text(server: Server, watched: Watched) -> None:
     form = {
         "type": "object",
         "properties": {HOSTILE: {"type": "string", "title": HOSTILE, "description": HOSTILE}},
@@ -234,7 +233,7 @@ def test_hostile_names_and_values_stay_text(own_server: Server, watch: Callable[
     line(page, "fails").click()
     expect(page.locator(".step h2")).to_have_text("fails")
     page.goto(server.url)
-    expect(page.locator(".runs tbody a")).to_have_text(HOSTILE)
+    expect(page.locator(".runs tbody a").first).to_have_text(HOSTILE)
 
     assert page.evaluate("window.hit") is None
     assert page.locator("main img, main script").count() == 0
