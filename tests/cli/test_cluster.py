@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
 import stat
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from cli.conftest import Folder
+from planloom.errors import ConfigError
 from planloom.transport.nats.credentials import CredentialFile, read_credential
+from planloom.transport.nats.mint import CredentialMint, lent
 
 
 def private(path: Path) -> bool:
@@ -245,6 +252,42 @@ def test_a_damaged_folder_is_told_and_no_traceback(made: Folder) -> None:
     assert "holds no token" in told(made, "credential", "--folder", "cl", "--module", "mail", "--worker", "w")
     assert "no account seed" in told(made, "credential", "--folder", "cl", "--module", "users", "--worker", "w")
     assert "there is no cluster in nowhere" in told(made, "issued", "--folder", "nowhere")
+
+
+@pytest.mark.slow
+def test_a_credential_is_kept_until_whoever_keeps_it_is_told_to_go(made: Folder) -> None:
+    command = ("credential", "--folder", "cl", "--module", "mail", "--worker", "w1", "--ttl", "1s", "--out", "w1.creds")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "planloom", "cluster", *command, "--keep"],
+        cwd=made.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    seen: set[str] = set()
+    end = time.monotonic() + 20
+    while len(seen) < 3 and time.monotonic() < end:
+        with suppress(ConfigError):  # it is not there yet
+            seen.add(read_credential(made.path / "w1.creds").public_key)
+        time.sleep(0.01)
+    process.terminate()
+    _, err = process.communicate(timeout=20)
+
+    assert len(seen) == 3
+    assert (process.returncode, err) == (0, b"")
+    assert private(made.path / "w1.creds")
+
+
+def test_a_worker_that_is_provisioned_has_a_credential_while_it_is(made: Folder) -> None:
+    path = made.path / "lent" / "w1.creds"
+
+    async def main() -> str:
+        async with lent(CredentialMint(made.path / "cl"), "mail", "w1", path, labels={"region": "eu"}) as first:
+            assert read_credential(path) == first
+            assert private(path)
+            return first.name
+
+    assert asyncio.run(main()) == "w1"
+    assert not path.exists()
 
 
 def test_a_connection_reads_its_file_anew_and_whole(made: Folder) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from planloom.cli.doctor_cluster import clock_finding, credential_finding, version_finding
-from planloom.transport.nats.credentials import CredentialMint
 from planloom.transport.nats.link import Broker, BrokerLink
+from planloom.transport.nats.mint import CredentialMint
 from planloom.transport.nats.server_conf import ServerConf, version_of
 from planloom.transport.nats.streams import StreamTerms, ensure_streams, ensure_workers
 from tests.cluster.secured import SecuredNats, secured

@@ -11,8 +11,9 @@ import pytest
 
 from planloom.transport.nats import subjects
 from planloom.transport.nats.authority import AGENT_FILE, SUBMITTER_FILE
-from planloom.transport.nats.credentials import CredentialFile, CredentialMint, keep_fresh
+from planloom.transport.nats.credentials import CredentialFile
 from planloom.transport.nats.link import Broker, BrokerLink
+from planloom.transport.nats.mint import CredentialMint, keep_fresh
 from tests.cluster.secured import SecuredNats, connected, secured
 from tests.cluster.servers import comes
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from planloom.transport.nats.authority import Authority
-    from planloom.transport.nats.credentials import Credential, CredentialMint
+    from planloom.transport.nats.credentials import Credential
+    from planloom.transport.nats.mint import CredentialMint
 
 DEFAULT_FOLDER = ".planloom/cluster"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -177,7 +178,7 @@ def credential(
 
     A worker may take its module's work and tell its outcomes, and nothing else.
     """
-    from planloom.transport.nats.credentials import WORKER_TTL_S, CredentialMint, keep_fresh
+    from planloom.transport.nats.mint import WORKER_TTL_S, CredentialMint, keep_fresh
     from planloom.transport.nats.subjects import token
 
     named = [name for name in (worker, agent, submitter, system) if name is not None]

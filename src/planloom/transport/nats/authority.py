@@ -27,7 +27,8 @@ from typing import Any
 from planloom.errors import ConfigError, suggestion
 from planloom.transport.nats import claims, subjects
 from planloom.transport.nats.claims import KeyKind, KeyPair, new_key
-from planloom.transport.nats.credentials import (
+from planloom.transport.nats.credentials import read_credential
+from planloom.transport.nats.mint import (
     ISSUED_FILE,
     MODULES,
     STREAMS,
@@ -36,7 +37,6 @@ from planloom.transport.nats.credentials import (
     CredentialMint,
     account_of_module,
     claims_of,
-    read_credential,
     read_text,
 )
 from planloom.transport.nats.permissions import (
