@@ -33,6 +33,7 @@ _COMMANDS = {
     "graph": ("planloom.cli.plan", "graph", "Draw a plan, or how a run of it stands."),
     "show": ("planloom.cli.show", "show", "Show how a run stands or ended, from the record alone."),
     "watch": ("planloom.cli.watch", "watch", "Follow a run until it has ended, whichever process drives it."),
+    "tail": ("planloom.cli.tail", "tail", "Print events as they happen: of one run, or of a cluster."),
     "list": ("planloom.cli.show", "list_runs", "List runs, newest first."),
     "explain": ("planloom.cli.explain", "explain", "Say why a step stands as it does, back to the submission."),
     "resume": ("planloom.cli.run", "resume", "Go on with a run that was interrupted, or that waited for an answer."),

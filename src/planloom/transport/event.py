@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import field, replace
 from datetime import UTC, datetime
 from time import time
 from typing import Any
 
+from planloom.errors import ProtocolError
 from planloom.plan.frozen import frozen
 from planloom.plan.terms import fresh
 
@@ -85,3 +87,26 @@ class Event:
             "data": self.data,
         }
         return {name: value for name, value in told.items() if value is not None}
+
+
+def read_event(body: bytes) -> Event:
+    """Return the event that CloudEvents' JSON form tells of, as `Event.to_dict` writes it.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    try:
+        told = json.loads(body.decode("utf-8", "surrogatepass"))
+        if told["specversion"] != "1.0" or not isinstance(told.get("data", {}), dict):
+            raise ValueError("of another version, or data that is no object")
+        texts = [told[name] for name in ("id", "type", "source")]
+        texts += [told.get(name) for name in ("subject", "correlationid", "causationid", "sequence")]
+        if not all(isinstance(text, str) and text for text in texts if text is not None) or None in texts[:3]:
+            raise ValueError("an attribute is no text")
+        at = datetime.fromisoformat(told["time"]).timestamp()
+        *texts, sequence = texts
+        seq = None if sequence is None else int(sequence)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ProtocolError(f"this is no event: {type(error).__name__}: {error}") from error
+    name, kind, source, subject, correlation, cause = texts
+    return Event(name, kind, source, at, subject, correlation, cause, told.get("data", {}), seq)
