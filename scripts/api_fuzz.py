@@ -87,6 +87,10 @@ values = %s
 [dictionaries.names]
 values = ["hi", "none"]
 
+# 421 as well: by chance a call names another host.
+[checks.negative_data_rejection]
+expected-statuses = [400, 401, 403, 404, 405, 408, 409, 413, 421, 422]
+
 [[operations]]
 include-operation-id = ["answer_question", "resolve_step"]
 parameters = { "path.run_id" = { dictionary = "resting", probability = 0.8 } }
