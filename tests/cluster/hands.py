@@ -6,13 +6,14 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from planloom import Engine, MemoryJournal
 from planloom.core.commands import RunStep
 from planloom.core.events import AttemptFailed, AttemptSucceeded, Fact
 from planloom.core.result import RunResult
+from planloom.errors import BrokerError
 from planloom.journal.postgres.journal import PostgresJournal
 from planloom.journal.postgres.shared import SharedRuns
 from planloom.plan.policy import FailureKind
@@ -91,7 +92,15 @@ class Hand:
     async def say(self, told: dict[str, Any], fact: Fact, *, token: str = "") -> None:
         """Publish what an attempt came to."""
         body = {"v": 1, "at": told["at"], "token": token or told["token"], "fact": JsonWire().fact_out(fact)}
-        await self._link.store(subjects.outcome(self._capability, *told["at"]), json.dumps(body).encode())
+        subject, text = subjects.outcome(self._capability, *told["at"]), json.dumps(body).encode()
+
+        async def stored() -> bool:
+            with suppress(BrokerError):  # it is down, or there is no room: a worker goes on trying
+                await self._link.store(subject, text)
+                return True
+            return False
+
+        await comes(stored, within_s=ENDS_S)
 
     async def ask(self, told: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
         body = {"v": 1, "at": told["at"], "token": told["token"]} | asked

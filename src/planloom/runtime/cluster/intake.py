@@ -113,17 +113,18 @@ class Intake:
     # --- inputs of the stream -----------------------------------------------------------------
 
     def _came(self, delivery: Delivery) -> None:
-        self._open += 1
         try:
             one = self._read(delivery)
         except ProtocolError as error:
             self.counts["unreadable"] += 1
             _log.warning("an input at %s is dropped: %s", delivery.subject[:200], error.message)
-            self._done(delivery.drop())
+            self._start(delivery.drop())
             return
         except PlanloomError as error:
+            self._open += 1
             self._start(self._refuse(delivery, error))
             return
+        self._open += 1
         self._turnstile.put(Waiting(one, done=lambda answer: self._taken(delivery, one, answer)))
 
     def _read(self, delivery: Delivery) -> Input:

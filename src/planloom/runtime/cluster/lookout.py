@@ -18,7 +18,7 @@ from planloom.transport.nats import commands
 from planloom.transport.nats.streams import CMD, IN
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from planloom.journal.postgres.shared import SharedRuns
     from planloom.journal.postgres.work import Work
@@ -33,12 +33,16 @@ LOOK_S = 1.0
 """Seconds between looks at the time of runs that others looked after."""
 POSTED_S = 0.5
 """Seconds between looks for what people left in the journal."""
+MOST_S = 30.0
+"""The same for what is not taken: it is for a run that an engine drives, or that is broken."""
 UNSENT_S = 5.0
 """Seconds after which work that is not sent was forgotten by whoever was to send it."""
 FAR_S = 3_600.0
 MOST_ALARMS = 50_000
 """Moments that are waited for here; others are looked for."""
 MANY = 500
+AT_ONCE = 64
+"""Looks at the broker under way at a time."""
 NOWHERE = "it was neither with a worker nor among the outcomes"
 
 
@@ -69,8 +73,9 @@ class Lookout:
         self._tell = tell
         self._alarms: dict[str, tuple[float, asyncio.TimerHandle]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._look_now = asyncio.Event()
         self._all = False
+        self._posted: dict[str, tuple[float, float]] = {}
+        """Runs for which something was left and not taken: when to look again, and how long to wait then."""
         self.lost = 0
 
     def start(self) -> None:
@@ -123,8 +128,14 @@ class Lookout:
     # --- people -------------------------------------------------------------------------------
 
     async def _look_for_people(self) -> None:
-        for run_id in await self._journal.posted_runs():
-            self._tell(Due(run_id))
+        """Have runs looked at for which something was left; less and less often, as long as it is not taken."""
+        now, found = self._clock.now(), await self._journal.posted_runs()
+        self._posted = {run_id: told for run_id, told in self._posted.items() if run_id in found}
+        for run_id in found:
+            again_at, wait_s = self._posted.get(run_id, (now, POSTED_S))
+            if now >= again_at:
+                self._posted[run_id] = now + wait_s, min(2 * wait_s, MOST_S)
+                self._tell(Due(run_id))
 
     # --- work ---------------------------------------------------------------------------------
 
@@ -139,13 +150,13 @@ class Lookout:
             if len(found) < MANY:
                 return
 
-    async def _look_for(self, works: Iterable[Work]) -> None:
-        for work in works:
-            if await self._is_somewhere(work):
-                continue
-            self.lost += 1
-            # Whether it was answered meanwhile is seen on record, with its row locked.
-            self._tell(Lost(work.run_id, work.key, work.token, NOWHERE, is_nowhere=True))
+    async def _look_for(self, works: Sequence[Work]) -> None:
+        for some in (works[at : at + AT_ONCE] for at in range(0, len(works), AT_ONCE)):
+            there = await asyncio.gather(*map(self._is_somewhere, some))
+            for work in (work for work, is_there in zip(some, there, strict=True) if not is_there):
+                self.lost += 1
+                # Whether it was answered meanwhile is seen on record, with its row locked.
+                self._tell(Lost(work.run_id, work.key, work.token, NOWHERE, is_nowhere=True))
 
     async def _is_somewhere(self, work: Work) -> bool:
         if await commands.holds(self._link, CMD, bodies.command_subject(work)):
