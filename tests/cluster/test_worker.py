@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from tests.transport.workplace import calls
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.cluster.small_agent import SmallAgent
 
 pytestmark = pytest.mark.slow
 
@@ -258,18 +261,35 @@ def test_the_password_of_an_address_is_in_nothing_it_says() -> None:
     assert "hunter2" not in run(main)
 
 
+async def both_at_work(agent: SmallAgent) -> None:
+    pids: set[int] = set()
+    for turn in itertools.count():
+        pair = [await agent.ask_for("w.pid", {"seconds": 0.3}, run=f"warm{turn}.{number}") for number in range(2)]
+        pids |= {value(await agent.outcome(at)) for at in pair}
+        if len(pids) == 2:
+            return
+
+
 def test_two_workers_of_one_name_do_not_hear_each_others_commands(nats: Nats, tmp_path: Path) -> None:
-    async def main() -> int:
-        async with small_agent(nats) as agent, worker(nats, "--name", "w"), worker(nats, "--name", "w"):
+    async def main() -> list[int]:
+        async with (
+            small_agent(nats) as agent,
+            worker(nats, "--name", "w") as one,
+            worker(nats, "--name", "w") as other,
+        ):
+            await both_at_work(agent)
             ats = [
                 await agent.ask_for("w.put", {"folder": str(tmp_path), "n": number}, run=f"r{number}")
                 for number in range(20)
             ]
             for at in ats:
                 await agent.outcome(at)
-            return len(calls(tmp_path))
+            for process in (one, other):
+                process.terminate()
+                await asyncio.wait_for(process.wait(), 10)
+            return [len(calls(tmp_path)), len(agent.stale)]
 
-    assert run(main) == 20
+    assert run(main) == [20, 0]
 
 
 def test_a_worker_is_stopped_from_its_terminal_as_by_a_signal(nats: Nats) -> None:
