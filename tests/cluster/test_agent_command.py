@@ -116,11 +116,12 @@ def test_an_agent_that_is_told_to_go_sees_to_what_came_and_tells_how_it_does(
         until(lambda: process.poll() is not None, what="its end")
 
         assert "planloom_cluster_turns_failed_total 0" in told
+        assert 'planloom_cluster_commands_waiting{capability="main",place=""} 0' in told
         assert health == b"ready\n"
         assert process.returncode == 0
 
 
-def test_an_agent_that_is_killed_is_not_missed(tmp_path: Path, postgres: str, nats: Nats) -> None:
+def test_a35_an_agent_that_is_killed_is_not_missed(tmp_path: Path, postgres: str, nats: Nats) -> None:
     async def main(folder: Path, victim: subprocess.Popen[str]) -> None:
         journal = PostgresJournal(postgres)
         go_on = asyncio.Event()

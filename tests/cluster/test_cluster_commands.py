@@ -82,7 +82,7 @@ def test_people_answer_a_run_of_the_cluster_from_the_command_line(folder: Path, 
         said("verify", "r", folder=folder)
 
 
-def test_a_worker_and_an_agent_that_are_killed_cost_no_run_and_double_no_effect(folder: Path, nats: Nats) -> None:
+def test_a35_a_worker_and_an_agent_that_are_killed_cost_no_run_and_double_no_effect(folder: Path, nats: Nats) -> None:
     log = folder / "paid.log"
     (folder / "tools.py").write_text(
         f'''

@@ -81,7 +81,9 @@ def test_a_broker_that_loses_all_it_has_in_the_middle_costs_no_run(postgres: str
     asyncio.run(main())
 
 
-def test_a_worker_that_dies_with_a_step_that_may_run_again_has_it_made_by_another(postgres: str, nats: Nats) -> None:
+def test_a31_a_worker_that_dies_with_a_step_that_may_run_again_has_it_made_by_another(
+    postgres: str, nats: Nats
+) -> None:
     async def main() -> None:
         calls = []
 
@@ -104,7 +106,7 @@ def test_a_worker_that_dies_with_a_step_that_may_run_again_has_it_made_by_anothe
     asyncio.run(main())
 
 
-def test_a_worker_that_dies_with_a_step_that_may_run_once_leaves_it_to_a_person(postgres: str, nats: Nats) -> None:
+def test_a31_a_worker_that_dies_with_a_step_that_may_run_once_leaves_it_to_a_person(postgres: str, nats: Nats) -> None:
     async def main() -> None:
         async with (
             agent(postgres, nats.url, tools=TOOLS),
@@ -162,7 +164,7 @@ def test_an_outcome_without_the_token_or_too_late_is_refused_and_counted(postgre
     asyncio.run(main())
 
 
-def test_what_comes_too_late_for_a_run_that_goes_on_is_refused_on_record(postgres: str, nats: Nats) -> None:
+def test_a31_what_comes_too_late_for_a_run_that_goes_on_is_refused_on_record(postgres: str, nats: Nats) -> None:
     async def main() -> None:
         gate = asyncio.Event()
 
@@ -272,7 +274,7 @@ def test_a_database_that_is_killed_and_comes_back_costs_no_run(postgres_server: 
     asyncio.run(main())
 
 
-def test_work_for_preferred_workers_goes_to_others_when_those_do_not_come(postgres: str, nats: Nats) -> None:
+def test_a34_work_for_preferred_workers_goes_to_others_when_those_do_not_come(postgres: str, nats: Nats) -> None:
     async def main() -> None:
         async with (
             agent(postgres, nats.url, tools=TOOLS),
@@ -289,7 +291,9 @@ def test_work_for_preferred_workers_goes_to_others_when_those_do_not_come(postgr
     asyncio.run(main())
 
 
-def test_work_that_requires_workers_there_are_none_of_is_said_to_be_unschedulable(postgres: str, nats: Nats) -> None:
+def test_a34_work_that_requires_workers_there_are_none_of_is_said_to_be_unschedulable(
+    postgres: str, nats: Nats
+) -> None:
     async def main() -> None:
         async with (
             agent(postgres, nats.url, tools=TOOLS),

@@ -17,7 +17,7 @@ from planloom.core.events import (
 from planloom.errors import ProtocolError
 from planloom.plan.model import Plan
 from planloom.runtime.cluster import bodies
-from planloom.runtime.cluster.inputs import SIGNALS, Said
+from planloom.runtime.cluster.inputs import SIGNALS, PersonSaid
 from planloom.runtime.wire import JsonWire
 from planloom.transport.nats import subjects
 from tests.runtime.shared_world import Cluster
@@ -33,7 +33,7 @@ SAID: dict[str, Fact] = {
 }
 
 
-def signal(name: str, fact: Fact) -> Said:
+def signal(name: str, fact: Fact) -> PersonSaid:
     body = bodies.signal_body("run-1", fact, JsonWire())
     return bodies.read_signal(subjects.signal("run-1", name), body, JsonWire(), 5.0)
 
@@ -63,7 +63,7 @@ def test_an_outcome_that_is_said_as_people_say_things_counts_for_nothing() -> No
     cluster = Cluster(1, NO_FAULTS)
     cluster.submit("run-1", Plan.from_dict({"name": "p", "steps": [{"id": "a", "tool": "t"}]}))
     for hundredths in range(60):
-        cluster.later(hundredths / 100, lambda: cluster._input(Said("run-1", FORGED)))
+        cluster.later(hundredths / 100, lambda: cluster._input(PersonSaid("run-1", FORGED)))
 
     cluster.run()
 

@@ -110,7 +110,7 @@ def _failed_by_itself(cluster: Cluster, effect: str) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_runs_end_as_one_engine_ends_them_whatever_the_bus_and_the_agents_do(seed: int) -> None:
+def test_a30_runs_end_as_one_engine_ends_them_whatever_the_bus_and_the_agents_do(seed: int) -> None:
     cluster = Cluster(seed, Faults())
     cluster.table.again, cluster.table.unknown, cluster.table.fails = 0.1, 0.05, 0.05
     runs = {f"r{n}": any_plan(seed * 10 + n) for n in range(3)}

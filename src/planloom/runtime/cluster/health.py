@@ -32,7 +32,7 @@ async def telling(agent: Orchestrator, host: str, port: int) -> AsyncIterator[in
         with suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             async with asyncio.timeout(LOOK_S):
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(_answer(agent, head.split(b" ", 2)[1:2]))
+                writer.write(await _answer(agent, head.split(b" ", 2)[1:2]))
                 await writer.drain()
         writer.close()
         with suppress(OSError):
@@ -43,11 +43,11 @@ async def telling(agent: Orchestrator, host: str, port: int) -> AsyncIterator[in
         yield server.sockets[0].getsockname()[1]
 
 
-def _answer(agent: Orchestrator, path: list[bytes]) -> bytes:
+async def _answer(agent: Orchestrator, path: list[bytes]) -> bytes:
     if path == [b"/healthz"]:
         return _http("200 OK", "ready\n") if agent.is_ready else _http("503 Service Unavailable", "no broker\n")
     if path == [b"/metrics"]:
-        return _http("200 OK", metrics_text(agent))
+        return _http("200 OK", metrics_text(agent) + await agent.queues_text())
     return _http("404 Not Found", "there is /metrics, and /healthz\n")
 
 

@@ -23,12 +23,13 @@ from planloom.runtime.cluster.intake import Intake
 from planloom.runtime.cluster.lookout import Lookout
 from planloom.runtime.cluster.newsroom import Newsroom
 from planloom.runtime.cluster.outbox import Placing
+from planloom.runtime.cluster.queues import queues_text
 from planloom.runtime.cluster.sender import Sender
 from planloom.runtime.cluster.turnstile import Turnstile, Waiting
 from planloom.runtime.wire import JsonWire
 from planloom.transport.nats import subjects
 from planloom.transport.nats.link import BrokerLink
-from planloom.transport.nats.streams import StreamTerms, ensure_streams, ensure_workers
+from planloom.transport.nats.streams import StreamTerms, ensure_streams
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -141,6 +142,10 @@ class Orchestrator:
         more = {"turns_failed": self._turnstile.failures, "work_lost": self._lookout.lost, "news_dropped": dropped}
         return told | more | {"broker_losses": self._link.losses, "broker_refused": self._link.refused}
 
+    async def queues_text(self) -> str:
+        """Return how much waits for the workers of each module, as Prometheus reads it."""
+        return await queues_text(self._link, self._sender.places)
+
     @property
     def is_ready(self) -> bool:
         """Return whether it reaches the broker now, and takes inputs."""
@@ -181,9 +186,8 @@ class Orchestrator:
         self._sender.forget_places()
         for name in self._capabilities.names:
             module = settings.modules.get(name)
-            most = None if module is None else module.max_in_flight
             for place in ("", *(module.places if module is not None else ())):
-                await ensure_workers(self._link, name, place, lease_s=settings.lease_s, max_in_flight=most)
+                await self._sender.workers_at(name, place)
         if made:
             _log.warning("the broker had no stream %s: what was outstanding is looked for", ", ".join(made))
             self._lookout.check_all()

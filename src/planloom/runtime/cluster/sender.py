@@ -150,7 +150,7 @@ class Sender:
         body = as_sent(work, self._clock.now()).encode("utf-8", "surrogatepass")
         async with self._room:
             try:
-                await self._workers_of(work)
+                await self.workers_at(work.capability, work.place)
                 sent = await commands.send(self._link, bodies.command_subject(work), body, msg_id=work.token)
             except (BrokerError, JetStreamError) as error:
                 self.counts["unsent"] += 1
@@ -167,15 +167,24 @@ class Sender:
             return False
         return True
 
-    async def _workers_of(self, work: Work) -> None:
-        """Have the consumer there that the workers of a place share."""
-        place = work.capability, work.place
-        if place in self._places or len(self._places) >= MOST_PLACES:
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """Return capability and place of every queue that is known to be there."""
+        return sorted(self._places)
+
+    async def workers_at(self, capability: str, place: str) -> None:
+        """Have the consumer there that the workers of a place share.
+
+        Raises:
+            BrokerError: It is not known whether it is there.
+        """
+        at = capability, place
+        if at in self._places or len(self._places) >= MOST_PLACES:
             return
-        module = self._settings.modules.get(work.capability)
+        module = self._settings.modules.get(capability)
         most = None if module is None else module.max_in_flight
-        await ensure_workers(self._link, *place, lease_s=self._settings.lease_s, max_in_flight=most)
-        self._places.add(place)
+        await ensure_workers(self._link, capability, place, lease_s=self._settings.lease_s, max_in_flight=most)
+        self._places.add(at)
 
     # --- what is taken back -------------------------------------------------------------------
 
