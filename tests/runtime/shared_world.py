@@ -55,6 +55,16 @@ class Clock:
         raise NotImplementedError
 
 
+class OtherClock(Clock):
+    """The clock of one agent, which is not quite that of the others."""
+
+    def __init__(self, story: Clock, ahead_s: float) -> None:
+        self.story, self.ahead_s = story, ahead_s
+
+    def now(self) -> float:
+        return self.story.now() + self.ahead_s
+
+
 class Crash(Exception):
     """An agent is killed here."""
 
@@ -148,6 +158,8 @@ class Faults:
     agent_crashes: float = 0.1
     unheard: float = 0.1
     """Answers to a worker that get lost on the way."""
+    skewed_s: float = 2.0
+    """Seconds by which the clocks of agents are ahead, or behind, at most."""
     wiped: float = 0.0
     """Seconds in which the broker loses all it has."""
 
@@ -191,7 +203,8 @@ class Cluster:
         self.later(1.0, self._sweep)
 
     def _agent(self) -> Hearts:
-        return Hearts(self.table, self.placing, self.clock, keep=3)
+        clock = OtherClock(self.clock, self.dice.uniform(-self.faults.skewed_s, self.faults.skewed_s))
+        return Hearts(self.table, self.placing, clock, keep=3)
 
     def later(self, seconds: float, what: Callable[[], None]) -> None:
         heappush(self._happens, (self.clock.time + seconds, next(self._numbers), what))

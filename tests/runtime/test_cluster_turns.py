@@ -25,7 +25,7 @@ from planloom.testing import check_history
 from tests.core.driving import Drive
 from tests.runtime.shared_world import TOOLS, Cluster, Faults, now, output_of
 
-NO_FAULTS = Faults(0, 0, 0, 0, 0, 0, 0)
+NO_FAULTS = Faults(0, 0, 0, 0, 0, 0, 0, skewed_s=0)
 
 
 def any_plan(seed: int) -> Plan:
