@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import subprocess
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from planloom.errors import BrokerError
 from planloom.transport.nats import commands, subjects
+from planloom.transport.nats.authority import Authority
 from planloom.transport.nats.link import Broker, BrokerLink
 from planloom.transport.nats.puller import Delivery, Puller
+from planloom.transport.nats.server_conf import ServerConf, version_of
 from planloom.transport.nats.streams import CMD, StreamTerms, backlog, ensure_streams, ensure_workers
 from tests.cluster.secured import SecuredNats, add_consumer, connected, secured
-from tests.cluster.servers import comes
+from tests.cluster.servers import comes, nats_program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -72,6 +78,33 @@ def test_an_agent_makes_the_streams_and_a_worker_takes_from_them(tmp_path: Path)
 
     assert taken == [b"x"] * 40
     assert trouble == []
+
+
+def test_over_tls_only_whoever_trusts_the_servers_certificate_speaks_to_it(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("not installed: openssl")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    named = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*made, *named, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    conf = ServerConf(host="0.0.0.0", port=-1, certificate=certificate, key=key, version=version_of(nats_program()))
+    server = SecuredNats(Authority.made(tmp_path / "cluster", conf, modules=["mail"]))
+    server.start()
+
+    async def main() -> None:
+        port = server.url.rpartition(":")[2]
+        broker = Broker((f"nats://127.0.0.1:{port}",), credentials=server.authority.folder / "creds/agent.creds")
+        with pytest.raises(BrokerError):
+            await BrokerLink(broker).open()
+        link = BrokerLink(replace(broker, ca=certificate))
+        await link.open()
+        await ensure_streams(link, StreamTerms())
+        await link.close()
+
+    try:
+        asyncio.run(main())
+    finally:
+        server.kill()
 
 
 @pytest.mark.parametrize("how", ["it went", "its inbox went"])

@@ -74,9 +74,6 @@ def cluster() -> None:
 @click.option("--listen", default="127.0.0.1:4222", show_default=True, metavar="[HOST:]PORT", help="Of the server.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate of the server.")
 @click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Key of that certificate.")
-@click.option(
-    "--tls-ca", type=click.Path(path_type=Path), metavar="FILE", help="Clients need a certificate of this authority."
-)
 @click.option("--max-store", default="10GB", show_default=True, metavar="SIZE", help="Most it may take of the disk.")
 @click.option("--monitor", type=click.IntRange(1, 65_535), metavar="PORT", help="Monitoring pages, on this machine.")
 @click.option(
@@ -89,7 +86,6 @@ def init(
     listen: str,
     tls_cert: Path | None,
     tls_key: Path | None,
-    tls_ca: Path | None,
     max_store: str,
     monitor: int | None,
     nats_version: str | None,
@@ -108,7 +104,6 @@ def init(
         port=port,
         certificate=tls_cert,
         key=tls_key,
-        ca=tls_ca,
         max_store=max_store,
         monitor=monitor,
         version=_version(nats_version),

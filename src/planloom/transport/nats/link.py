@@ -181,7 +181,7 @@ class BrokerLink:
                 if client.is_connected:
                     await client.flush(1)
             with suppress(NatsError, OSError, asyncio.TimeoutError):
-                await client.close()
+                await asyncio.wait_for(client.close(), END_S)
 
     async def up(self) -> None:
         """Wait until there is a connection."""
@@ -305,8 +305,9 @@ class BrokerLink:
             )
         except (TimeoutError, NatsError, OSError) as error:
             if client.is_connecting:  # there is a socket
+                # Where TLS was not agreed on, it would wait for ever for the end of a connection that never was.
                 with suppress(NatsError, OSError, asyncio.TimeoutError):
-                    await client.close()
+                    await asyncio.wait_for(client.close(), END_S)
             why = errors[-1] if errors else str(error) or type(error).__name__
             if any(words in why.lower() for words in _REFUSED):
                 raise BrokerRefusedError(

@@ -37,7 +37,6 @@ class ServerConf:
         port: 0 stands for nothing here; -1: any that is free.
         certificate: Its TLS certificate; None: no TLS.
         key: That of the certificate.
-        ca: Who signs the certificates of clients; None: clients need none.
         max_store: Most that its streams may take of the disk, e.g. "10GB".
         monitor: Port of its monitoring pages, on this machine alone; None: none.
         version: Of the server that will read it; None: a new one.
@@ -47,13 +46,12 @@ class ServerConf:
     port: int = 4222
     certificate: Path | None = None
     key: Path | None = None
-    ca: Path | None = None
     max_store: str = "10GB"
     monitor: int | None = None
     version: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if (self.certificate is None) != (self.key is None) or (self.ca is not None and self.key is None):
+        if (self.certificate is None) != (self.key is None):
             raise ConfigError("TLS needs a certificate and its key", remedy="give --tls-cert and --tls-key")
         if self.certificate is None and not _is_own(self.host):
             raise ConfigError(
@@ -125,12 +123,10 @@ def accounts_text(operator: str, system: str, accounts: Mapping[str, str]) -> st
 def _tls(conf: ServerConf) -> list[str]:
     if conf.certificate is None or conf.key is None:
         return []
-    of_clients = [] if conf.ca is None else [f"  ca_file: {_quoted(str(conf.ca.absolute()))}", "  verify: true"]
     return [
         "tls {",
         f"  cert_file: {_quoted(str(conf.certificate.absolute()))}",
         f"  key_file: {_quoted(str(conf.key.absolute()))}",
-        *of_clients,
         "}",
     ]
 
