@@ -326,6 +326,22 @@ def test_whoever_has_no_role_sees_nothing(roles: dict[str, str]) -> None:
         PostgresJournal(roles["nobody"])
 
 
+def test_a_server_that_does_not_wait_for_its_disk_by_default_does_so_for_a_journal(
+    postgres: str, postgres_server: Postgres
+) -> None:
+    def waits(setting: str) -> str:
+        postgres_server.sql(f"ALTER DATABASE {name_of(postgres)} SET synchronous_commit = {setting}")
+        with Server(postgres).connect() as connection:
+            return str(connection.execute("SHOW synchronous_commit").fetchall()[0][0])
+
+    assert [waits(setting) for setting in ("off", "local", "on", "remote_apply")] == [
+        "on",
+        "local",
+        "on",
+        "remote_apply",
+    ]
+
+
 # --- its record ---------------------------------------------------------------------------------
 
 

@@ -72,6 +72,7 @@ def test_a_run_is_listed_shown_answered_resumed_and_held_against_its_laws(call: 
     explained = call("explain", "r1", "last").stdout
     verified = call("verify", "r1").stdout
     call("replay", "r1")
+    looked = call("doctor").stdout
 
     assert [(row["run_id"], row["status"], row["driven"]) for row in listed] == [("r1", "running", False)]
     assert shown["blocked"][0]["step"] == "sure"
@@ -80,6 +81,7 @@ def test_a_run_is_listed_shown_answered_resumed_and_held_against_its_laws(call: 
     assert followed[-1] == "run_finished"
     assert "sure" in explained
     assert "every law holds" in verified
+    assert "with 1 run; its setting fsync is off" in looked
 
 
 @pytest.mark.slow

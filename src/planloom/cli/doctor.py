@@ -201,22 +201,22 @@ def disk_finding(folder: Path, seconds: float) -> Finding:
 
 
 def _opened(place: Workplace, path: Path | str) -> Finding:
-    async def count() -> int:
+    async def look() -> tuple[int, list[str]]:
         journal = place.existing_journal()
         try:
-            return len(await journal.runs(limit=1_000))
+            return len(await journal.runs(limit=1_000)), await journal.weaknesses()
         finally:
             await journal.close()
 
     try:
-        runs = asyncio.run(count())
+        runs, weaknesses = asyncio.run(look())
     except RunNotFoundError as error:  # the server answers, and its database is no journal yet
         return Finding("journal", Grade.OK, f"{error.message}; the first run makes one")
     except PlanloomError as error:
         return Finding("journal", Grade.WRONG, error.message, error.remedy)
-    return Finding(
-        "journal", Grade.OK, f"{path} with {'1,000 or more runs' if runs == 1_000 else counted(runs, 'run')}"
-    )
+    words = f"{path} with {'1,000 or more runs' if runs == 1_000 else counted(runs, 'run')}"
+    remedy = "turn it on where PostgreSQL is configured, and restart the server" if weaknesses else ""
+    return Finding("journal", Grade.HINT if weaknesses else Grade.OK, "; ".join([words, *weaknesses]), remedy)
 
 
 def fsync_s(folder: Path) -> float:

@@ -170,6 +170,10 @@ class SqliteJournal:
         """Return whether a process drives the run now; None where the system does not say."""
         return is_owned(self.path, run_id)
 
+    async def weaknesses(self) -> list[str]:
+        """Return nothing: what makes an event durable is set here, and not by whoever runs a server."""
+        return []
+
     @property
     def place(self) -> str:
         """Return where it is, for people."""

@@ -53,6 +53,11 @@ _SETTINGS = (
     ("lock_timeout", f"{LOCK_S * 1000:.0f}"),
     ("idle_in_transaction_session_timeout", f"{IDLE_IN_TRANSACTION_S * 1000:.0f}"),
 )
+# Whoever administers the server may have commits wait for more than its own disk, but for nothing less.
+_GREETING = (
+    "SELECT pg_backend_pid(), (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()),"
+    " set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), false)"
+)
 _READING = (("default_transaction_read_only", "on"), ("default_transaction_isolation", "repeatable read"))
 
 Found = TypeVar("Found")
@@ -103,10 +108,7 @@ class Server:
         try:
             settings = (*_SETTINGS, *(_READING if read_only else ()))
             chosen = ", ".join(["set_config(%s, %s, false)"] * len(settings))
-            known_by = "(SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())"
-            row = connection.execute(
-                f"SELECT pg_backend_pid(), {known_by}, {chosen}", [part for pair in settings for part in pair]
-            ).fetchone()
+            row = connection.execute(f"{_GREETING}, {chosen}", [part for pair in settings for part in pair]).fetchone()
             assert row is not None, "a SELECT without FROM gives a row"
             connection.backend = row[0], row[1]
         except BaseException:

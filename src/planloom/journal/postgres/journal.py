@@ -50,6 +50,7 @@ _RUNS = (
 )
 _LAST = "SELECT name, (SELECT max(seq) FROM events WHERE run_id = name) FROM unnest(%s::text[]) AS asked(name)"
 _POST = "INSERT INTO posted (number, run_id, kind, version, body, link) VALUES (%s, %s, %s, %s, %s, %s)"
+_UNSAFE = "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY name"
 _NUMBER = "SELECT nextval(pg_get_serial_sequence('posted', 'number'))"
 
 
@@ -201,6 +202,15 @@ class PostgresJournal:
     async def is_clusters(self, run_id: str) -> bool:
         """Return whether orchestrators share the run: then no engine can take it up."""
         return bool(await self._reads.do(lambda connection: _driver(connection, run_id) == "cluster"))
+
+    async def weaknesses(self) -> list[str]:
+        """Return what of the server's settings makes an acknowledged event less than certain, for people."""
+
+        def look(connection: Connection) -> list[str]:
+            rows = connection.execute(_UNSAFE)
+            return [f"its setting {name} is off: a power cut may take acknowledged events away" for (name,) in rows]
+
+        return await self._reads.do(look)
 
     async def post(self, run_id: str, fact: Fact) -> None:
         """Leave a person's fact for whoever drives the run; durable on return.
