@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from secrets import token_hex
 from typing import Any
 
 from planloom import Engine, MemoryJournal
@@ -70,7 +71,7 @@ class Hand:
         told = json.loads(delivery.body)
         run_id, step, attempt, epoch = told["at"]
         if told["needs_claim"]:
-            claim = {"what": "claim", "worker": f"hand/{id(delivery)}", "redelivered": delivery.deliveries > 1}
+            claim = {"what": "claim", "worker": f"hand/{token_hex(8)}", "redelivered": delivery.deliveries > 1}
             if not (await self.ask(told, claim))["wanted"]:
                 self.refused.append(step)
                 await delivery.ack()

@@ -66,8 +66,11 @@ class Intake:
         newsroom: Newsroom | None,
         wire: WireFormat,
         clock: Clock,
+        *,
+        lease_s: float,
     ) -> None:
         self._link = link
+        self._lease_s = lease_s
         self._turnstile = turnstile
         self._shared = shared
         self._engine = engine
@@ -78,13 +81,16 @@ class Intake:
         self._inputs = Puller(link, IN, ORCH, self._came, room=self._free)
         self._dead = Puller(link, DLQ, BURIERS, self._died, room=lambda: 16)
         self._asks: Hearing | None = None
-        self._open = 0
+        self._held: set[Delivery] = set()
+        """Inputs that are not acknowledged."""
+        self._renewing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.counts: Counter[str] = Counter()
 
     async def start(self, inbox: str) -> None:
         self._inputs.start(f"{inbox}.in")
         self._dead.start(f"{inbox}.dead")
+        self._renewing = asyncio.get_running_loop().create_task(self._renew())
         self._asks = await self._link.subscribe(subjects.ALL_ASKED, self._asked, queue=subjects.ORCHESTRATORS)
 
     def forget(self) -> None:
@@ -98,12 +104,24 @@ class Intake:
         if self._asks is not None:
             await self._asks.end()
 
+    def close(self) -> None:
+        """Leave what is not acknowledged to others."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+
     @property
     def is_idle(self) -> bool:
-        return not self._open and not self._tasks
+        return not self._held and not self._tasks
 
     def _free(self) -> int:
-        return AT_ONCE - self._open - self._turnstile.waiting
+        return AT_ONCE - len(self._held)
+
+    async def _renew(self) -> None:
+        """Say that what is held is being seen to: else others would begin with it, too."""
+        while True:
+            await asyncio.sleep(self._lease_s / 3)
+            for delivery in list(self._held):
+                await _heard(delivery.renew())
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(_heard(work))
@@ -121,10 +139,10 @@ class Intake:
             self._start(delivery.drop())
             return
         except PlanloomError as error:
-            self._open += 1
+            self._held.add(delivery)
             self._start(self._refuse(delivery, error))
             return
-        self._open += 1
+        self._held.add(delivery)
         self._turnstile.put(Waiting(one, done=lambda answer: self._taken(delivery, one, answer)))
 
     def _read(self, delivery: Delivery) -> Input:
@@ -140,19 +158,19 @@ class Intake:
         if answer is None or answer.fate in (Fate.RESTS, Fate.BROKEN):
             broken = answer is not None and answer.fate is Fate.BROKEN
             self._count(answer)
-            self._done(delivery.give_back(delay_s=BROKEN_S if broken else LATER_S))
+            self._done(delivery, delivery.give_back(delay_s=BROKEN_S if broken else LATER_S))
             return
         self._count(answer)
         if answer.fate is Fate.REFUSED and isinstance(one, Submitted):
             self._start(self._refuse(delivery, taken_name(one.run_id)))
             return
-        self._done(delivery.ack())
+        self._done(delivery, delivery.ack())
 
     def _count(self, answer: Received | None) -> None:
         self.counts["unwritten" if answer is None else answer.fate.value] += 1
 
-    def _done(self, said: Coroutine[None, None, None]) -> None:
-        self._open -= 1
+    def _done(self, delivery: Delivery, said: Coroutine[None, None, None]) -> None:
+        self._held.discard(delivery)
         self._inputs.more()
         self._start(said)
 
@@ -164,12 +182,12 @@ class Intake:
             await self._shared.refuse(submission.run_id, refusal_of(error, submission.request))
         except JournalError as problem:
             _log.warning("a refusal cannot be kept: %s", problem.message)
-            self._done(delivery.give_back(delay_s=LATER_S))
+            self._done(delivery, delivery.give_back(delay_s=LATER_S))
             return
         if self._newsroom is not None:
             told = refused(submission.run_id, submission.request, error.to_dict(), self._clock.now())
             await self._newsroom.tell_now(told)
-        self._done(delivery.ack())
+        self._done(delivery, delivery.ack())
 
     # --- what workers ask ---------------------------------------------------------------------
 

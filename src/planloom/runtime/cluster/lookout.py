@@ -53,7 +53,7 @@ class Lookout:
         tell: Takes in what was found.
 
     Attributes:
-        lost: How often work was nowhere.
+        not_found: How often work was nowhere when it was looked for; most of it was answered at that moment.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Lookout:
         self._all = False
         self._posted: dict[str, tuple[float, float]] = {}
         """Runs for which something was left and not taken: when to look again, and how long to wait then."""
-        self.lost = 0
+        self.not_found = 0
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -154,7 +154,7 @@ class Lookout:
         for some in (works[at : at + AT_ONCE] for at in range(0, len(works), AT_ONCE)):
             there = await asyncio.gather(*map(self._is_somewhere, some))
             for work in (work for work, is_there in zip(some, there, strict=True) if not is_there):
-                self.lost += 1
+                self.not_found += 1
                 # Whether it was answered meanwhile is seen on record, with its row locked.
                 self._tell(Lost(work.run_id, work.key, work.token, NOWHERE, is_nowhere=True))
 

@@ -85,7 +85,15 @@ class Orchestrator:
         self._sender = Sender(self._link, shared, settings, self._clock, self._put)
         self._lookout = Lookout(self._link, shared, journal, settings, self._clock, self._put)
         self._intake = Intake(
-            self._link, self._turnstile, shared, engine, capabilities, self._newsroom, wire, self._clock
+            self._link,
+            self._turnstile,
+            shared,
+            engine,
+            capabilities,
+            self._newsroom,
+            wire,
+            self._clock,
+            lease_s=settings.lease_s,
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._seeing: asyncio.Task[None] | None = None
@@ -121,6 +129,7 @@ class Orchestrator:
                 ending.push_async_callback(self._newsroom.close)
             ending.push_async_callback(self._sender.close)
             ending.push_async_callback(self._turnstile.close)
+            ending.callback(self._intake.close)
             if self._seeing is not None:
                 self._seeing.cancel()
                 await asyncio.gather(self._seeing, return_exceptions=True)
@@ -139,7 +148,11 @@ class Orchestrator:
         told = {f"inputs_{name}": number for name, number in self._intake.counts.items()}
         told |= {f"commands_{name}": number for name, number in self._sender.counts.items()}
         dropped = 0 if self._newsroom is None else self._newsroom.dropped
-        more = {"turns_failed": self._turnstile.failures, "work_lost": self._lookout.lost, "news_dropped": dropped}
+        more = {
+            "turns_failed": self._turnstile.failures,
+            "work_not_found": self._lookout.not_found,
+            "news_dropped": dropped,
+        }
         return told | more | {"broker_losses": self._link.losses, "broker_refused": self._link.refused}
 
     async def queues_text(self) -> str:
