@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from planloom.transport.nats import subjects
-from planloom.transport.nats.authority import Authority
+from planloom.transport.nats.authority import ClusterAuthority
 from planloom.transport.nats.credentials import Credential, CredentialFile
 from planloom.transport.nats.server_conf import ServerConf, version_of
 from tests.cluster.servers import Nats, nats_program, until
@@ -29,7 +29,7 @@ MODULES = ("mail", "users")
 class SecuredNats(Nats):
     """A server that goes by a cluster's folder alone."""
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: ClusterAuthority) -> None:
         super().__init__(authority.folder / "server")
         self.authority = authority
         self.config = authority.folder / "nats-server.conf"
@@ -163,7 +163,7 @@ async def secured(
 ) -> AsyncIterator[SecuredNats]:
     """Start a server of a new cluster with the streams of one, and a consumer for each module."""
     version = version_of(nats_program())
-    authority = Authority.made(folder, ServerConf(port=-1, version=version), modules=modules)
+    authority = ClusterAuthority.made(folder, ServerConf(port=-1, version=version), modules=modules)
     server = SecuredNats(authority)
     server.start()
     try:

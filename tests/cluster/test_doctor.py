@@ -112,10 +112,10 @@ def test_a_workers_credential_is_enough_to_look(tmp_path: Path) -> None:
 
 
 def test_a_credential_about_to_end_or_open_to_others_is_told(tmp_path: Path) -> None:
-    from planloom.transport.nats.authority import Authority
+    from planloom.transport.nats.authority import ClusterAuthority
 
     clock = 1_000_000.0
-    mint = Authority.made(tmp_path / "cluster", ServerConf(), modules=["mail"], clock=lambda: clock).mint
+    mint = ClusterAuthority.made(tmp_path / "cluster", ServerConf(), modules=["mail"], clock=lambda: clock).mint
     made, path = mint.worker("mail", "w1", ttl_s=3600), tmp_path / "w1.creds"
 
     assert credential_finding(made, path, private=True, now=clock + 1800).verdict == "ok"

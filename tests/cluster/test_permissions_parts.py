@@ -15,7 +15,7 @@ import pytest
 
 from planloom.errors import BrokerError
 from planloom.transport.nats import commands, subjects
-from planloom.transport.nats.authority import Authority
+from planloom.transport.nats.authority import ClusterAuthority
 from planloom.transport.nats.link import Broker, BrokerLink
 from planloom.transport.nats.puller import Delivery, Puller
 from planloom.transport.nats.server_conf import ServerConf, version_of
@@ -88,7 +88,7 @@ def test_over_tls_only_whoever_trusts_the_servers_certificate_speaks_to_it(tmp_p
     named = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run([*made, *named, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
     conf = ServerConf(host="0.0.0.0", port=-1, certificate=certificate, key=key, version=version_of(nats_program()))
-    server = SecuredNats(Authority.made(tmp_path / "cluster", conf, modules=["mail"]))
+    server = SecuredNats(ClusterAuthority.made(tmp_path / "cluster", conf, modules=["mail"]))
     server.start()
 
     async def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from planloom.transport.nats.authority import Authority
+from planloom.transport.nats.authority import ClusterAuthority
 from tests.cluster.secured import SecuredNats
 from tests.cluster.servers import until
 from tests.cluster.test_agent_command import PLAN, TOOLS, agent_process, planloom
@@ -54,7 +54,7 @@ def test_a_run_goes_through_two_modules_each_with_its_own_credential_and_one_is_
     project(tmp_path, postgres, "nats://127.0.0.1:1")  # the modules of `init` come from here
     made = json.loads(told("cluster", "init", "cluster", "--listen", "127.0.0.1:-1", "--json", folder=tmp_path))
     assert made["modules"] == ["counting", "money"]
-    server = SecuredNats(Authority(tmp_path / "cluster"))
+    server = SecuredNats(ClusterAuthority(tmp_path / "cluster"))
     server.start()
     with ExitStack() as ending:
         ending.callback(server.kill)

@@ -25,7 +25,7 @@ from planloom.transport.event import Event, read_event
 from planloom.transport.events_out import Retold
 from planloom.transport.in_order import Missed
 from planloom.transport.nats import subjects
-from planloom.transport.nats.authority import AGENT_FILE, SUBMITTER_FILE, Authority
+from planloom.transport.nats.authority import AGENT_FILE, SUBMITTER_FILE, ClusterAuthority
 from planloom.transport.nats.link import Broker
 from planloom.transport.nats.news import NewsFeed
 from planloom.transport.nats.streams import EVT
@@ -254,7 +254,7 @@ def test_another_program_hears_all_of_every_run_once_with_rights_to_look_only(
     database = re.findall(r"/(test_\w+)", postgres)[0]
     reader = f"reader_{secrets.token_hex(4)}"
     told("cluster", "init", "cluster", "--listen", "127.0.0.1:-1", folder=tmp_path)
-    server = SecuredNats(Authority(tmp_path / "cluster"))
+    server = SecuredNats(ClusterAuthority(tmp_path / "cluster"))
     server.start()
     with ExitStack() as ending:
         ending.callback(server.kill)

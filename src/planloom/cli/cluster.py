@@ -25,7 +25,7 @@ from planloom.observe.looks import counted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from planloom.transport.nats.authority import Authority
+    from planloom.transport.nats.authority import ClusterAuthority
     from planloom.transport.nats.credentials import Credential
     from planloom.transport.nats.mint import CredentialMint
 
@@ -95,7 +95,7 @@ def init(
     Each module gets an account of its own, in which nothing exists but its own work. The server listens on this machine
     alone, unless there is a certificate.
     """
-    from planloom.transport.nats.authority import AGENT_FILE, CONF_FILE, SUBMITTER_FILE, Authority
+    from planloom.transport.nats.authority import AGENT_FILE, CONF_FILE, SUBMITTER_FILE, ClusterAuthority
     from planloom.transport.nats.server_conf import ServerConf
 
     host, port = _address(listen)
@@ -108,7 +108,7 @@ def init(
         monitor=monitor,
         version=_version(nats_version),
     )
-    made = Authority.made(folder, conf, modules=modules or _modules_of_settings(call))
+    made = ClusterAuthority.made(folder, conf, modules=modules or _modules_of_settings(call))
     first = f"--module {made.modules()[0]} --worker NAME"
     answer = {"folder": str(folder), "conf": str(folder / CONF_FILE), "modules": made.modules()}
     lines = [
@@ -291,10 +291,10 @@ def _roles() -> str:
     return (resources.files("planloom.journal.postgres") / "roles.sql").read_text(encoding="utf-8")
 
 
-def _authority(folder: Path, operator_key: Path | None) -> Authority:
-    from planloom.transport.nats.authority import Authority
+def _authority(folder: Path, operator_key: Path | None) -> ClusterAuthority:
+    from planloom.transport.nats.authority import ClusterAuthority
 
-    return Authority(folder, operator_key=operator_key)
+    return ClusterAuthority(folder, operator_key=operator_key)
 
 
 def _told(call: Invocation, folder: Path, answer: dict[str, Any], text: str) -> None:

@@ -54,7 +54,7 @@ ACCOUNTS_FILE, CONF_FILE = "accounts.conf", "nats-server.conf"
 AGENT_FILE, SUBMITTER_FILE = "creds/agent.creds", "creds/submitter.creds"
 
 
-class Authority:
+class ClusterAuthority:
     """The keys of one cluster, in one folder.
 
     Args:
@@ -82,7 +82,7 @@ class Authority:
     @classmethod
     def made(
         cls, folder: Path, conf: ServerConf, *, modules: Iterable[str], clock: Callable[[], float] = time.time
-    ) -> Authority:
+    ) -> ClusterAuthority:
         """Make a cluster's keys and accounts, what its server goes by, and the first credentials.
 
         Raises:
