@@ -35,7 +35,7 @@ ROOM_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AgentAnswer:
     """What a question was answered; `problem` is why it could not be done, or ""."""
 
     wanted: bool
@@ -63,7 +63,7 @@ class Telling:
             wait_s = min(2 * wait_s, MAX_AGAIN_S)
         return True  # it is not begun all the same: it is answered for here
 
-    async def say(self, taken: Taken, what: str, fact: str) -> Answer:
+    async def say(self, taken: Taken, what: str, fact: str) -> AgentAnswer:
         """Have a fact recorded ("record") or noted ("note"); asked until somebody says, or it is to stop."""
         body = taken.question(what, fact, worker=self._worker)
         wait_s = AGAIN_S
@@ -72,17 +72,17 @@ class Telling:
             if answer is not None and (answer.wanted or not answer.problem):
                 return answer
             if taken.stopped or taken.unwanted:
-                return Answer(wanted=False, problem="" if answer is None else answer.problem)
+                return AgentAnswer(wanted=False, problem="" if answer is None else answer.problem)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, MAX_AGAIN_S)
 
-    async def _asked(self, taken: Taken, body: bytes) -> Answer | None:
+    async def _asked(self, taken: Taken, body: bytes) -> AgentAnswer | None:
         """Return the answer; None if there is none."""
         order = taken.order
         subject = subjects.ask(self._capability, order.run_id, order.step, order.attempt, order.epoch)
         try:
             told = json.loads(await self._link.request(subject, body, timeout_s=ANSWER_S))
-            return Answer(bool(told["wanted"]), str(told.get("problem", "")))
+            return AgentAnswer(bool(told["wanted"]), str(told.get("problem", "")))
         except BrokerError as error:
             _log.debug("worker.unanswered step=%s because=%s", order.step, error.message)
         except (ValueError, KeyError, TypeError, AttributeError):
