@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from planloom import Effects, Engine, RunStatus, Tool
-from planloom.core.events import CancelRequested
+from planloom import Effects, Engine, Plan, RunStatus, Tool
+from planloom.core.events import AttemptSucceeded, CancelRequested, RunStarted, StepDispatched
 from planloom.errors import (
     ConfigError,
     JournalConflictError,
@@ -30,7 +30,7 @@ from planloom.journal.postgres.connect import Server
 from planloom.journal.postgres.journal import PostgresJournal
 from planloom.journal.postgres.schema import newest_format
 from planloom.journal.postgres.shared import SharedRuns
-from planloom.journal.postgres.work import Decided
+from planloom.journal.postgres.work import Decided, LockedRun, Work
 from planloom.testing.conformance.journal import CHECKS, LASTING_CHECKS, JournalPlace, run_check
 from planloom.testing.conformance.journal_place import AT, Told, begun, dispatched, finished, seqs, started, succeeded
 from tests.cluster.servers import comes
@@ -242,6 +242,75 @@ def test_two_engines_on_one_run_make_a_once_step_once(postgres: str) -> None:
     assert status is RunStatus.SUCCESS
     assert refused == [RunBusyError, JournalConflictError]
     assert called == ["paid"]
+
+
+def test_names_that_postgresql_does_not_take_stop_nobody_elses_run(postgres: str) -> None:
+    odd = ["a\0b", "half \ud800", "字" * 1_000]
+    long_step = "s" * 6_000
+
+    async def main() -> tuple[list[Any], list[str]]:
+        runs = SharedRuns(postgres)
+        problems: list[Any] = []
+
+        def decide(run: LockedRun) -> Decided | None:
+            problems.append((run.run_id, run.problem is None))
+            if run.problem is not None:
+                return None
+            events = (started(), StepDispatched(long_step, 1, 0, AT), AttemptSucceeded(long_step, 1, 0, 7, AT, AT))
+            work = Work("run-1", long_step, 1, 0, "t", "main", "re\0gion", "{}", AT, claimed_by="half \ud800")
+            return Decided(events, (0, 1, 2), opened=[work])
+
+        await runs.turn(dict.fromkeys([*odd, "run-1"], 0), decide)
+        await runs.turn({"run-1": 3}, lambda run: Decided(claimed=[((long_step, 1, 0), "worker\0")]))
+        seen: list[str] = []
+        await runs.turn({"run-1": 3}, lambda run: seen.extend(str(one.claimed_by) for one in run.work.values()))
+        for name in odd:
+            await runs.refuse(name, "{}")
+            assert await runs.refusal(name) is None
+        await runs.close()
+        async with journal_at(postgres) as journal:
+            for name in odd:
+                with pytest.raises(RunNotFoundError):
+                    await journal.read(name)
+                with pytest.raises(RunNotFoundError):
+                    await journal.post(name, CancelRequested("ann", AT))
+                with pytest.raises(JournalWriteError, match="can be no run's name"):
+                    await journal.create(name, Told())
+                assert await journal.posted(name) == []
+            named = Plan.from_dict({"name": "p\0q", "steps": [{"id": "a", "tool": "t"}]})
+            writer = await journal.create("run-2", Told())
+            writer.append((RunStarted(named, {}, AT),), (0,))
+            await writer.close()
+            assert seqs(await journal.read("run-2")) == [1]
+            assert [row.run_id for row in await journal.runs(plan="p\0q")] == ["run-2"]
+        return problems, seen
+
+    problems, seen = asyncio.run(main())
+
+    assert sorted(problems) == sorted([("run-1", True), *((name, False) for name in odd)])
+    assert seen == ["worker\ufffd"]
+
+
+def test_a_turn_that_is_cancelled_anywhere_leaves_the_connections_to_others(postgres: str) -> None:
+    async def main() -> int:
+        runs = SharedRuns(postgres, connections=2)
+        await runs.turn({"run-1": 0}, lambda run: Decided((started(),), (0,)))
+        for number in range(30):
+            turn = asyncio.ensure_future(
+                runs.turn({"run-1": 0}, lambda run: Decided((dispatched(run.last_seq),), (1,)))
+            )
+            await asyncio.sleep(number / 5_000)
+            turn.cancel()
+            await asyncio.wait([turn])
+        seen: list[LockedRun] = []
+        await asyncio.wait_for(runs.turn({"run-1": 0}, seen.append), 5)
+        turn = asyncio.ensure_future(runs.turn({"run-1": 0}, lambda run: None))
+        await asyncio.sleep(0)
+        await runs.close()
+        await asyncio.wait([turn])
+        return seen[0].last_seq
+
+    assert 1 <= asyncio.run(main()) <= 31
 
 
 # --- its rights ---------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ _NEWEST = "ORDER BY runs.started_at DESC, runs.run_id DESC LIMIT ?"
 Found = TypeVar("Found")
 
 
-class Answer(Protocol):
+class FoundRows(Protocol):
     """What a statement gives."""
 
     def fetchone(self) -> Any: ...
@@ -47,7 +47,7 @@ class Answer(Protocol):
 class Rows(Protocol):
     """What a journal is read through, in SQL that all its databases speak; `?` stands for a value."""
 
-    def execute(self, sql: str, values: Sequence[Any] = (), /) -> Answer: ...
+    def execute(self, sql: str, values: Sequence[Any] = (), /) -> FoundRows: ...
 
 
 class ReadPool:

@@ -296,7 +296,8 @@ def _check_row(run_id: str, row: _Row, events: list[Recorded], checked: CheckedU
     first = events[0].event if events and events[0].seq == 1 else None
     if first is not None and not (
         isinstance(first, RunStarted)
-        and (row.plan, row.plan_hash, row.started_at) == (first.plan.name, first.plan.hash, first.at)
+        and row.plan in (first.plan.name, first.plan.name.replace("\0", "\ufffd"))  # PostgreSQL takes no NUL
+        and (row.plan_hash, row.started_at) == (first.plan.hash, first.at)
     ):
         raise damaged_run(run_id, 1, "its row in the list of runs says otherwise")
     if not reached_end:

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +24,7 @@ from planloom.journal.postgres.faults import is_away, journal_error
 from planloom.journal.reader import closed_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from datetime import datetime
     from uuid import UUID
 
@@ -178,6 +178,28 @@ class Pool:
                 connection.close()
         else:
             self._idle.put(connection)
+
+    @asynccontextmanager
+    async def borrowed(self) -> AsyncIterator[Connection]:
+        """Lend a connection for several `in_thread`; what is under way on it at the end is taken back."""
+        taken: list[Connection] = []
+        try:
+            await self.in_thread(lambda: taken.append(self.take()))
+            yield taken[0]
+        finally:
+            if taken:
+                # Not `in_thread`: the pool may have been closed meanwhile.
+                await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._taken_back, taken[0]))
+
+    def _taken_back(self, connection: Connection) -> None:
+        if not connection.closed and connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            with suppress(psycopg.Error):
+                connection.execute("ROLLBACK")
+        if self._closed:
+            with suppress(psycopg.Error):
+                connection.close()
+        else:
+            self.give_back(connection)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:

@@ -17,7 +17,7 @@ import psycopg
 
 from planloom import masking
 from planloom.core.events import RunFinished
-from planloom.errors import JournalConflictError, RunBusyError
+from planloom.errors import JournalConflictError, JournalWriteError, RunBusyError
 from planloom.journal.chain import Chains, RunChain
 from planloom.journal.codec import encode
 from planloom.journal.followers import Followers
@@ -26,6 +26,7 @@ from planloom.journal.postgres.faults import journal_error
 from planloom.journal.postgres.rows import insert_blobs
 from planloom.journal.postgres.schema import prepare
 from planloom.journal.postgres.store import PostgresStore, holder
+from planloom.journal.postgres.texts import MAX_NAME_BYTES, is_name, storable
 from planloom.journal.reader import closed_error, newest_runs, not_found, runs_with_posted_facts
 from planloom.journal.record import CheckedUpTo, Page, is_there, posted_facts, read_page
 from planloom.journal.writer import Committer, RunPen
@@ -102,6 +103,11 @@ class PostgresJournal:
             JournalConflictError: The run exists.
             JournalError: The journal cannot be written.
         """
+        if not is_name(run_id):
+            raise JournalWriteError(
+                f"{run_id!r:.80} can be no run's name in PostgreSQL",
+                remedy=f"give a name without NUL, of at most {MAX_NAME_BYTES} bytes",
+            )
         with ExitStack() as undo:
             busy, driver = await self._claim(run_id, undo)
             if busy is not None:
@@ -118,6 +124,7 @@ class PostgresJournal:
             RunBusyError: Another process, or another driver of this one, owns it; or the cluster drives it.
             JournalFormatError: As `read`.
         """
+        self._check_name(run_id)
         with ExitStack() as undo:
             busy, driver = await self._claim(run_id, undo)
             if busy is not None:
@@ -159,6 +166,7 @@ class PostgresJournal:
             JournalFormatError: As `read`.
             JournalError: The journal was closed meanwhile.
         """
+        self._check_name(run_id)
         checked: CheckedUpTo | None = None
         with self._followers.waiting(run_id) as waiter:
             while not self._closed:
@@ -189,7 +197,8 @@ class PostgresJournal:
         before: tuple[float, str] | None = None,
     ) -> list[RunRow]:
         """Return runs, newest first; see the port."""
-        return await self._read(newest_runs, status, limit, plan, before, select=_RUNS)
+        named = None if plan is None else storable(plan)
+        return await self._read(newest_runs, status, limit, named, before, select=_RUNS)
 
     async def is_driven(self, run_id: str) -> bool | None:
         """Return whether somebody drives the run now: a process that has its lock, or the cluster."""
@@ -219,6 +228,7 @@ class PostgresJournal:
             RunNotFoundError: No such run.
             JournalKeyError: The run has another key than this journal, or one of both has none.
         """
+        self._check_name(run_id)
         mask = masking.known()
         encoded = encode(fact if mask is None else mask.fact(fact))
 
@@ -231,7 +241,7 @@ class PostgresJournal:
 
     async def posted(self, run_id: str) -> list[tuple[int, Fact]]:
         """Return facts left for this run and not yet taken, oldest first, each with its number."""
-        return await self._read(posted_facts, run_id, self._chains)
+        return await self._read(posted_facts, run_id, self._chains) if is_name(run_id) else []
 
     async def posted_runs(self) -> set[str]:
         """Return the runs that have facts left for them."""
@@ -258,6 +268,11 @@ class PostgresJournal:
                 writer.end()
         await loop.run_in_executor(None, self._followers.close)
         await self._reads.close()
+
+    def _check_name(self, run_id: str) -> None:
+        """Say that a run is not here whose name it cannot have here."""
+        if not is_name(run_id):
+            raise not_found(run_id, self.place)
 
     def _writing(self) -> Committer:
         """Return the committer, started with the first thing to write: a journal that is only read needs none."""
@@ -305,6 +320,7 @@ class PostgresJournal:
         return writer
 
     async def _page(self, run_id: str, *, after: int = 0, limit: int | None = None) -> Page:
+        self._check_name(run_id)
         page = await self._read(read_page, run_id, self._chains, after=after, limit=limit)
         if page is None:
             raise not_found(run_id, self.place)

@@ -14,9 +14,10 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.result import RUN_ENDED
-from planloom.errors import JournalError, JournalKeyError
+from planloom.errors import JournalError, JournalKeyError, JournalWriteError
 from planloom.journal.blobs import intact
 from planloom.journal.faults import damaged_run
+from planloom.journal.postgres.texts import MAX_NAME_BYTES, is_name
 from planloom.journal.postgres.work import LockedRun, Work
 from planloom.journal.record import CheckedUpTo, check_links, checked_fact, decoded
 from planloom.ports import Recorded
@@ -53,7 +54,8 @@ Row = tuple[Any, ...]
 
 def locked_runs(connection: Connection, known: Mapping[str, int], chains: Chains) -> list[tuple[LockedRun, bytes]]:
     """Begin a transaction, lock these runs, and return each with the link of its last event."""
-    names = sorted(known)
+    found = [_nameless(name) for name in sorted(known) if not is_name(name)]
+    names = sorted(name for name in known if is_name(name))
     new = sorted(_place(name) for name in names if known[name] == 0)
     with connection.pipeline():
         connection.execute("BEGIN")
@@ -66,7 +68,6 @@ def locked_runs(connection: Connection, known: Mapping[str, int], chains: Chains
     rows = {row[0]: row for row in runs}
     events_of, work_of, posted_of = _by_run(events.fetchall()), _by_run(work.fetchall()), _by_run(posted.fetchall())
     blob_text = _blob_texts(connection, [*events_of.values(), *posted_of.values()])
-    found = []
     for name in names:
         links = chains.links(name)
         outstanding = {one.key: one for one in (Work(*row) for row in work_of.get(name, ()))}
@@ -94,6 +95,15 @@ def locked_runs(connection: Connection, known: Mapping[str, int], chains: Chains
         run = LockedRun(name, checked.seq, recorded, driver, status, outstanding, left, wake_at, problem)
         found.append((run, checked.link))
     return found
+
+
+def _nameless(name: str) -> tuple[LockedRun, bytes]:
+    """Return a run that cannot be here: nothing is asked of the server for it."""
+    problem = JournalWriteError(
+        f"{name!r:.80} can be no run's name in PostgreSQL",
+        remedy=f"give a name without NUL, of at most {MAX_NAME_BYTES} bytes",
+    )
+    return LockedRun(name, 0, [], "", "", {}, [], None, problem), b""
 
 
 def _checked(

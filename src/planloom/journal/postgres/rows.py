@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
+from planloom.journal.postgres.texts import storable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -34,14 +36,17 @@ _WAKE = (
 _OPEN = (
     "INSERT INTO work (run_id, step, attempt, epoch, token, capability, place, body, send_at, sent_at, claimed_by,"
     " stop_at, check_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-    " ON CONFLICT (run_id, step, attempt, epoch) DO UPDATE SET token = EXCLUDED.token,"
+    " ON CONFLICT (run_id, md5(step), attempt, epoch) DO UPDATE SET token = EXCLUDED.token,"
     " capability = EXCLUDED.capability, place = EXCLUDED.place, body = EXCLUDED.body, send_at = EXCLUDED.send_at,"
     " sent_at = EXCLUDED.sent_at, claimed_by = EXCLUDED.claimed_by, stop_at = EXCLUDED.stop_at,"
     " check_at = EXCLUDED.check_at"
 )
-_CLOSE = "DELETE FROM work WHERE run_id = %s AND step = %s AND attempt = %s AND epoch = %s"
-_STOP = "UPDATE work SET stop_at = %s WHERE run_id = %s AND step = %s AND attempt = %s AND epoch = %s"
-_CLAIM = "UPDATE work SET claimed_by = %s WHERE run_id = %s AND step = %s AND attempt = %s AND epoch = %s"
+# By the names' digests, as the index has them; and by the names themselves.
+_CLOSE = "DELETE FROM work WHERE run_id = %s AND (md5(step), step, attempt, epoch) = (md5(%s), %s, %s, %s)"
+_STOP = "UPDATE work SET stop_at = %s WHERE run_id = %s AND (md5(step), step, attempt, epoch) = (md5(%s), %s, %s, %s)"
+_CLAIM = (
+    "UPDATE work SET claimed_by = %s WHERE run_id = %s AND (md5(step), step, attempt, epoch) = (md5(%s), %s, %s, %s)"
+)
 _TAKEN = "DELETE FROM posted WHERE run_id = %s AND number <= %s"
 
 RunStart = tuple[str, str, str, float, bytes, str]
@@ -72,13 +77,13 @@ class Batch:
         self._other(_OPEN, (*astuple(work), work.send_at))
 
     def close(self, run_id: str, key: WorkKey) -> None:
-        self._other(_CLOSE, (run_id, *key))
+        self._other(_CLOSE, (run_id, key[0], *key))
 
     def stop(self, run_id: str, key: WorkKey, stop_at: float) -> None:
-        self._other(_STOP, (stop_at, run_id, *key))
+        self._other(_STOP, (stop_at, run_id, key[0], *key))
 
     def claim(self, run_id: str, key: WorkKey, claimed_by: str) -> None:
-        self._other(_CLAIM, (claimed_by, run_id, *key))
+        self._other(_CLAIM, (claimed_by, run_id, key[0], *key))
 
     def take(self, run_id: str, number: int) -> None:
         self._other(_TAKEN, (run_id, number))
@@ -87,7 +92,8 @@ class Batch:
         """Write all of it into the transaction that is under way."""
         with connection.pipeline(), connection.cursor() as cursor:
             if self.started:
-                cursor.executemany(_INSERT_RUNS, self.started)
+                runs = [(run_id, storable(plan), *others) for run_id, plan, *others in self.started]
+                cursor.executemany(_INSERT_RUNS, runs)
             insert_blobs(connection, self.blobs.values())
             if self.ended:
                 cursor.executemany(_END, self.ended)
@@ -101,7 +107,8 @@ class Batch:
                     copy.write_row(row)
 
     def _other(self, statement: str, values: Sequence[Any]) -> None:
-        self.others.setdefault(statement, []).append(values)
+        texts = [storable(value) if isinstance(value, str) else value for value in values]
+        self.others.setdefault(statement, []).append(texts)
 
 
 def insert_blobs(connection: Connection, blobs: Iterable[Blob]) -> None:

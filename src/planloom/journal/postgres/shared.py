@@ -25,6 +25,7 @@ from planloom.journal.postgres.faults import is_away, journal_error, may_try_aga
 from planloom.journal.postgres.locked import locked_runs
 from planloom.journal.postgres.rows import Batch
 from planloom.journal.postgres.schema import prepare
+from planloom.journal.postgres.texts import is_name, storable
 from planloom.journal.postgres.work import Decided, LockedRun, Work
 
 if TYPE_CHECKING:
@@ -39,13 +40,13 @@ MOST_RUNS = 128
 """Runs of one turn."""
 _TRIES = 5
 _UNSENT = (
-    "UPDATE work SET send_at = %(before)s + %(again)s WHERE (run_id, step, attempt, epoch) IN ("
-    " SELECT run_id, step, attempt, epoch FROM work WHERE sent_at IS NULL AND send_at <= %(before)s"
+    "UPDATE work SET send_at = %(before)s + %(again)s WHERE ctid IN ("
+    " SELECT ctid FROM work WHERE sent_at IS NULL AND send_at <= %(before)s"
     " ORDER BY send_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED) RETURNING *"
 )
 _QUIET = (
-    "UPDATE work SET check_at = %(before)s + %(again)s WHERE (run_id, step, attempt, epoch) IN ("
-    " SELECT run_id, step, attempt, epoch FROM work WHERE sent_at IS NOT NULL AND check_at <= %(before)s"
+    "UPDATE work SET check_at = %(before)s + %(again)s WHERE ctid IN ("
+    " SELECT ctid FROM work WHERE sent_at IS NOT NULL AND check_at <= %(before)s"
     " ORDER BY check_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED) RETURNING *"
 )
 _SENT = (
@@ -156,13 +157,16 @@ class SharedRuns:
         return [max(now, next_at - (count - place) * gap_s) for place in range(count)]
 
     async def refuse(self, run_id: str, told: str) -> None:
-        """Keep what whoever submitted a run is told of its refusal; the first counts."""
-        await self._changed(
-            "INSERT INTO refusals (run_id, told) VALUES (%s, %s) ON CONFLICT DO NOTHING", (run_id, told)
-        )
+        """Keep what whoever submitted a run is told of its refusal; the first counts. Names no run can have are not."""
+        if is_name(run_id):
+            await self._changed(
+                "INSERT INTO refusals (run_id, told) VALUES (%s, %s) ON CONFLICT DO NOTHING", (run_id, storable(told))
+            )
 
     async def refusal(self, run_id: str) -> str | None:
         """Return why a submission was refused; None: it was not, or not yet."""
+        if not is_name(run_id):
+            return None
         rows = await self._pool.do(
             lambda connection: connection.execute("SELECT told FROM refusals WHERE run_id = %s", (run_id,)).fetchall()
         )
@@ -194,8 +198,7 @@ class SharedRuns:
     async def _try_turn(
         self, known: Mapping[str, int], decide: Callable[[LockedRun], Decided | None], until: float
     ) -> None:
-        connection = await self._pool.in_thread(self._pool.take)
-        try:
+        async with self._pool.borrowed() as connection:
             found = await self._pool.in_thread(locked_runs, connection, known, self._chains)
             batch = Batch()
             for run, last_link in found:
@@ -203,8 +206,6 @@ class SharedRuns:
                 if decided is not None:
                     _add(batch, run, self._chains.links(run.run_id), last_link, decided)
             await self._pool.in_thread(self._write, connection, batch, until)
-        finally:
-            await self._pool.in_thread(self._let_go, connection)
 
     def _write(self, connection: Connection, batch: Batch, until: float) -> None:
         if batch.is_empty:
@@ -220,14 +221,6 @@ class SharedRuns:
             ) from error
         except AnswerLostError as lost:
             raise journal_error(lost.error, self._server.place) from lost
-
-    def _let_go(self, connection: Connection) -> None:
-        if not connection.closed and connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-            try:
-                connection.execute("ROLLBACK")
-            except psycopg.Error:
-                connection.close()
-        self._pool.give_back(connection)
 
 
 def _add(batch: Batch, run: LockedRun, links: RunLinks, link: bytes, decided: Decided) -> None:

@@ -34,7 +34,7 @@ CREATE TABLE events (
 
 -- An attempt has one outcome, whoever writes it. Which attempt it is of is how the body of both kinds begins.
 CREATE UNIQUE INDEX one_outcome ON events (
-    run_id, substring(left(body, 4096) from '^[{]"step":"(?:[^"\\]|\\.)*","attempt":[0-9]+,"epoch":[0-9]+')
+    run_id, md5(substring(left(body, 8192) from '^[{]"step":"(?:[^"\\]|\\.)*","attempt":[0-9]+,"epoch":[0-9]+'))
 ) WHERE kind IN ('attempt_succeeded', 'attempt_failed');
 
 -- Large values and plans, each once, by the SHA-256 of their UTF-8 text.
@@ -77,9 +77,11 @@ CREATE TABLE work (
     sent_at    double precision,
     claimed_by text,
     stop_at    double precision,
-    check_at   double precision NOT NULL,
-    PRIMARY KEY (run_id, step, attempt, epoch)
+    check_at   double precision NOT NULL
 );
+
+-- Names of steps may be longer than what an index takes.
+CREATE UNIQUE INDEX work_once ON work (run_id, md5(step), attempt, epoch);
 
 CREATE INDEX work_unsent ON work (send_at) WHERE sent_at IS NULL;
 CREATE INDEX work_quiet ON work (check_at) WHERE sent_at IS NOT NULL;
