@@ -245,6 +245,20 @@ def test_no_more_unconfirmed_steps_than_the_depth_are_run_ahead_on() -> None:
     assert max(len(event.on) for event in run.journal if isinstance(event, StepSpeculated)) == 2
 
 
+def test_what_ran_ahead_on_a_step_that_itself_ran_ahead_is_kept_when_that_is_confirmed() -> None:
+    document = chain(3, depth=2)
+    for step in document["steps"][1:]:
+        del step["speculate"], step["model"], step["prompt"]
+        before = step["needs"][0]
+        step |= {"tool": "t", "with": {"of": f"${{{{ steps.{before}.output }}}}"}}
+
+    run = Simulated(document, World(1, p=1.0, draft_s=0.1, lost=0.0, failing=0.0))
+
+    run.check()
+    settled = [event for event in run.journal if isinstance(event, SpeculationSettled) and event.role == "ahead"]
+    assert [(event.step, event.outcome) for event in settled] == [("c1", "confirmed"), ("c2", "confirmed")]
+
+
 def test_after_drafts_that_were_mostly_wrong_nothing_runs_ahead() -> None:
     speculate = {"draft": "small", "policy": "compare", "latency_weight": 0.5}
     document = chain(3, depth=2)

@@ -70,6 +70,7 @@ class _Guess:
     on: frozenset[str] = frozenset()
     by_draft: bool = False
     labels: frozenset[str] = NO_LABELS
+    on_record: bool = False
 
 
 class _Ahead:
@@ -86,7 +87,7 @@ class _Ahead:
 
     def step(self, step_id: str, field: str) -> Any:
         guess = self.guesses.get(step_id)
-        if guess is None or not guess.on:
+        if guess is None or guess.on_record:
             return self.scope.step(step_id, field)
         if field == "output":
             return guess.value
@@ -306,9 +307,13 @@ class Speculation:
 
     def _guess(self, node: Node) -> _Guess | None:
         if node.status is StepStatus.COMPLETED:
-            return _Guess(node.output, labels=node.labels)
+            return _Guess(node.output, labels=node.labels, on_record=True)
         if node.ended:
             return None
+        known = next((fact for fact in self.waiting if fact.step == node.key), None)
+        if isinstance(known, AttemptSucceeded):  # adopted with its answer, which is the next fact to be taken in
+            flow = self.state.flow
+            return _Guess(known.output, labels=NO_LABELS if flow is None else flow.after(node, node.told, known.labels))
         for role in ("ahead", "draft"):
             entry = alive(self.state.ahead.get(lane_key(node, role)))
             ended = self.values.get(entry.key) if entry is not None else None
