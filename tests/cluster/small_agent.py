@@ -155,6 +155,7 @@ async def small_agent(
     places: tuple[str, ...] = ("",),
     broker: Broker | None = None,
     max_in_flight: int | None = None,
+    terms: StreamTerms | None = None,
 ) -> AsyncIterator[SmallAgent]:
     pullers: list[Puller] = []
     link = BrokerLink(broker or Broker((server.url,), name="agent"), on_back=lambda: [one.forget() for one in pullers])
@@ -162,7 +163,7 @@ async def small_agent(
     agent = SmallAgent(link, lease_s)
     async with AsyncExitStack() as ending:
         ending.push_async_callback(link.close)
-        await ensure_streams(link, StreamTerms(lease_s=5.0))
+        await ensure_streams(link, terms or StreamTerms(lease_s=5.0))
         for place in places:
             await ensure_workers(link, capability, place, lease_s=lease_s, max_in_flight=max_in_flight)
         await link.subscribe(subjects.ALL_ASKED, agent.answer, queue=subjects.ORCHESTRATORS)
@@ -183,7 +184,7 @@ async def worker(server: Nats | str, *options: str, tools: str = TOOLS) -> Async
             "-m",
             "planloom",
             "worker",
-            *(["--nats", url] if url else []),
+            *(part for one in url.split() for part in ("--nats", one)),
             "--tools",
             tools,
             "--wait",

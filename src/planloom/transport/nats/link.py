@@ -388,6 +388,7 @@ def _answered(text: bytes) -> dict[str, Any]:
         raise JetStreamError(
             f"the broker did not do it: {wrong.get('description')}",
             number=wrong.get("err_code", 0),
+            status=wrong.get("code", 0),
             words=wrong.get("description", ""),
         )
     return answer
