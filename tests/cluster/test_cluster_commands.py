@@ -82,6 +82,39 @@ def test_people_answer_a_run_of_the_cluster_from_the_command_line(folder: Path, 
         said("verify", "r", folder=folder)
 
 
+CODE = """
+planloom: 1
+name: code
+steps:
+  - id: sums
+    code:
+      tools: [add, pay]
+      source: |
+        total = 0
+        for n in [1, 2, 3]:
+            total = total + add(n=n)
+        pay(n=total)
+  - {id: ask, model: "scripted://echo", prompt: "say it", stream: true}
+  - {id: each, tool: add, for_each: [1, 2, 3], with: {n: "${{ item }}"}, needs: [sums]}
+  - id: sub
+    plan: {name: inner, inputs: {n: {}}, steps: [{id: x, tool: pay, with: {n: "${{ inputs.n }}"}}]}
+    with: {n: "${{ sum(steps.each.output) }}"}
+  - {id: rest, wait: {seconds: 0.2}, needs: [sub]}
+"""
+
+
+def test_steps_of_every_kind_are_made_by_workers_and_their_calls_are_on_record(folder: Path, nats: Nats) -> None:
+    (folder / "code.yaml").write_text(CODE)
+    with agent_process(folder), agent_process(folder), worker_process(folder, nats, "--capacity", "4"):
+        said("submit", "code.yaml", "--run-id", "a/7 .*> ü", "--wait", folder=folder)
+        told = said("events", "a/7 .*> ü", folder=folder)
+        said("verify", "a/7 .*> ü", folder=folder)
+
+    assert told.count("call_started") == 1  # only what has effects is announced
+    assert told.count("call_ended") >= 4
+    assert "output_streamed" in told
+
+
 def test_a35_a_worker_and_an_agent_that_are_killed_cost_no_run_and_double_no_effect(folder: Path, nats: Nats) -> None:
     log = folder / "paid.log"
     (folder / "tools.py").write_text(

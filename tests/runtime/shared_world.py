@@ -19,7 +19,7 @@ from typing import Any
 from planloom.core.commands import RunStep
 from planloom.core.events import AttemptFailed, AttemptSucceeded, Fact, RunFinished, RunStarted, StepResolved, ToolFacts
 from planloom.core.machine import RunMachine
-from planloom.errors import JournalError
+from planloom.errors import JournalConflictError, JournalError
 from planloom.journal.codec import decode, encode
 from planloom.journal.postgres.work import Decided, LockedRun, Work, WorkKey
 from planloom.plan.model import Plan
@@ -86,6 +86,8 @@ class Table:
         self.dice = dice
         self.again = 0.0
         """Share of turns that are tried a second time."""
+        self.stuck: set[str] = set()
+        """Runs that cannot be written."""
         self.fails = 0.0
         """Share of turns that are not written."""
         self.unknown = 0.0
@@ -95,6 +97,8 @@ class Table:
         found = self._decided(known, decide)
         if self.dice.random() < self.again:
             found = self._decided(known, decide)
+        if not self.stuck.isdisjoint(found):
+            raise JournalConflictError("somebody else wrote to one of these runs")
         if self.dice.random() < self.fails:
             raise JournalError("the server went away")
         for run_id, decided in found.items():

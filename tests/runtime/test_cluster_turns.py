@@ -161,6 +161,20 @@ def test_who_does_not_have_an_attempt_says_nothing_of_it(wrong: str) -> None:
     assert cluster.table.rows["r"].work[work.key].claimed_by is None
 
 
+def test_a_run_that_cannot_be_written_stops_none_of_those_that_come_with_it() -> None:
+    cluster = Cluster(1, NO_FAULTS)
+    heart = cluster.agents[0]
+    plan = Plan.from_dict({"steps": [{"id": "a", "tool": "t"}]})
+    begins = [Submitted(name, RunStarted(plan, {}, 1_000.0, tools=TOOLS)) for name in ("one", "stuck", "other")]
+    cluster.table.stuck = {"stuck"}
+
+    done = now(heart.take(begins))
+
+    assert [one.fate for one in done.answers] == [Fate.TAKEN, Fate.BROKEN, Fate.TAKEN]
+    assert [work.run_id for work in done.opened] == ["one", "other"]
+    assert set(done.news) == {"one", "other"}
+
+
 def test_a_call_that_is_asked_for_twice_is_on_record_once_and_may_be_made() -> None:
     cluster = Cluster(1, NO_FAULTS)
     heart = cluster.agents[0]

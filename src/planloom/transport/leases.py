@@ -38,6 +38,20 @@ NOTES = (OutputStreamed, AttemptWaiting, CallStarted, CallEnded, CircuitChanged)
 """Facts that an attempt may state while it is under way."""
 
 
+def check_stated(fact: Fact, attempt: tuple[str, int, int], allowed: tuple[type, ...]) -> None:
+    """Refuse what no worker may say of this attempt: its step, its number and its epoch.
+
+    Raises:
+        ProtocolError: A fact of another kind, or about another attempt, or one that cannot be.
+    """
+    if not isinstance(fact, allowed):
+        raise ProtocolError(f"a worker stated a {type(fact).__name__}, which is not its to state")
+    said = getattr(fact, "step", None), getattr(fact, "attempt", None), getattr(fact, "epoch", None)
+    if said != attempt:
+        raise ProtocolError(f"a worker that has {attempt[0]!r} spoke of {said[0]!r}")
+    check_plausible(fact)
+
+
 @dataclass(slots=True, eq=False)
 class Errand:
     """An attempt from its submission to its fact.
@@ -72,13 +86,7 @@ class Errand:
         Raises:
             ProtocolError: A fact of another kind, or about another attempt.
         """
-        if not isinstance(fact, allowed):
-            raise ProtocolError(f"a worker stated a {type(fact).__name__}, which is not its to state")
-        request = self.request
-        said = getattr(fact, "step", None), getattr(fact, "attempt", None), getattr(fact, "epoch", None)
-        if said != (request.key, request.attempt, request.epoch):
-            raise ProtocolError(f"a worker that has {request.key!r} spoke of {said[0]!r}")
-        check_plausible(fact)
+        check_stated(fact, (self.request.key, self.request.attempt, self.request.epoch), allowed)
 
 
 @dataclass(slots=True, eq=False)

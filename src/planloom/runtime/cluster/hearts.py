@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
 
 from planloom.core.machine import RunMachine
+from planloom.errors import JournalConflictError, JournalError, JournalFormatError
 from planloom.plan.frozen import frozen
 from planloom.ports import Recorded
 from planloom.runtime.cluster.inputs import Fate, Received
@@ -52,11 +54,11 @@ class Done:
     """
 
     answers: Sequence[Received]
-    opened: Sequence[Work]
-    stopped: Sequence[Work]
-    void: Sequence[Work]
-    news: Mapping[str, Sequence[Recorded]]
-    wake_at: Mapping[str, float]
+    opened: Sequence[Work] = ()
+    stopped: Sequence[Work] = ()
+    void: Sequence[Work] = ()
+    news: Mapping[str, Sequence[Recorded]] = field(default_factory=dict)
+    wake_at: Mapping[str, float] = field(default_factory=dict)
 
 
 class _SpoiledError(Exception):
@@ -98,6 +100,33 @@ class Hearts:
             return await self._try(inputs, by_run, known={run_id: self._pop(run_id) for run_id in by_run})
         except _SpoiledError:
             return await self._try(inputs, by_run, known=dict.fromkeys(by_run))
+        except (JournalConflictError, JournalFormatError) as error:
+            why = error.message
+        except JournalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what one run brings out must not stop the others
+            _log.exception("a turn failed: this is a bug")
+            why = f"a bug: {type(error).__name__}"
+        if len(by_run) > 1:  # each alone: it is one of them
+            return await self._each_alone(inputs, by_run)
+        _log.error("run %s is left as it is: %s", next(iter(by_run)), why)
+        return Done([Received(Fate.BROKEN, why)] * len(inputs))
+
+    async def _each_alone(self, inputs: Sequence[Input], by_run: Mapping[str, list[int]]) -> Done:
+        found: dict[int, Received] = {}
+        parts = []
+        for places in by_run.values():
+            part = await self.take([inputs[place] for place in places])
+            found |= dict(zip(places, part.answers, strict=True))
+            parts.append(part)
+        return Done(
+            [found[place] for place in range(len(inputs))],
+            [work for part in parts for work in part.opened],
+            [work for part in parts for work in part.stopped],
+            [work for part in parts for work in part.void],
+            {run_id: news for part in parts for run_id, news in part.news.items()},
+            {run_id: at for part in parts for run_id, at in part.wake_at.items()},
+        )
 
     async def _try(
         self, inputs: Sequence[Input], by_run: Mapping[str, list[int]], known: dict[str, RunMachine | None]

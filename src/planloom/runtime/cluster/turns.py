@@ -50,8 +50,7 @@ from planloom.runtime.cluster.inputs import (
     Unsendable,
 )
 from planloom.runtime.cluster.outbox import GRACE_S, Placing, again, is_once, needs_claim
-from planloom.transport.leases import ENDS, NOTES
-from planloom.transport.plausible import check_plausible
+from planloom.transport.leases import ENDS, NOTES, check_stated
 
 if TYPE_CHECKING:
     from planloom.core.machine import RunMachine
@@ -163,7 +162,7 @@ class RunTurn:
             return self._too_late(one)
         fact = one.fact
         try:
-            _check(fact, one.key, ENDS)
+            check_stated(fact, one.key, ENDS)
         except ProtocolError as error:
             fact = self._failed(work, FailureKind.REFUSED, f"its worker does not keep to what was agreed: {error}")
         if isinstance(fact, AttemptSucceeded):
@@ -192,7 +191,7 @@ class RunTurn:
             return STALE
         fact = one.fact
         try:
-            _check(fact, one.key, NOTES)
+            check_stated(fact, one.key, NOTES)
         except ProtocolError as error:
             return Received(Fate.REFUSED, error.message)
         if self._is_known(fact):
@@ -408,17 +407,3 @@ class RunTurn:
     def _give_up(self, work: Work, at: float) -> None:
         self._given_up[work.key] = at
         self._work[work.key] = replace(work, stop_at=at)
-
-
-def _check(fact: Fact, key: WorkKey, allowed: tuple[type, ...]) -> None:
-    """Refuse what no worker may say of this attempt.
-
-    Raises:
-        ProtocolError: A fact of another kind, or about another attempt, or one that cannot be.
-    """
-    if not isinstance(fact, allowed):
-        raise ProtocolError(f"a worker stated a {type(fact).__name__}, which is not its to state")
-    said = getattr(fact, "step", None), getattr(fact, "attempt", None), getattr(fact, "epoch", None)
-    if said != key:
-        raise ProtocolError(f"a worker that has {key[0]!r} spoke of {said[0]!r}")
-    check_plausible(fact)

@@ -64,6 +64,8 @@ class Turnstile:
         self._turning: list[asyncio.Task[None]] = []
         self._behind: set[asyncio.Task[None]] = set()
         self._under_way = 0
+        self._alone = 0
+        """Turns to come that are of one run each: what could not be written may be one run's doing."""
         self.failures = 0
         """Turns that could not be written."""
 
@@ -103,12 +105,15 @@ class Turnstile:
     def _next(self) -> list[Waiting]:
         """Take out what may go now, in order."""
         batch: list[Waiting] = []
+        most = MOST_RUNS
+        if self._alone:
+            self._alone, most = self._alone - 1, 1
         runs: set[str] = set()
         left: deque[Waiting] = deque()
         while self._waiting and len(batch) < MOST_INPUTS:
             waiting = self._waiting.popleft()
             run_id = waiting.one.run_id
-            if run_id in self._busy or (run_id not in runs and len(runs) == MOST_RUNS):
+            if run_id in self._busy or (run_id not in runs and len(runs) == most):
                 left.append(waiting)
             else:
                 runs.add(run_id)
@@ -124,6 +129,7 @@ class Turnstile:
             done = await self._hearts.take([waiting.one for waiting in batch])
         except JournalError as error:
             self.failures += 1
+            self._alone = 2 * len({waiting.one.run_id for waiting in batch})
             _log.warning("a turn could not be written: %s", error.message)
             await asyncio.sleep(AGAIN_S)
         finally:
