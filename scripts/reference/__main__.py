@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from planloom.plan.schema import plan_schema
-from scripts.reference import commands, errors, events, expressions, plan_format, settings, states, tree
+from scripts.reference import asyncapi, commands, errors, events, expressions, plan_format, settings, states, tree
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "docs" / "reference"
 PAGES = {
@@ -20,6 +20,8 @@ PAGES = {
     "cli.md": commands,
     "settings.md": settings,
 }
+EVENTS = "asyncapi.json"
+"""What whoever follows a cluster hears."""
 SCHEMA = "plan.schema.json"
 """The published JSON Schema, for editors and for models that write plans."""
 NOTE = "<!-- Drawn from the code by `make docs`; change the code, not this page. -->"
@@ -28,7 +30,10 @@ NOTE = "<!-- Drawn from the code by `make docs`; change the code, not this page.
 def drawn() -> dict[str, str]:
     """Return the text of every page by file name."""
     pages = {name: f"{NOTE}\n# {page.TITLE}\n\n{page.body().strip()}\n" for name, page in PAGES.items()}
-    return pages | {SCHEMA: json.dumps(plan_schema(), indent=2, ensure_ascii=False) + "\n"}
+    documents = {SCHEMA: plan_schema(), EVENTS: asyncapi.document()}
+    return pages | {
+        name: json.dumps(document, indent=2, ensure_ascii=False) + "\n" for name, document in documents.items()
+    }
 
 
 def stale() -> list[str]:
