@@ -15,10 +15,10 @@ APART := --ignore=tests/local --ignore=tests/browser --ignore=tests/cluster
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt test timing slow local browser cluster crash sim api fuzz mutation check docs site bench demo clean
+.PHONY: help setup fmt test timing slow local browser cluster cluster-kills crash sim api fuzz mutation check docs site bench demo clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(STAMP)  ## make the environment
 
@@ -56,6 +56,14 @@ cluster: $(STAMP)  ## the tests of a cluster, on real PostgreSQL and NATS server
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cluster]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/cluster/requirements.txt
 	$(BIN)/python -m pytest tests/cluster -n $(JOBS) --dist worksteal
+
+# 1,000 runs and 200 kills take about seven minutes. KILL_SEED=7 draws the same runs and kills again.
+RUNS ?= 1000
+cluster-kills: KILLS = 200
+cluster-kills: $(STAMP)  ## kill agents, workers, broker and database KILLS times while RUNS runs go on
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cluster]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/cluster/requirements.txt
+	$(BIN)/python -m scripts.cluster_kills --runs $(RUNS) --kills $(KILLS) $(if $(KILL_SEED),--seed $(KILL_SEED))
 
 crash: $(STAMP)  ## kill real processes KILLS times; then stop plans of every shape wherever they can be stopped
 	PLANLOOM_KILLS=$(KILLS) $(BIN)/python -m pytest -m crash $(APART) $(addprefix --ignore=,$(SWEPT))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from planloom.core.answers import MAX_LOST
 from planloom.core.events import (
     AttemptFailed,
     AttemptSucceeded,
@@ -39,6 +40,7 @@ class Verdict:
     Attributes:
         wrong: What must not be, one line each.
         doubled: Keys of effects that may be had once, and were had more often.
+        poisoned: Runs that failed as they have to: so many workers were lost with one step that it is given up.
     """
 
     runs: int = 0
@@ -54,6 +56,7 @@ class Verdict:
     unknown: int = 0
     resolved: int = 0
     refused: int = 0
+    poisoned: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -114,6 +117,12 @@ def _judge(found: Verdict, run: Drawn, record: list[Recorded], lines: list[dict[
             found.wrong.append(f"{run.run_id} {event.step}: on record as done, and it was not")
 
 
+def _lost_most(events: list[Event]) -> int:
+    """Return how many workers were lost with one step, most of all."""
+    lost = Counter(one.step for one in events if isinstance(one, AttemptFailed) and one.kind is FailureKind.LOST)
+    return max(lost.values(), default=0)
+
+
 def _attempt(event: AttemptSucceeded | AttemptFailed) -> tuple[str, int, int]:
     return event.step, event.attempt, event.epoch
 
@@ -133,5 +142,7 @@ async def _judge_end(found: Verdict, run: Drawn, journal: PostgresJournal, event
     if result.status is RunStatus.SUCCESS:
         if result.output != run.output:
             found.wrong.append(f"{run.run_id} ({run.shape}): it came to {result.output!r}, not to {run.output!r}")
+    elif result.status is RunStatus.FAILED and _lost_most(events) >= MAX_LOST:
+        found.poisoned.append(f"{run.run_id} ({run.shape}): {result.error}")
     elif not (run.is_cancelled and result.status is RunStatus.CANCELLED):
         found.wrong.append(f"{run.run_id} ({run.shape}): {result.status.value}: {result.error}")

@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -37,8 +37,8 @@ AGAIN_S = 6.0
 """Seconds after which a submission that became no run is made again."""
 ACTIVE = 120
 """Runs that are under way at a time, at most."""
-ZOMBIE_S = 9.0
-"""Seconds after which nobody is still at an attempt whose outcome is unknown."""
+ZOMBIE_LEASES = 3.0
+"""Leases after which nobody is still at an attempt whose outcome is unknown."""
 
 
 @dataclass
@@ -61,6 +61,7 @@ class Trial:
     """One trial.
 
     Args:
+        ways: Only these kinds of kills, in this order; default: all, drawn.
         say: Hears how it goes.
         patience_s: How long what is left is waited for after the last kill.
     """
@@ -75,14 +76,16 @@ class Trial:
         lease_s: float = 3.0,
         pace_s: float = 1.5,
         patience_s: float = 120.0,
+        ways: Sequence[str] = (),
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         dice = Random(seed)
         self.told = Told(seed, runs, kills)
         self._cluster = cluster
         self._runs = [drawn(number, dice) for number in range(runs)]
-        self._strikes = drawn_strikes(kills, dice, lease_s=lease_s, pace_s=pace_s)
+        self._strikes = drawn_strikes(kills, dice, lease_s=lease_s, pace_s=pace_s, ways=ways)
         self._striker = Striker(cluster)
+        self._zombie_s = ZOMBIE_LEASES * lease_s
         self._patience_s = patience_s
         self._say = say
         self._statuses: dict[str, str] = {}
@@ -102,7 +105,7 @@ class Trial:
                 await self._kill_and_submit(client, journal)
                 self.told.killing_s = time.monotonic() - self._began
                 await self._striker.all_back()
-                await self._all_ended()
+                await self._all_ended(client, journal)
                 looking.cancel()
                 await asyncio.gather(looking, return_exceptions=True)
                 for task in list(self._tasks):
@@ -129,7 +132,6 @@ class Trial:
             await self._striker.strike(strike)
             if number % 5 == 0 or number == len(self._strikes):
                 self._progress(number)
-        await self._submit(client, journal, len(self._runs))
 
     async def _submit(self, client: ClusterClient, journal: PostgresJournal, up_to: int) -> None:
         """Submit the runs up to one of them, as far as not too many are under way."""
@@ -173,11 +175,12 @@ class Trial:
     def _ended(self) -> int:
         return sum(status not in ("running", "waiting") for status in self._statuses.values())
 
-    async def _all_ended(self) -> None:
+    async def _all_ended(self, client: ClusterClient, journal: PostgresJournal) -> None:
         """Wait until every run has ended, as long as there is hope."""
         end = time.monotonic() + self._patience_s
         said_at = 0.0
         while self._ended < len(self._runs) and time.monotonic() < end:
+            await self._submit(client, journal, len(self._runs))
             if time.monotonic() > said_at + 10:
                 said_at = time.monotonic()
                 self._progress(len(self._strikes))
@@ -242,9 +245,13 @@ class Trial:
         since = self._seen_unknown.setdefault((run_id, key), now)
         done = [line for line in effects_of(self._cluster.folder) if (line["run"], line["step"]) == (run_id, key)]
         if done:
-            how = ("--output", str(done[0]["n"] + 1))
-        elif now - since > ZOMBIE_S and not self._striker.is_somebody_stopped and now - self._striker.stopped_at > 3:
-            how = ("--retry",)
+            how = ["--output", str(done[0]["n"] + 1)]
+        elif (
+            now - since > self._zombie_s
+            and not self._striker.is_somebody_stopped
+            and now - self._striker.stopped_at > 3
+        ):
+            how = ["--retry"]
         else:
             return
         assert all(line["tool"] == ONCE for line in done)
@@ -289,6 +296,7 @@ def table(told: Told) -> str:
         ("`once` effects doubled", len(verdict.doubled)),
         ("outcomes unknown, resolved by hand", f"{verdict.unknown}, {verdict.resolved}"),
         *((f"  {how}", number) for how, number in sorted(told.answered.items())),
+        ("runs that failed: three workers died with a step", len(verdict.poisoned)),
         ("outcomes refused on record", verdict.refused),
         ("laws broken, or otherwise wrong", len(verdict.wrong)),
     ]

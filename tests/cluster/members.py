@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
@@ -99,8 +99,12 @@ class Member:
 class Deployment:
     """A cluster.
 
+    Args:
+        link: Stands between the members and the broker: given its address, it yields the one that they are told.
+
     Attributes:
         dsn: Where its record is.
+        url: Where its members find the broker.
     """
 
     def __init__(
@@ -114,18 +118,20 @@ class Deployment:
         settings: str = "lease_s = 3\ncheck_s = 3\n",
         worker_options: tuple[str, ...] = (),
         postgres: Postgres | None = None,
+        link: Callable[[str], AbstractContextManager[str]] = nullcontext,
     ) -> None:
         self.folder = folder
         self._own = postgres is None
         self.postgres = postgres or Postgres()
         self.nats = Nats(folder / "nats")
+        self._link = link
         self._tools = tools
         self._settings = settings
         self._outfit = ("--capacity", str(capacity), *worker_options)
         self._many = agents, workers
         self.agents: list[Member] = []
         self.workers: list[Member] = []
-        self.dsn = ""
+        self.dsn = self.url = ""
 
     def agent(self, name: str) -> Member:
         """Return another agent, which is not started yet."""
@@ -134,7 +140,7 @@ class Deployment:
 
     def worker(self, name: str, *options: str) -> Member:
         """Return another worker, which is not started yet."""
-        command = ("worker", "--nats", self.nats.url, "--name", name, "--wait", "60", *self._outfit, *options)
+        command = ("worker", "--nats", self.url, "--name", name, "--wait", "60", *self._outfit, *options)
         self.workers.append(Member(name, self.folder, *command, ready=f"worker {name} of"))
         return self.workers[-1]
 
@@ -150,14 +156,15 @@ class Deployment:
                 self.postgres.start()
             self.nats.start()
             self.dsn = self.postgres.database()
-            self.write_settings()
-            agents, workers = self._many
-            for number in range(agents):
-                self.agent(f"agent{number}").start()
-            for number in range(workers):
-                self.worker(f"worker{number}").start()
-            self.ready()
-            yield self
+            with self._link(self.nats.url) as self.url:
+                self.write_settings()
+                agents, workers = self._many
+                for number in range(agents):
+                    self.agent(f"agent{number}").start()
+                for number in range(workers):
+                    self.worker(f"worker{number}").start()
+                self.ready()
+                yield self
         finally:
             for member in self.members:
                 member.kill()
@@ -174,7 +181,7 @@ class Deployment:
         (self.folder / "tools.py").write_text(self._tools)
         (self.folder / "planloom.toml").write_text(
             f'tools = ["tools.py"]\njournal = "{self.dsn}"\n[models]\ndefault = "scripted://echo"\n'
-            f'[cluster]\nnats = "{self.nats.url}"\n{self._settings}'
+            f'[cluster]\nnats = "{self.url}"\n{self._settings}'
         )
 
     def metrics(self) -> dict[str, float]:

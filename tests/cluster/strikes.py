@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tests.cluster.members import Deployment, Member
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
 
 WAYS = {
     "worker killed": 40,
@@ -45,15 +45,16 @@ class Strike:
     away_s: float
 
 
-def drawn_strikes(number: int, dice: Random, *, lease_s: float, pace_s: float) -> list[Strike]:
+def drawn_strikes(
+    number: int, dice: Random, *, lease_s: float, pace_s: float, ways: Sequence[str] = ()
+) -> list[Strike]:
     """Return so many strikes; of many, each way is among them."""
-    ways = dice.choices(list(WAYS), weights=list(WAYS.values()), k=number)
-    places = dice.sample(range(number), k=min(number, len(WAYS)))
+    drawn = dice.choices(list(WAYS), weights=list(WAYS.values()), k=number)
     if number >= len(WAYS):
-        for place, way in zip(places, WAYS, strict=True):
-            ways[place] = way
+        for place, way in zip(dice.sample(range(number), k=len(WAYS)), WAYS, strict=True):
+            drawn[place] = way
     found = []
-    for way in ways:
+    for way in ways or drawn:
         away_s = dice.uniform(1.2, 2.2) * lease_s if "stopped" in way else dice.uniform(0.0, 1.0)
         found.append(Strike(way, dice.randrange(1_000), dice.uniform(0.2, 1.8) * pace_s, away_s))
     return found
