@@ -23,7 +23,7 @@ from planloom.runtime.cluster.client import ClusterClient
 from planloom.testing.fakes import fake_tool
 from planloom.transport.event import Event, read_event
 from planloom.transport.events_out import Retold
-from planloom.transport.in_order import Missed
+from planloom.transport.in_order import Unheard
 from planloom.transport.nats import subjects
 from planloom.transport.nats.authority import AGENT_FILE, SUBMITTER_FILE, ClusterAuthority
 from planloom.transport.nats.link import Broker
@@ -176,7 +176,7 @@ def test_of_all_runs_what_is_not_heard_is_told_as_missed(postgres: str, nats: Na
     async def main() -> None:
         gate, troubles = Gate(1), list[str]()
         journal = PostgresJournal(postgres)
-        found: list[Event | Missed] = []
+        found: list[Event | Unheard] = []
         async with (
             agent(postgres, nats.url, tools=TOOLS),
             agent(postgres, nats.url, tools=TOOLS),
@@ -210,7 +210,7 @@ def test_of_all_runs_what_is_not_heard_is_told_as_missed(postgres: str, nats: Na
         for name in "ab":
             whole = await on_record(journal, name)
             events = [one for one in found if isinstance(one, Event) and one.correlation_id == name]
-            missed = [one for one in found if isinstance(one, Missed) and one.run_id == name]
+            missed = [one for one in found if isinstance(one, Unheard) and one.run_id == name]
             numbers = {seq for one in missed for seq in range(one.first, one.last + 1)}
             assert dicts(events) == dicts([event for event in whole if event.seq not in numbers])
         await journal.close()

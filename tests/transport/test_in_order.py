@@ -10,7 +10,7 @@ import pytest
 from planloom.errors import ProtocolError
 from planloom.transport import in_order
 from planloom.transport.event import Event, read_event
-from planloom.transport.in_order import InOrder, Missed
+from planloom.transport.in_order import InOrder, Unheard
 
 
 def event(seq: int | None, suffix: str = "", run: str = "r") -> Event:
@@ -21,8 +21,8 @@ def told(order: InOrder, *events: Event, now: float = 0.0) -> list[str | tuple[i
     return named([one for heard in events for one in order.heard(heard, now)])
 
 
-def named(found: list[Event | Missed]) -> list[str | tuple[int, int]]:
-    return [(one.first, one.last) if isinstance(one, Missed) else one.id for one in found]
+def named(found: list[Event | Unheard]) -> list[str | tuple[int, int]]:
+    return [(one.first, one.last) if isinstance(one, Unheard) else one.id for one in found]
 
 
 def test_what_comes_in_order_goes_on_at_once_and_what_comes_twice_goes_on_once() -> None:
@@ -91,7 +91,7 @@ def test_whatever_the_bus_does_every_entry_is_told_once_or_missed_once_and_in_or
     sent = [event(seq, suffix, run) for run in "ab" for seq in range(1, 40) for suffix in ("", "/started")]
     on_the_way = [(position + dice.uniform(0, 8), one) for position, one in enumerate(sent) if dice.random() > 0.1]
     on_the_way += [(position + dice.uniform(0, 8), one) for position, one in dice.sample(on_the_way, 20)]
-    found: list[Event | Missed] = []
+    found: list[Event | Unheard] = []
 
     for moment, one in sorted(on_the_way, key=lambda pair: pair[0]):
         found += order.overdue(moment / 10)
@@ -100,9 +100,9 @@ def test_whatever_the_bus_does_every_entry_is_told_once_or_missed_once_and_in_or
 
     for run in "ab":
         numbers = [
-            range(one.first, one.last + 1) if isinstance(one, Missed) else [one.seq]
+            range(one.first, one.last + 1) if isinstance(one, Unheard) else [one.seq]
             for one in found
-            if (one.run_id if isinstance(one, Missed) else one.correlation_id) == run
+            if (one.run_id if isinstance(one, Unheard) else one.correlation_id) == run
         ]
         seqs = [seq for group in numbers for seq in group]
         assert sorted(seqs, key=lambda seq: seq or 0) == seqs

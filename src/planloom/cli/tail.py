@@ -26,7 +26,7 @@ from planloom.transport.events_out import events_of, source_of
 
 if TYPE_CHECKING:
     from planloom.cli.output import Screen
-    from planloom.transport.in_order import Missed
+    from planloom.transport.in_order import Unheard
 
 MISSED = "planloom.news.missed"
 """Of what `--all --json` prints where something was not heard; no cluster tells it."""
@@ -88,7 +88,7 @@ class _Told:
             text = f"{at}  {event.type:<32}  {printable(about)}  {data}".rstrip()
         self.screen.write(text + "\n")
 
-    def missed(self, missed: Missed) -> None:
+    def missed(self, missed: Unheard) -> None:
         if self.screen.as_json:
             data = {"first": missed.first, "last": missed.last}
             source = source_of(missed.run_id)
@@ -112,7 +112,7 @@ async def _one(place: Workplace, told: _Told, run_id: str, after: int) -> None:
 
 async def _all(place: Workplace, told: _Told, servers: tuple[str, ...], creds: str | None) -> None:
     from planloom.cli.agent import broker_of, cluster_of
-    from planloom.transport.in_order import Missed
+    from planloom.transport.in_order import Unheard
 
     settings = cluster_of(place, servers=servers, creds=creds)
     from planloom.transport.nats.news import NewsFeed  # after it was found that what it needs is there
@@ -123,7 +123,7 @@ async def _all(place: Workplace, told: _Told, servers: tuple[str, ...], creds: s
     async with NewsFeed(broker_of(settings, "planloom-tail"), on_trouble=trouble) as feed:
         told.screen.note("listening")
         async for heard in feed:
-            if isinstance(heard, Missed):
+            if isinstance(heard, Unheard):
                 told.missed(heard)
             else:
                 told.event(heard)

@@ -24,7 +24,7 @@ MOST_HELD = 10_000
 
 
 @frozen
-class Missed:
+class Unheard:
     """Entries of a run's record that were not heard; they are on record.
 
     Attributes:
@@ -70,7 +70,7 @@ class InOrder:
         first = next(iter(self._waiting), None)
         return None if first is None else self._runs[first].since + self._patience_s
 
-    def heard(self, event: Event, now: float) -> list[Event | Missed]:
+    def heard(self, event: Event, now: float) -> list[Event | Unheard]:
         """Take an event in; return what goes on because of it."""
         if event.seq is None or event.correlation_id is None:
             return [event]  # of no record, and so in no order
@@ -89,9 +89,9 @@ class InOrder:
         self._held += 1
         return self._first_given_up() if self._held > MOST_HELD else []
 
-    def overdue(self, now: float) -> list[Event | Missed]:
+    def overdue(self, now: float) -> list[Event | Unheard]:
         """Return what goes on because it was waited for long enough."""
-        found: list[Event | Missed] = []
+        found: list[Event | Unheard] = []
         while (due_at := self.due_at) is not None and due_at <= now:
             found += self._first_given_up()
         return found
@@ -116,11 +116,11 @@ class InOrder:
         run.ids.add(event.id)
         return event
 
-    def _first_given_up(self) -> list[Event | Missed]:
+    def _first_given_up(self) -> list[Event | Unheard]:
         """Wait no longer for what the first run that waits has not heard."""
         run_id = next(iter(self._waiting))
         run = self._runs[run_id]
-        missed = Missed(run_id, run.seq + 1, min(run.held) - 1)
+        missed = Unheard(run_id, run.seq + 1, min(run.held) - 1)
         run.seq = missed.last
         run.ids.clear()
         found = [missed, *self._let_go(run_id, run)]
@@ -129,9 +129,9 @@ class InOrder:
             run.since += self._patience_s
         return found
 
-    def _let_go(self, run_id: str, run: _Run) -> list[Event | Missed]:
+    def _let_go(self, run_id: str, run: _Run) -> list[Event | Unheard]:
         """Return the early events that are not early any more."""
-        found: list[Event | Missed] = []
+        found: list[Event | Unheard] = []
         while run.held and min(run.held) <= run.seq + 1:
             for event in run.held.pop(min(run.held)):
                 self._held -= 1

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
     from planloom.transport.event import Event
-    from planloom.transport.in_order import Missed
+    from planloom.transport.in_order import Unheard
     from planloom.transport.nats.link import Broker
 
 MOST_WAITING = 50_000
@@ -47,7 +47,7 @@ class NewsFeed:
         self._link = BrokerLink(broker, on_trouble=on_trouble)
         self._order = InOrder(patience_s=patience_s)
         self._heard: asyncio.Queue[Event] = asyncio.Queue(MOST_WAITING)
-        self._ready: deque[Event | Missed] = deque()
+        self._ready: deque[Event | Unheard] = deque()
         self.unreadable = 0
 
     async def __aenter__(self) -> NewsFeed:
@@ -61,7 +61,7 @@ class NewsFeed:
     def __aiter__(self) -> NewsFeed:
         return self
 
-    async def __anext__(self) -> Event | Missed:
+    async def __anext__(self) -> Event | Unheard:
         loop = asyncio.get_running_loop()
         while not self._ready:
             try:
