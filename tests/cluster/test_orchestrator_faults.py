@@ -337,6 +337,29 @@ def test_a_module_begins_no_more_attempts_in_a_minute_than_its_rate(postgres: st
     asyncio.run(main())
 
 
+def test_three_agents_take_turns_with_the_same_runs_and_none_decides_twice(postgres: str, nats: Nats) -> None:
+    async def main() -> None:
+        async with (
+            agent(postgres, nats.url, tools=TOOLS) as one,
+            agent(postgres, nats.url, tools=TOOLS) as two,
+            agent(postgres, nats.url, tools=TOOLS) as three,
+            Hand(nats.url, lambda request: 1) as hand,
+            asking(postgres, nats) as (client, journal),
+        ):
+            runs = [await client.submit(chain("add", "pay", "add", "pay"), run_id=f"r{n}") for n in range(25)]
+            results = [await result_of(client, run_id) for run_id in runs]
+
+            assert {result.status for result in results} == {RunStatus.SUCCESS}
+            assert set(hand.made.values()) == {1}
+            assert len(hand.made) == 100
+            took = [each.counts()["inputs_taken"] for each in (one, two, three)]
+            assert min(took) > 0
+            for run_id in runs:
+                await lawful(journal, run_id)
+
+    asyncio.run(main())
+
+
 def test_noise_is_counted_and_stops_nobody(postgres: str, nats: Nats) -> None:
     async def main() -> None:
         async with (
