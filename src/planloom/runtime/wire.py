@@ -7,7 +7,7 @@ Rule 3: what a worker is not told of it cannot leak: of the run's pinned tools i
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -48,12 +48,12 @@ class JsonWire:
             "idempotency_key": request.idempotency_key,
             "left_s": None if request.deadline_at is None else request.deadline_at - now,
             "allow": [sorted(names) for names in request.allow],
-            "grant": asdict(request.grant),
+            "grant": _flat(request.grant),
             "models": {name: facts.to_dict() for name, facts in request.models.items()},
             "recorded": {key: self.fact_out(ended) for key, ended in request.recorded.items()},
             "role": request.role,
             "answer": request.answer,
-            "tools": {name: asdict(facts) for name, facts in named.items()},
+            "tools": {name: _flat(facts) for name, facts in named.items()},
             "labels": sorted(request.labels),
             "flow": None if request.flow is None else request.flow.model_dump(mode="json"),
         }
@@ -98,6 +98,11 @@ class JsonWire:
         except (JournalFormatError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise ProtocolError(f"this is no fact: {error}") from error
         return fact
+
+
+def _flat(value: Grant | ToolFacts) -> dict[str, Any]:
+    """Return its fields; what `asdict` does beyond that, none of them needs."""
+    return {one.name: getattr(value, one.name) for one in fields(value)}
 
 
 def _facts(told: dict[str, Any]) -> ToolFacts:
