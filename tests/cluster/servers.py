@@ -264,6 +264,10 @@ class Postgres:
         self.kill()
         self.start()
 
+    def program(self, name: str) -> Path:
+        """Return one of its programs, e.g. "pg_dump"."""
+        return self._bin / name
+
     def remove(self) -> None:
         """Kill it and delete everything it had."""
         self.kill()
