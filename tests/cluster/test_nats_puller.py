@@ -143,13 +143,13 @@ def test_what_was_asked_for_is_asked_for_again_as_soon_as_there_is_a_connection(
         pullers: list[Puller] = []
         async with linked(nats, on_back=lambda: [one.forget() for one in pullers]) as link:
             consumer = await ensure_workers(link, "mail")
-            pullers.append(Puller(link, CMD, consumer, desk.take, room=desk.free, heartbeat_s=10.0))
+            pullers.append(Puller(link, CMD, consumer, desk.take, room=desk.free, heartbeat_s=2.0))
             pullers[0].start("_INBOX.desk")
             await comes(lambda: pullers[0].asked)
             await asyncio.to_thread(nats.restart)
             await comes(lambda: link.is_up and link.losses)
             await ask_for(link, 1)
-            await comes(lambda: desk.taken, within_s=5)
+            await comes(lambda: desk.taken, within_s=2)
             await pullers[0].withdraw()
             return len(desk.taken)
 

@@ -142,6 +142,11 @@ class BrokerLink:
         found = None if self._client is None else self._client.connected_server_version
         return (0, 0, 0) if found is None else (found.major, found.minor, found.patch)
 
+    @property
+    def is_clustered(self) -> bool:
+        """Return whether it is connected to one of several servers."""
+        return self._client is not None and bool(self._client._server_info.get("cluster"))
+
     async def open(self, *, wait_s: float = 0.0) -> None:
         """Connect.
 

@@ -159,10 +159,13 @@ class ClusterPost:
         return lambda: 0 if self._withdrawing else min(desk.room, 1) if place else desk.room
 
     def _changed(self) -> None:
-        """Have asked for as much as there is room for; where several ask and one came first, take back the others."""
+        """Have asked for as much as there is room for; where several ask and one came first, take back the others.
+
+        Several servers do not forget what was asked: there it stays asked for, and what comes of it waits at the desk.
+        """
         is_full = self._desk is not None and not self._desk.room
         for puller in self._pullers:
-            if is_full and puller.asked and len(self._pullers) > 1:
+            if is_full and puller.asked and len(self._pullers) > 1 and not self._link.is_clustered:
                 puller.forget()
             else:
                 puller.more()

@@ -2,8 +2,10 @@
 
 Rule 1: as many are asked for as there is room, in requests that stay open; what they ask for is counted in one sum,
 since a message does not say which of them it answers.
-Rule 2: where the sum may be wrong, because nothing was heard or a connection broke, it begins anew at another inbox:
-the broker drops what was asked for with an inbox nobody listens to.
+Rule 2: where the sum may be wrong, because nothing was heard or a connection broke, it begins anew at another inbox.
+One server drops what was asked for with an inbox nobody listens to. Several do not, where the inbox is of another
+account and server: what they give to it is nobody's until its lease ends. So there an inbox is heard until every
+request made with it is over.
 Rule 3: whoever ends hears out what is on its way: no message is given to one who has gone.
 """
 
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 1.0
 """Seconds between signs of life of an open request; two that are missing end it."""
-EXPIRES_S = 30.0
-"""Seconds a request stays open."""
+EXPIRES_S = 5.0
+"""Seconds a request stays open: what a worker that vanished had asked for is given to nobody for so long."""
+LATE_S = 1.0
+"""Seconds after its end in which what a request was given may still come."""
 AGAIN_S = 0.25
 """Seconds before it is asked again where nobody answers: there is no consumer, or no connection."""
 MAX_BATCH = 256
@@ -115,6 +119,8 @@ class Puller:
         self._heard_at = 0.0
         self._pause_until = 0.0
         self._stale = True
+        self._leaving: set[asyncio.Task[None]] = set()
+        """Ends of inboxes before this one."""
         self._wake = asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
         self.consumer = consumer
@@ -146,8 +152,19 @@ class Puller:
             with suppress(asyncio.CancelledError):
                 await self._asking
         if self._hearing is not None:
-            await self._hearing.end()
+            await self._leave(self._hearing, is_over=lambda: not self.asked)
+        if self._leaving:
+            await asyncio.wait(self._leaving)
         self.asked = 0
+
+    async def _leave(self, hearing: Hearing, *, is_over: Callable[[], bool]) -> None:
+        """Hear no more at an inbox, once nothing can come there any more."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._expires_s + LATE_S
+        clustered = self._link.is_clustered
+        while clustered and self._link.is_up and not is_over() and loop.time() < end:  # noqa: ASYNC110 - for time
+            await asyncio.sleep(0.05)
+        await hearing.end()
 
     # --- asking ---
 
@@ -182,7 +199,9 @@ class Puller:
         self._stale = False
         self._hearing = await self._link.subscribe(inbox, heard)
         if before is not None:
-            await before.end()
+            task = asyncio.get_running_loop().create_task(self._leave(before, is_over=lambda: False))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
 
     async def _ask(self, wanted: int) -> None:
         told = {"batch": wanted, "expires": int(self._expires_s * _NS), "idle_heartbeat": int(self._heartbeat_s * _NS)}
