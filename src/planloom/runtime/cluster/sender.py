@@ -22,7 +22,7 @@ from planloom.transport.nats.commands import Sent
 from planloom.transport.nats.streams import ensure_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from planloom.journal.postgres.shared import SharedRuns
     from planloom.journal.postgres.work import Work
@@ -35,6 +35,8 @@ _log = logging.getLogger("planloom.cluster")
 
 AGAIN_S = 1.0
 """Seconds before what the broker has no room for is tried again."""
+MARK_S = 0.1
+"""Seconds after which it is noted what was sent."""
 AT_ONCE = 256
 """Commands whose acknowledgement is waited for at the same time."""
 VOID = 10_000
@@ -71,6 +73,8 @@ class Sender:
         self._later: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(AT_ONCE)
+        self._unmarked: list[Work] = []
+        """What was sent, and is not noted as sent yet: should that never be, it is looked for, and found."""
         self.counts: Counter[str] = Counter()
 
     def forget_places(self) -> None:
@@ -83,6 +87,7 @@ class Sender:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._mark()
 
     @property
     def is_idle(self) -> bool:
@@ -124,20 +129,29 @@ class Sender:
     def _send_later(self, work: Work, seconds: float) -> None:
         def send() -> None:
             self._later.pop(work.token, None)
-            self._start(work)
+            self._start(self._send_now([work]))
 
         self._later[work.token] = asyncio.get_running_loop().call_later(seconds, send)
 
-    def _start(self, work: Work) -> None:
-        task = asyncio.get_running_loop().create_task(self._send_now([work]))
+    def _start(self, doing: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(doing)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _send_now(self, works: Sequence[Work]) -> None:
         became = await asyncio.gather(*map(self._send_one, works))
         sent = [work for work, is_sent in zip(works, became, strict=True) if is_sent]
-        if not sent:
-            return
+        if sent and not self._unmarked:
+            self._start(self._mark_soon())
+        self._unmarked += sent
+
+    async def _mark_soon(self) -> None:
+        """Note what was sent, in a moment and all together: who waits for an acknowledgement need not wait for that."""
+        await asyncio.sleep(MARK_S)
+        await self._mark()
+
+    async def _mark(self) -> None:
+        sent, self._unmarked = self._unmarked, []
         try:
             await self._shared.mark_sent(sent, self._clock.now(), check_after_s=self._settings.check_s)
         except JournalError as error:  # it is looked for where it was put, and found
