@@ -24,7 +24,6 @@ from planloom.errors import (
     RunBusyError,
     RunNotFoundError,
 )
-from planloom.journal.address import spelled_out
 from planloom.journal.open import open_database, open_journal
 from planloom.journal.postgres.connect import Server
 from planloom.journal.postgres.journal import PostgresJournal
@@ -494,14 +493,3 @@ def test_a_server_that_is_not_there_is_an_error_that_says_so() -> None:
         open_journal("postgresql://ann@/runs?host=/nonexistent")
 
     assert refused.value.remedy
-
-
-def test_variables_stand_for_their_values_in_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORD", "p@ss/word")
-
-    assert spelled_out("postgresql://ann:${WORD}@host/x") == "postgresql://ann:p%40ss%2Fword@host/x"
-    for written in ("postgresql://ann:word@host/x", "postgresql://ann@host/x?password=word"):
-        with pytest.raises(ConfigError, match="there is a password"):
-            spelled_out(written)
-    with pytest.raises(ConfigError, match="NOT_SET"):
-        spelled_out("postgresql://ann:${NOT_SET}@host/x")

@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from planloom import Effects, Engine, RunStatus, Tool
 from planloom.errors import JournalConflictError, JournalError, JournalWriteError, RunBusyError
 from planloom.journal.postgres.journal import PostgresJournal
 from planloom.journal.postgres.shared import SharedRuns
 from planloom.journal.postgres.work import Decided, LockedRun
 from planloom.testing.conformance.journal_place import Told, begun, dispatched, finished, seqs, started
+from planloom.testing.history.check import judged
 from tests.cluster.postgres_proxy import Cut, PostgresProxy
 from tests.cluster.servers import Postgres, comes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+    from planloom.testing.history.violation import Findings
 
 
 @asynccontextmanager
@@ -191,6 +195,49 @@ def test_a_server_that_stays_away_ends_the_writing_and_a_later_resume_goes_on_wi
 
     assert found == [1, 2, 3]
     assert [type(error) for error in told.errors] == [JournalWriteError]
+
+
+@pytest.mark.slow
+def test_a_plan_goes_on_through_killed_servers_and_does_nothing_twice() -> None:
+    server = Postgres(durable=True).start()
+    dsn = server.database()
+    paid: list[int] = []
+
+    async def pay(number: int) -> int:
+        paid.append(number)
+        return number
+
+    async def think(number: int) -> int:
+        await asyncio.sleep(0.01)
+        return number
+
+    steps: list[dict[str, object]] = [{"id": "pay_0", "tool": "t.pay", "with": {"number": 0}}]
+    for number in range(1, 12):
+        before = f"pay_{number - 1}"
+        steps.append({"id": f"think_{number}", "tool": "t.think", "needs": [before], "with": {"number": number}})
+        steps.append({"id": f"pay_{number}", "tool": "t.pay", "needs": [f"think_{number}"], "with": {"number": number}})
+    tools = [
+        Tool.from_function(pay, name="t.pay", effects=Effects.ONCE),
+        Tool.from_function(think, name="t.think", effects=Effects.NONE),
+    ]
+
+    async def main() -> tuple[RunStatus, Findings]:
+        async with journal_at(dsn, patience_s=60) as journal, Engine(journal, tools=tools) as engine:
+            run = await engine.start({"name": "long", "steps": steps}, run_id="r1")
+            for reached in (3, 6, 9):
+                await comes(lambda reached=reached: len(paid) >= reached)
+                await asyncio.get_running_loop().run_in_executor(None, server.restart)
+            result = await run.result()
+            return result.status, judged(await journal.read("r1"), run_id="r1")
+
+    try:
+        status, findings = asyncio.run(main())
+    finally:
+        server.remove()
+
+    assert status is RunStatus.SUCCESS
+    assert paid == list(range(12))
+    assert findings.violations == []
 
 
 def test_the_appends_of_many_runs_are_committed_together(postgres: str, proxy: PostgresProxy) -> None:

@@ -6,12 +6,14 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from planloom.errors import JournalConflictError
 from planloom.journal.postgres.shared import SharedRuns
 from planloom.journal.postgres.work import Decided, LockedRun, Work
 from planloom.testing.conformance.journal_place import AT, LARGE, dispatched, finished, started, succeeded
+from tests.cluster.servers import comes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -104,6 +106,28 @@ def test_work_that_is_put_off_is_not_handed_out_before_its_moment(postgres: str)
 
     assert early == []
     assert [one.token for one in late] == ["t1"]
+
+
+def test_marking_work_as_sent_waits_for_no_turn_and_comes_back_for_what_was_locked(postgres: str) -> None:
+    async def main() -> list[float | None]:
+        async with shared(postgres) as runs:
+            await begin(runs)
+            await begin(runs, "run-2")
+            both = [work(), work("run-2")]
+            with psycopg.connect(postgres) as turn:
+                turn.execute("SELECT FROM planloom.work WHERE run_id = 'run-2' FOR UPDATE")
+                marking = asyncio.ensure_future(runs.mark_sent(both, AT + 1))
+
+                async def first_is_marked() -> bool:
+                    with psycopg.connect(postgres) as looking:
+                        sent = looking.execute("SELECT sent_at FROM planloom.work WHERE run_id = 'run-1'").fetchall()
+                    return sent == [(AT + 1,)]
+
+                await comes(first_is_marked)
+            await marking
+            return [one.sent_at for name in ("run-1", "run-2") for one in (await seen(runs, name)).work.values()]
+
+    assert asyncio.run(main()) == [AT + 1, AT + 1]
 
 
 def test_runs_that_are_due_are_found(postgres: str) -> None:

@@ -1,6 +1,6 @@
 """What a commit writes: the rows of events, runs, large values and posted facts.
 
-Rule: this is the only SQL that adds to a journal. It runs in the committer's thread, inside its transaction.
+Rule: this is the only SQL that adds to a journal's file. It runs in the committer's thread, inside its transaction.
 """
 
 from __future__ import annotations

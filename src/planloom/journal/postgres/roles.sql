@@ -20,7 +20,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA planloom FROM PUBLIC, planloom_agent, planloo
 GRANT USAGE ON SCHEMA planloom TO planloom_agent, planloom_reader, planloom_person;
 
 -- Readers: list, show, explain, verify, watch. Not `work`: its tokens are what an outcome is known by.
-GRANT SELECT ON planloom.format, planloom.runs, planloom.events, planloom.blobs, planloom.posted
+GRANT SELECT ON planloom.format, planloom.runs, planloom.events, planloom.blobs, planloom.posted, planloom.refusals
     TO planloom_agent, planloom_reader, planloom_person;
 
 -- People who answer: approve, resolve, cancel. They add to what is left for a run, and change no record.
@@ -34,4 +34,4 @@ GRANT UPDATE (status, wake_at) ON planloom.runs TO planloom_agent;
 GRANT DELETE ON planloom.posted TO planloom_agent;
 GRANT SELECT, INSERT, UPDATE, DELETE ON planloom.work TO planloom_agent;
 GRANT SELECT, INSERT, UPDATE ON planloom.buckets TO planloom_agent;
-GRANT SELECT, INSERT ON planloom.refusals TO planloom_agent;
+GRANT SELECT, INSERT, UPDATE ON planloom.refusals TO planloom_agent;

@@ -8,7 +8,7 @@ Rule 3: events go by COPY. Beside INSERT with as many rows it measured two to fo
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from planloom.journal.postgres.texts import storable
@@ -40,6 +40,10 @@ _OPEN = (
     " capability = EXCLUDED.capability, place = EXCLUDED.place, body = EXCLUDED.body, send_at = EXCLUDED.send_at,"
     " sent_at = EXCLUDED.sent_at, claimed_by = EXCLUDED.claimed_by, stop_at = EXCLUDED.stop_at,"
     " check_at = EXCLUDED.check_at"
+)
+_VALUES = attrgetter(
+    *("run_id", "step", "attempt", "epoch", "token", "capability", "place", "body"),
+    *("send_at", "sent_at", "claimed_by", "stop_at"),
 )
 # By the names' digests, as the index has them; and by the names themselves.
 _CLOSE = "DELETE FROM work WHERE run_id = %s AND (md5(step), step, attempt, epoch) = (md5(%s), %s, %s, %s)"
@@ -74,7 +78,7 @@ class Batch:
         return not (self.events or self.woken or self.others)
 
     def open(self, work: Work) -> None:
-        self._other(_OPEN, (*astuple(work), work.send_at))
+        self._other(_OPEN, (*_VALUES(work), work.send_at))
 
     def close(self, run_id: str, key: WorkKey) -> None:
         self._other(_CLOSE, (run_id, key[0], *key))

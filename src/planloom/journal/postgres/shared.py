@@ -39,6 +39,7 @@ AGAIN_S = 30.0
 MOST_RUNS = 128
 """Runs of one turn."""
 _TRIES = 5
+_MOVES, _MOVE_S = 40, 0.025
 _UNSENT = (
     "UPDATE work SET send_at = %(before)s + %(again)s WHERE ctid IN ("
     " SELECT ctid FROM work WHERE sent_at IS NULL AND send_at <= %(before)s"
@@ -49,14 +50,20 @@ _QUIET = (
     " SELECT ctid FROM work WHERE sent_at IS NOT NULL AND check_at <= %(before)s"
     " ORDER BY check_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED) RETURNING *"
 )
-_SENT = (
-    "UPDATE work SET sent_at = %s, check_at = %s FROM unnest(%s::text[], %s::text[]) AS sent(run_id, token)"
-    " WHERE work.run_id = sent.run_id AND work.token = sent.token"
-)
-_POSTPONE = (
-    "UPDATE work SET send_at = later.moment"
-    " FROM unnest(%s::text[], %s::text[], %s::float8[]) AS later(run_id, token, moment)"
-    " WHERE work.run_id = later.run_id AND work.token = later.token"
+# It takes what it can at once, and says what is left: waiting for a row while holding others, it and a turn could wait
+# for each other.
+_MOVE = (
+    "WITH asked AS (SELECT * FROM unnest(%(runs)s::text[], %(steps)s::text[], %(attempts)s::int[], %(epochs)s::int[],"
+    " %(tokens)s::text[], %(moments)s::float8[]) AS asked(run, step, attempt, epoch, token, moment)),"
+    " there AS (SELECT asked.* FROM asked JOIN work ON run_id = run AND md5(work.step) = md5(asked.step)"
+    " AND work.attempt = asked.attempt AND work.epoch = asked.epoch AND work.token = asked.token),"
+    " free AS (SELECT work.ctid AS found, moment FROM work JOIN asked ON run_id = run"
+    " AND md5(work.step) = md5(asked.step) AND work.attempt = asked.attempt AND work.epoch = asked.epoch"
+    " AND work.token = asked.token FOR UPDATE OF work SKIP LOCKED),"
+    " done AS (UPDATE work SET sent_at = CASE WHEN %(is_sent)s THEN moment ELSE sent_at END,"
+    " check_at = CASE WHEN %(is_sent)s THEN moment + %(after)s ELSE check_at END,"
+    " send_at = CASE WHEN %(is_sent)s THEN send_at ELSE moment END FROM free WHERE ctid = found RETURNING token)"
+    " SELECT token FROM there WHERE token NOT IN (SELECT token FROM done)"
 )
 _SLOTS = (
     "INSERT INTO buckets AS b (bucket, next_at) VALUES (%(bucket)s, %(floor)s + %(taken)s) ON CONFLICT (bucket)"
@@ -120,16 +127,11 @@ class SharedRuns:
 
     async def mark_sent(self, sent: Sequence[Work], at: float, *, check_after_s: float = AGAIN_S) -> None:
         """Note that this work is published, unless another has taken its place meanwhile."""
-        if sent:
-            await self._changed(
-                _SENT,
-                (at, at + check_after_s, [one.run_id for one in sent], [one.token for one in sent]),
-            )
+        await self._moved(sent, [at] * len(sent), {"is_sent": True, "after": check_after_s})
 
     async def postpone(self, works: Sequence[Work], moments: Sequence[float]) -> None:
         """Have this work sent later, each at its moment, unless another has taken its place meanwhile."""
-        if works:
-            await self._changed(_POSTPONE, ([one.run_id for one in works], [one.token for one in works], list(moments)))
+        await self._moved(works, moments, {"is_sent": False, "after": 0.0})
 
     async def quiet(self, before: float, limit: int, *, again_s: float = AGAIN_S) -> list[Work]:
         """Return work that was sent and is to be checked before this moment; nobody else gets it for `again_s`."""
@@ -157,10 +159,13 @@ class SharedRuns:
         return [max(now, next_at - (count - place) * gap_s) for place in range(count)]
 
     async def refuse(self, run_id: str, told: str) -> None:
-        """Keep what whoever submitted a run is told of its refusal; the first counts. Names no run can have are not."""
+        """Keep what whoever submitted a run is told of its refusal; the last counts. Names no run can have are not."""
         if is_name(run_id):
             await self._changed(
-                "INSERT INTO refusals (run_id, told) VALUES (%s, %s) ON CONFLICT DO NOTHING", (run_id, storable(told))
+                "INSERT INTO refusals (run_id, told) VALUES (%s, %s)"
+                " ON CONFLICT (run_id) DO UPDATE SET told = excluded.told",
+                (run_id, storable(told)),
+                durably=True,
             )
 
     async def refusal(self, run_id: str) -> str | None:
@@ -176,13 +181,33 @@ class SharedRuns:
         """Wait for what is under way and let go of the connections. A second call is harmless."""
         await self._pool.close()
 
-    async def _changed(self, statement: str, values: Any) -> list[tuple[Any, ...]]:
-        """Change what would be changed again if it got lost: the server does not wait for its disk."""
+    async def _moved(self, works: Sequence[Work], moments: Sequence[float], how: Mapping[str, Any]) -> None:
+        """Set these moments; rows that a turn has locked are left to the next try, after the last one as they are."""
+        left = [(work, moment) for work, moment in zip(works, moments, strict=True)]
+        for _ in range(_MOVES):
+            if not left:
+                return
+            asked = {
+                "runs": [work.run_id for work, _ in left],
+                "steps": [work.step for work, _ in left],
+                "attempts": [work.attempt for work, _ in left],
+                "epochs": [work.epoch for work, _ in left],
+                "tokens": [work.token for work, _ in left],
+                "moments": [moment for _, moment in left],
+            }
+            locked = {token for (token,) in await self._changed(_MOVE, {**asked, **how})}
+            left = [(work, moment) for work, moment in left if work.token in locked]
+            if left:
+                await asyncio.sleep(_MOVE_S)
+
+    async def _changed(self, statement: str, values: Any, *, durably: bool = False) -> list[tuple[Any, ...]]:
+        """Change something in a transaction of its own; unless `durably`, the server does not wait for its disk."""
 
         def change(connection: Connection) -> list[tuple[Any, ...]]:
             with connection.pipeline():
                 connection.execute("BEGIN")
-                connection.execute("SET LOCAL synchronous_commit = off")
+                if not durably:
+                    connection.execute("SET LOCAL synchronous_commit = off")
                 changed = connection.execute(statement, values)
                 connection.execute("COMMIT")
             return changed.fetchall() if changed.description else []
