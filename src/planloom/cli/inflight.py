@@ -1,7 +1,8 @@
 """The command to ask before a deploy: which runs that have not ended would go on with what is there, and why not.
 
 Rule 1: it writes nothing and calls no tool. Tools' modules are imported, and MCP servers asked what they offer.
-Rule 2: what it says of a run is what `resume` would do there: both ask `Engine`.
+Rule 2: what it says of a run is what `resume` would do there: both ask `Engine`. Of a cluster's run it says what
+workers do that have these tools.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from planloom.cli.options import Invocation, shared
 from planloom.cli.project import Workplace
 from planloom.core.result import RUN_ENDED
 from planloom.errors import ConfigError
+from planloom.journal.sqlite import SqliteJournal
 from planloom.observe.looks import counted, printable
 from planloom.runtime.engine import Engine
-from planloom.runtime.inflight import InFlight, Outlook, Weight
+from planloom.runtime.inflight import InFlight, Outlook, Weight, on_workers
 from planloom.runtime.settings import FILE_NAME
 
 if TYPE_CHECKING:
@@ -70,7 +72,10 @@ async def _looked_at(place: Workplace, screen: Screen, run_ids: tuple[str, ...])
         tools = await place.known_tools(screen.note)
         settings = place.settings_here
         async with Engine(journal, tools=tools, allow=settings.allow, settings=settings) as engine:
-            return [await engine.in_flight(name) for name in names]
+            found = [await engine.in_flight(name) for name in names]
+        if isinstance(journal, SqliteJournal):
+            return found
+        return [on_workers(one) if await journal.is_clusters(one.run_id) else one for one in found]
     finally:
         await journal.close()
 

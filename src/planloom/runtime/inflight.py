@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,7 @@ class Obstacle:
         about: "tool", "agent", "model", "allow", "plan", "record" or "decision", and its name where it has one.
         step: Key of the step concerned; "" where it is the whole run.
         is_borne: A step that fails here takes the run with it only if this is False.
+        is_another_tool: Whether the step's tool has another version or other parameters.
     """
 
     weight: Weight
@@ -81,6 +82,7 @@ class Obstacle:
     step: str = ""
     remedy: str = ""
     is_borne: bool = False
+    is_another_tool: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,18 @@ class InFlight:
         ]
         head = {"run_id": self.run_id, "plan": self.plan, "verdict": self.verdict.value}
         return {**head, "steps_left": list(self.left), "findings": findings}
+
+
+def on_workers(found: InFlight) -> InFlight:
+    """Return how a run stands whose steps are made by workers: they make none with another tool than it began with."""
+    remedy = "keep workers with the tool as it was until the run has ended, or give the new one a name of its own"
+    findings = (
+        replace(one, weight=Weight.FAILS, words=f"{one.words}; workers that have it refuse the step", remedy=remedy)
+        if one.is_another_tool and one.weight is Weight.DIFFERS
+        else one
+        for one in found.findings
+    )
+    return replace(found, findings=tuple(once_each(list(findings))))
 
 
 def unreadable(run_id: str, error: Exception) -> InFlight:
@@ -192,17 +206,17 @@ def _other_parameters(node: Node, tool: Tool) -> Obstacle:
         f"tool {tool.name}",
         f"tool {tool.name!r} has another version or other parameters than when the run began",
     )
+    differs = Obstacle(Weight.DIFFERS, about, changed, node.key, is_borne=_is_borne(node), is_another_tool=True)
     if node.step.tool is None:
-        return Obstacle(Weight.DIFFERS, about, f"{changed}; it is called as it is now", node.key)
+        return replace(differs, words=f"{changed}; it is called as it is now")
     args = known_arguments(node)
     if args is None:
-        words = f"{changed}; what the step will give to it is not known yet"
-        return Obstacle(Weight.DIFFERS, about, words, node.key)
+        return replace(differs, words=f"{changed}; what the step will give to it is not known yet")
     try:
         tool.validate(args)
     except ArgumentsError as error:
         return _fails(node, about, f"{changed}: {error.message}", error.remedy)
-    return Obstacle(Weight.DIFFERS, about, f"{changed}; what the step gives to it still fits", node.key)
+    return replace(differs, words=f"{changed}; what the step gives to it still fits")
 
 
 def known_arguments(node: Node) -> Any:
@@ -312,11 +326,14 @@ def _is_over(key: str, machine: RunMachine) -> bool:
 
 
 def _fails(node: Node, about: str, words: str, remedy: str = "") -> Obstacle:
-    step = node.step
     if node.waiting == "unknown":
         return Obstacle(Weight.DIFFERS, about, words, node.key, "resolve the step with --output or --fail")
-    is_borne = step.on_error is not OnError.FAIL or (node.index is not None and step.on_item_error == "collect")
-    return Obstacle(Weight.FAILS, about, words, node.key, remedy, is_borne)
+    return Obstacle(Weight.FAILS, about, words, node.key, remedy, _is_borne(node))
+
+
+def _is_borne(node: Node) -> bool:
+    step = node.step
+    return step.on_error is not OnError.FAIL or (node.index is not None and step.on_item_error == "collect")
 
 
 def once_each(findings: list[Obstacle]) -> list[Obstacle]:
