@@ -18,7 +18,7 @@ from planloom.transport.nats import commands
 from planloom.transport.nats.streams import CMD, IN
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from planloom.journal.postgres.shared import SharedRuns
     from planloom.journal.postgres.work import Work
@@ -34,7 +34,7 @@ LOOK_S = 1.0
 POSTED_S = 0.5
 """Seconds between looks for what people left in the journal."""
 MOST_S = 30.0
-"""The same for what is not taken: it is for a run that an engine drives, or that is broken."""
+"""The same for a run that nothing changes about."""
 UNSENT_S = 5.0
 """Seconds after which work that is not sent was forgotten by whoever was to send it."""
 FAR_S = 3_600.0
@@ -44,6 +44,24 @@ MANY = 500
 AT_ONCE = 64
 """Looks at the broker under way at a time."""
 NOWHERE = "it was neither with a worker nor among the outcomes"
+
+
+class _Patience:
+    """Has runs looked at, and those less and less often that stay as they are: an engine's, or broken ones."""
+
+    def __init__(self, tell: Callable[[Input], None], wait_s: float) -> None:
+        self._tell = tell
+        self._wait_s = wait_s
+        self._told: dict[str, tuple[float, float]] = {}
+        """When to tell of a run again, and how long to wait then."""
+
+    def tell(self, found: Collection[str], now: float) -> None:
+        self._told = {run_id: told for run_id, told in self._told.items() if run_id in found}
+        for run_id in found:
+            again_at, wait_s = self._told.get(run_id, (now, self._wait_s))
+            if now >= again_at:
+                self._told[run_id] = now + wait_s, min(2 * wait_s, MOST_S)
+                self._tell(Due(run_id))
 
 
 class Lookout:
@@ -74,8 +92,7 @@ class Lookout:
         self._alarms: dict[str, tuple[float, asyncio.TimerHandle]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._all = False
-        self._posted: dict[str, tuple[float, float]] = {}
-        """Runs for which something was left and not taken: when to look again, and how long to wait then."""
+        self._late, self._left = _Patience(tell, LOOK_S), _Patience(tell, POSTED_S)
         self.not_found = 0
 
     def start(self) -> None:
@@ -122,20 +139,12 @@ class Lookout:
         self._alarms[run_id] = at, asyncio.get_running_loop().call_later(max(0.0, seconds) + 0.001, ring)
 
     async def _look_at_time(self) -> None:
-        for run_id in await self._shared.due(self._clock.now() - LOOK_S, MANY):
-            self._tell(Due(run_id))
+        self._late.tell(await self._shared.due(self._clock.now() - LOOK_S, MANY), self._clock.now())
 
     # --- people -------------------------------------------------------------------------------
 
     async def _look_for_people(self) -> None:
-        """Have runs looked at for which something was left; less and less often, as long as it is not taken."""
-        now, found = self._clock.now(), await self._journal.posted_runs()
-        self._posted = {run_id: told for run_id, told in self._posted.items() if run_id in found}
-        for run_id in found:
-            again_at, wait_s = self._posted.get(run_id, (now, POSTED_S))
-            if now >= again_at:
-                self._posted[run_id] = now + wait_s, min(2 * wait_s, MOST_S)
-                self._tell(Due(run_id))
+        self._left.tell(await self._journal.posted_runs(), self._clock.now())
 
     # --- work ---------------------------------------------------------------------------------
 

@@ -46,6 +46,8 @@ _log = logging.getLogger("planloom.cluster")
 
 WAIT_S = 30.0
 """Seconds that a broker is waited for which does not listen yet."""
+AGAIN_S = 0.5
+"""Seconds before it is asked again for what it cannot do yet."""
 DRAIN_S = 10.0
 """Seconds in which what came in before is seen to, once an agent is told to go."""
 STREAMS_S = 15.0
@@ -112,8 +114,19 @@ class Orchestrator:
             BrokerError: It cannot be reached.
             ConfigError: It has streams of that name which are not ours.
         """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + wait_s
         await self._link.open(wait_s=wait_s)
-        await self._prepare()
+        while True:
+            try:
+                await self._prepare()
+            except (BrokerError, JetStreamError):  # its servers may not have found a leader yet
+                if loop.time() >= end:
+                    await self._link.close()
+                    raise
+                await asyncio.sleep(AGAIN_S)
+            else:
+                break
         self._turnstile.start()
         if self._newsroom is not None:
             self._newsroom.start()
