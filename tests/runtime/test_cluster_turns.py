@@ -20,7 +20,7 @@ from planloom.core.events import (
 )
 from planloom.plan.model import Plan
 from planloom.plan.policy import Effects, FailureKind
-from planloom.runtime.cluster.inputs import Claimed, Fate, PersonSaid, Stated, Submitted
+from planloom.runtime.cluster.inputs import Claimed, Due, Fate, PersonSaid, Stated, Submitted
 from planloom.testing import check_history
 from tests.core.driving import Drive
 from tests.runtime.shared_world import TOOLS, Cluster, Faults, now, output_of
@@ -159,6 +159,24 @@ def test_who_does_not_have_an_attempt_says_nothing_of_it(wrong: str) -> None:
     assert [one.fate for one in (*said.answers, *asked.answers)] == [Fate.STALE, Fate.STALE]
     assert cluster.machine("r").state.running.keys() == {"a"}
     assert cluster.table.rows["r"].work[work.key].claimed_by is None
+
+
+def test_a_resumption_that_had_to_rest_is_heard_when_the_last_attempt_under_way_ends() -> None:
+    cluster = Cluster(1, NO_FAULTS)
+    heart = cluster.agents[0]
+    plan = Plan.from_dict({"steps": [{"id": "a", "tool": "t"}, {"id": "b", "tool": "t", "needs": ["a"]}]})
+    [work] = now(heart.take([Submitted("r", RunStarted(plan, {}, 1_000.0, tools=TOOLS))])).opened
+    cluster.leave("r", PauseRequested("Ann", 0.0))
+    cluster.leave("r", RunResumed(0, 0.0))
+    rests = now(heart.take([Due("r")]))
+    done = AttemptSucceeded(*work.key, 1, 1_000.0, 1_000.0)
+
+    told = now(heart.take([Stated("r", work.key, work.token, done, True)]))
+
+    assert rests.opened == []
+    assert cluster.machine("r").state.paused is False
+    assert [work.step for work in told.opened] == ["b"]
+    assert cluster.table.rows["r"].posted == []
 
 
 def test_a_run_that_cannot_be_written_stops_none_of_those_that_come_with_it() -> None:

@@ -95,6 +95,7 @@ class RunTurn:
         self._hear_people()
         for one in inputs:
             self.answers.append(self._one(one))
+        self._hear_people()  # what had to rest may be heard now
         self._look_at_clock()
         return self._decided()
 
@@ -262,7 +263,7 @@ class RunTurn:
 
     def _hear_people(self) -> None:
         """Take in what people left in the journal, in order."""
-        for number, fact in self._posted:
+        for number, fact in [one for one in self._posted if one[0] > self._taken]:
             if self._said(fact) is RESTS:
                 return
             self._taken = number
