@@ -212,12 +212,12 @@ def test_a_decision_that_raises_leaves_nothing_behind(postgres: str) -> None:
     assert asyncio.run(main()).last_seq == 0
 
 
-def test_who_was_refused_finds_out_why(postgres: str) -> None:
+def test_who_was_refused_finds_out_why_the_last_time(postgres: str) -> None:
     async def main() -> list[str | None]:
         async with shared(postgres) as runs:
             found = [await runs.refusal("run-1")]
-            await runs.refuse("run-1", '{"code":"plan.cycle"}')
             await runs.refuse("run-1", "{}")
+            await runs.refuse("run-1", '{"code":"plan.cycle"}')
             return [*found, await runs.refusal("run-1")]
 
     assert asyncio.run(main()) == [None, '{"code":"plan.cycle"}']

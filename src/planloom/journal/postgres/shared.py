@@ -54,16 +54,17 @@ _QUIET = (
 # for each other.
 _MOVE = (
     "WITH asked AS (SELECT * FROM unnest(%(runs)s::text[], %(steps)s::text[], %(attempts)s::int[], %(epochs)s::int[],"
-    " %(tokens)s::text[], %(moments)s::float8[]) AS asked(run, step, attempt, epoch, token, moment)),"
-    " there AS (SELECT asked.* FROM asked JOIN work ON run_id = run AND md5(work.step) = md5(asked.step)"
+    " %(tokens)s::text[], %(moments)s::float8[]) WITH ORDINALITY"
+    " AS asked(run, step, attempt, epoch, token, moment, number)),"
+    " there AS (SELECT number FROM asked JOIN work ON run_id = run AND md5(work.step) = md5(asked.step)"
     " AND work.attempt = asked.attempt AND work.epoch = asked.epoch AND work.token = asked.token),"
-    " free AS (SELECT work.ctid AS found, moment FROM work JOIN asked ON run_id = run"
+    " free AS (SELECT work.ctid AS found, moment, number FROM work JOIN asked ON run_id = run"
     " AND md5(work.step) = md5(asked.step) AND work.attempt = asked.attempt AND work.epoch = asked.epoch"
     " AND work.token = asked.token FOR UPDATE OF work SKIP LOCKED),"
     " done AS (UPDATE work SET sent_at = CASE WHEN %(is_sent)s THEN moment ELSE sent_at END,"
     " check_at = CASE WHEN %(is_sent)s THEN moment + %(after)s ELSE check_at END,"
-    " send_at = CASE WHEN %(is_sent)s THEN send_at ELSE moment END FROM free WHERE ctid = found RETURNING token)"
-    " SELECT token FROM there WHERE token NOT IN (SELECT token FROM done)"
+    " send_at = CASE WHEN %(is_sent)s THEN send_at ELSE moment END FROM free WHERE ctid = found RETURNING number)"
+    " SELECT number FROM there WHERE number NOT IN (SELECT number FROM done)"
 )
 _SLOTS = (
     "INSERT INTO buckets AS b (bucket, next_at) VALUES (%(bucket)s, %(floor)s + %(taken)s) ON CONFLICT (bucket)"
@@ -195,8 +196,7 @@ class SharedRuns:
                 "tokens": [work.token for work, _ in left],
                 "moments": [moment for _, moment in left],
             }
-            locked = {token for (token,) in await self._changed(_MOVE, {**asked, **how})}
-            left = [(work, moment) for work, moment in left if work.token in locked]
+            left = [left[number - 1] for (number,) in await self._changed(_MOVE, {**asked, **how})]
             if left:
                 await asyncio.sleep(_MOVE_S)
 
