@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from planloom import ClusterClient, load_plan
 from planloom.journal.postgres.journal import PostgresJournal
 from tests.cluster.hands import Hand, ended
-from tests.cluster.servers import Nats, comes, until
+from tests.cluster.servers import Nats, Postgres, comes, until
 
 TOOLS = '''
 from planloom import tool
@@ -121,6 +122,27 @@ def test_an_agent_that_is_told_to_go_sees_to_what_came_and_tells_how_it_does(
         assert process.returncode == 0
 
 
+def test_an_agent_waits_for_a_database_that_is_not_there_yet(
+    tmp_path: Path, postgres_server: Postgres, nats: Nats
+) -> None:
+    dsn = postgres_server.database()
+    with project(tmp_path, dsn, nats) as folder:
+        postgres_server.kill()
+        process = planloom("agent", folder=folder)
+        try:
+            assert process.stderr is not None
+            first = process.stderr.readline()
+            postgres_server.start()
+            ready = next((line for line in process.stderr if "is ready" in line), None)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+    assert "it waits" in first
+    assert "cannot be reached" in first
+    assert ready is not None
+
+
 def test_a35_an_agent_that_is_killed_is_not_missed(tmp_path: Path, postgres: str, nats: Nats) -> None:
     async def main(folder: Path, victim: subprocess.Popen[str]) -> None:
         journal = PostgresJournal(postgres)
@@ -146,3 +168,30 @@ def test_a35_an_agent_that_is_killed_is_not_missed(tmp_path: Path, postgres: str
 
     with project(tmp_path, postgres, nats) as folder, agent_process(folder) as (victim, _):
         asyncio.run(main(folder, victim))
+
+
+def test_agents_that_are_replaced_one_after_the_other_hold_up_no_run(tmp_path: Path, postgres: str, nats: Nats) -> None:
+    async def main(folder: Path) -> None:
+        journal = PostgresJournal(postgres)
+
+        async def takes_a_moment(request: Any) -> Any:
+            await asyncio.sleep(0.05)
+            return request.args["n"] + 1
+
+        async with Hand(nats.url, takes_a_moment) as hand, ClusterClient(nats.url) as client:
+            runs = []
+            plan = load_plan(folder / "plan.yaml")
+            with agent_process(folder) as (first, _):
+                runs += [await client.submit(plan, {"n": n}, run_id=f"a{n}") for n in range(20)]
+                with agent_process(folder):
+                    runs += [await client.submit(plan, {"n": n}, run_id=f"b{n}") for n in range(20)]
+                    first.send_signal(signal.SIGTERM)
+                    await comes(lambda: first.poll() is not None)
+                    for run_id in runs:
+                        assert (await ended(journal, run_id)).output == int(run_id[1:]) + 2
+            assert first.returncode == 0
+            assert {made for made, times in hand.made.items() if times > 1} == set()
+        await journal.close()
+
+    with project(tmp_path, postgres, nats) as folder:
+        asyncio.run(main(folder))

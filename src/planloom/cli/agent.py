@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from planloom.runtime.cluster.settings import ClusterSettings
     from planloom.transport.nats.link import Broker
 
+AGAIN_S = 0.5
+"""Seconds between two tries to reach a database that is not there yet."""
+
 
 @click.command()
 @click.option("--nats", "servers", multiple=True, metavar="URL", help="The broker; default: that of planloom.toml.")
@@ -97,6 +100,39 @@ def _need_cluster() -> None:
         ) from error
 
 
+async def _reached(dsn: str, screen: Screen) -> None:
+    """Wait for a database that is not there yet, as the broker is waited for: all of them may start at once.
+
+    Raises:
+        JournalWriteError: It cannot be reached, or does not let us in.
+    """
+    from psycopg import Error
+
+    from planloom.journal.postgres.connect import Server
+    from planloom.journal.postgres.faults import is_away, journal_error
+    from planloom.runtime.cluster.orchestrator import WAIT_S
+
+    def connected() -> None:
+        with server.connect():
+            pass
+
+    server, loop = Server(dsn), asyncio.get_running_loop()
+    end, told = loop.time() + WAIT_S, False
+    while True:
+        try:
+            await asyncio.to_thread(connected)
+        except Error as error:
+            wrong = journal_error(error, server.place)
+            if not is_away(error) or loop.time() > end:
+                raise wrong from error
+            if not told:
+                screen.note(f"it waits: {wrong.message}")
+                told = True
+            await asyncio.sleep(AGAIN_S)
+        else:
+            return
+
+
 async def _working(
     place: Workplace,
     settings: ClusterSettings,
@@ -118,6 +154,7 @@ async def _working(
             os._exit(Exit.INTERRUPTED)
         over.set()
 
+    await _reached(dsn, screen)
     async with AsyncExitStack() as ending:
         shared = SharedRuns(dsn, key=key)
         ending.push_async_callback(shared.close)
