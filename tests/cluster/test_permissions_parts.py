@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import shutil
 import subprocess
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from planloom.errors import BrokerError
+from planloom.runtime.cluster.client import ClusterClient
 from planloom.transport.nats import commands, subjects
-from planloom.transport.nats.authority import ClusterAuthority
+from planloom.transport.nats.authority import SUBMITTER_FILE, ClusterAuthority
 from planloom.transport.nats.link import Broker, BrokerLink
 from planloom.transport.nats.puller import Delivery, Puller
 from planloom.transport.nats.server_conf import ServerConf, version_of
 from planloom.transport.nats.streams import CMD, StreamTerms, backlog, ensure_streams, ensure_workers
-from tests.cluster.secured import SecuredNats, add_consumer, connected, secured
+from tests.cluster.secured import SecuredNats, add_consumer, connected, secured, stored
 from tests.cluster.servers import comes, nats_program
 
 if TYPE_CHECKING:
@@ -78,6 +81,70 @@ def test_an_agent_makes_the_streams_and_a_worker_takes_from_them(tmp_path: Path)
 
     assert taken == [b"x"] * 40
     assert trouble == []
+
+
+HEADERS = [
+    {"Nats-Rollup": "all"},
+    {"Nats-Rollup": "sub"},
+    {"Nats-TTL": "1s"},
+    {"Nats-Schedule": "@at 2020-01-01T00:00:00Z", "Nats-Schedule-Target": subjects.submission("run-9")},
+    {"Nats-Marker-Reason": "Purge"},
+    {"Nats-Batch-Id": "b", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1"},
+    {"Nats-Request-Info": '{"acc":"planloom"}'},
+]
+
+
+def test_no_header_of_a_workers_message_touches_what_is_not_its_own(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with secured(tmp_path / "cluster", streams=False) as server:
+            mint = server.authority.mint
+            async with link_of(server, mint.agent("a1"), []) as agent:
+                await ensure_streams(agent, StreamTerms())
+            async with (
+                connected(server, mint.agent("a2")) as looking,
+                connected(server, mint.worker("users", "w1")) as other,
+                connected(server, mint.worker("mail", "thief")) as thief,
+            ):
+                theirs, own = (subjects.outcome(module, "run-1", "a", 1, 0) for module in ("users", "mail"))
+                assert await other.asked(theirs, {"fact": 1}) is not None
+                for headers in HEADERS:
+                    for reply in ("", thief.inbox()):
+                        await thief.client.publish(own, b"{}", reply=reply, headers=headers)
+                await thief.settled()
+                await thief.asked(own, {"fact": 2})
+
+                held = await stored(looking, "IN")
+
+                assert held.pop(theirs) == 1
+                assert set(held) == {own}
+
+    asyncio.run(main())
+
+
+def test_no_worker_swallows_a_submission_that_it_knows(tmp_path: Path) -> None:
+    """The stream takes one message of each id, whoever sent it; so ids must not be guessed."""
+    plan = {"name": "p", "steps": [{"id": "a", "tool": "t"}]}
+
+    async def main() -> dict[str, int]:
+        async with secured(tmp_path / "cluster") as server:
+            credentials = server.authority.folder / SUBMITTER_FILE
+            async with connected(server, server.authority.mint.agent("a1")) as looking:
+                async with ClusterClient(server.url, credentials=credentials) as client:
+                    await client.submit(plan, run_id="twin")
+                sent = await looking.asked("$JS.API.STREAM.MSG.GET.IN", {"last_by_subj": subjects.submission("twin")})
+                assert sent is not None
+                known = base64.b64decode(sent["message"]["data"]).replace(b"twin", b"nightly")
+                guessed = (f"nightly/{sha256(known).hexdigest()}", sha256(known).hexdigest(), "nightly")
+                async with connected(server, server.authority.mint.worker("mail", "thief")) as thief:
+                    for number, one in enumerate(guessed):
+                        subject = subjects.outcome("mail", f"run-{number}", "a", 1, 0)
+                        await thief.client.publish(subject, b"{}", headers={"Nats-Msg-Id": one})
+                    await thief.settled()
+                async with ClusterClient(server.url, credentials=credentials) as client:
+                    await client.submit(plan, run_id="nightly")
+                return await stored(looking, "IN")
+
+    assert asyncio.run(main())[subjects.submission("nightly")] == 1
 
 
 def test_over_tls_only_whoever_trusts_the_servers_certificate_speaks_to_it(tmp_path: Path) -> None:

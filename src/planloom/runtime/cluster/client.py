@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,7 +123,8 @@ class ClusterClient:
             track_cost=track_cost,
         )
         self._requests[run_id] = submission.request
-        await self._store(subjects.submission(run_id), submission.written(), f"{run_id}/{submission.request}")
+        # Nobody must guess it: a message of any module's worker under the same one would swallow this.
+        await self._store(subjects.submission(run_id), submission.written(), secrets.token_hex(16))
         return run_id
 
     async def cancel(self, run_id: str, *, by: str = "caller", reason: str = "") -> None:
