@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from tests.cluster.servers import until
@@ -82,6 +83,24 @@ def test_a_run_is_listed_shown_answered_resumed_and_held_against_its_laws(call: 
     assert "sure" in explained
     assert "every law holds" in verified
     assert "with 1 run; its setting fsync is off" in looked
+
+
+@pytest.mark.slow
+def test_a_changed_record_is_found_out_and_the_other_runs_are_not_touched_by_it(call: Any, postgres: str) -> None:
+    for name in ("r1", "r2"):
+        call("run", "plan.json", "--run-id", name, code=4)
+    with psycopg.connect(postgres) as connection:
+        connection.execute(
+            "UPDATE planloom.events SET body = replace(body, '42', '43')"
+            " WHERE run_id = 'r1' AND kind = 'attempt_succeeded'"
+        )
+
+    verified = call("verify", "r1", code=1).stdout
+    shown = call("show", "r1", code=6).stderr
+
+    assert "BROKEN" in verified
+    assert "run 'r1' is damaged at event" in shown
+    assert "every law holds" in call("verify", "r2").stdout
 
 
 @pytest.mark.slow
