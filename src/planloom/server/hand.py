@@ -12,12 +12,14 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from planloom.core.result import RUN_ENDED
-from planloom.errors import JournalError, OverloadedError
+from planloom.core.result import RUN_ENDED, RunStatus
+from planloom.errors import ConfigError, JournalError, OverloadedError, PlanError, RunBusyError, RunStateError
+from planloom.runtime.reading import read_run
 
 if TYPE_CHECKING:
     from planloom.runtime.engine import Engine
     from planloom.runtime.run import Run
+    from planloom.server.hands import Said
 
 _log = logging.getLogger("planloom.server")
 
@@ -27,7 +29,7 @@ CLOSE_S = 5.0
 
 
 class RunsInHand:
-    """The runs of one engine that are under way here.
+    """The runs of one engine that are under way here; see `RunHands`.
 
     Args:
         most_active: How many may be under way at once, those that wait for a person not counted.
@@ -43,7 +45,8 @@ class RunsInHand:
         self._beginning: set[asyncio.Task[Any]] = set()
         self._is_open = False
 
-    def __len__(self) -> int:
+    @property
+    def held(self) -> int:
         return len(self._runs)
 
     @property
@@ -54,8 +57,9 @@ class RunsInHand:
     def is_open(self) -> bool:
         return self._is_open
 
-    def get(self, run_id: str) -> Run | None:
-        return self._runs.get(run_id)
+    def status_of(self, run_id: str) -> RunStatus | None:
+        run = self._runs.get(run_id)
+        return None if run is None else run.status
 
     async def open(self) -> int:
         """Take up every unended run that nobody drives or paused; return how many those are."""
@@ -80,26 +84,58 @@ class RunsInHand:
         if not self._is_open:
             raise OverloadedError("this server is starting or ending", remedy="ask again", retry_after_s=2)
 
-    async def begin(self, begin: Callable[[], Awaitable[Run]]) -> Run:
-        """Begin a run and keep it.
+    async def start(self, *asked: Any, **terms: Any) -> str:
+        return await self._begin(lambda: self._engine.start(*asked, **terms))
 
-        Raises:
-            OverloadedError: Too many are under way, or the server is starting or ending.
-        """
-        self._admit()
+    async def fork(self, *asked: Any, **terms: Any) -> str:
+        return await self._begin(lambda: self._engine.fork(*asked, **terms))
+
+    async def retry_failed(self, *asked: Any, **terms: Any) -> str:
+        return await self._begin(lambda: self._engine.retry_failed(*asked, **terms))
+
+    async def resume(self, run_id: str) -> None:
+        run = self._runs.get(run_id)
+        if run is not None and not run.is_paused:
+            return
+        if run is not None and run.status is RunStatus.RUNNING:
+            raise RunStateError(f"run {run_id} is being paused: steps are under way", remedy="ask again shortly")
+        await self._let_go(run_id)
+        if not (await read_run(self._engine.journal, run_id)).machine.ended:
+            await self._begin(lambda: self._engine.resume(run_id))
+
+    async def tell(self, run_id: str, fact: Said) -> bool:
+        run = self._runs.get(run_id)
+        return run is not None and await run.tell(fact)
+
+    async def take_up(self, run_id: str) -> bool:
+        try:
+            await self._begin(lambda: self._engine.resume(run_id))
+        except RunBusyError:
+            return True
+        except (ConfigError, OverloadedError, PlanError) as error:
+            _log.warning("run %s cannot go on here: %s", run_id, error)
+            return False
+        return True
+
+    async def check_refused(self, run_id: str) -> None:
+        """Do nothing: what is refused here is refused at once."""
+
+    async def _begin(self, begin: Callable[[], Awaitable[Run]]) -> str:
+        """Begin a run and keep it; OverloadedError where there is no room for it."""
+        self.check_room()
         self._starting += 1
 
-        async def begun() -> Run:
+        async def begun() -> str:
             try:
                 run = await begin()
                 self._keep(run)
-                return run
+                return run.run_id
             finally:
                 self._starting -= 1
 
         return await self._to_its_end(begun())
 
-    async def let_go(self, run_id: str) -> None:
+    async def _let_go(self, run_id: str) -> None:
         """Wait until a run that ends or is paused is not in hand any more."""
         task = self._tasks.get(run_id)
         if task is not None:
@@ -111,7 +147,7 @@ class RunsInHand:
         task.add_done_callback(self._beginning.discard)
         return await asyncio.shield(task)
 
-    def _admit(self) -> None:
+    def check_room(self) -> None:
         self.check_open()
         if self.active >= self._most_active:
             raise OverloadedError(

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from planloom.plan.model import Plan
     from planloom.ports import Journal, RunRow
     from planloom.runtime.engine import Engine
-    from planloom.runtime.run import Run
     from planloom.server.bodies import ForkBody, LimitsBody, ResumeBody, SubmitBody
+    from planloom.server.hands import RunHands
     from planloom.server.plans import NamedPlans
     from planloom.server.settings import ServerSettings
 
@@ -42,23 +42,26 @@ BUSY_WAIT_S = 0.05
 
 
 class RunService:
-    """The runs of one engine, for whoever asks from outside.
+    """The runs of one journal, for whoever asks from outside.
 
     Args:
-        engine: Runs them; it is not closed here.
+        engine: Checks what is asked for, and runs it unless others do; it is not closed here.
         plans: Where named plans come from.
+        hands: Who sees to the runs; None: the engine.
     """
 
-    def __init__(self, engine: Engine, plans: NamedPlans, settings: ServerSettings) -> None:
+    def __init__(
+        self, engine: Engine, plans: NamedPlans, settings: ServerSettings, *, hands: RunHands | None = None
+    ) -> None:
         self.plans = plans
         self.settings = settings
         self._engine = engine
-        self._hand = RunsInHand(engine, most_active=settings.max_active_runs)
+        self._hands: RunHands = hands or RunsInHand(engine, most_active=settings.max_active_runs)
         self._locks = NamedLocks()
-        self.steering = Steering(engine, self._hand, self._locks)
+        self.steering = Steering(engine, self._hands, self._locks)
         """What people say to runs goes through here."""
         self._readings = Readings(engine.journal)
-        self._standings = Standings(engine.journal, self._hand)
+        self._standings = Standings(engine.journal, self._hands)
         self.views = DrawnViews(self._readings)
         self.tails = RunTails(engine.journal)
         """What followers of runs are told from."""
@@ -74,12 +77,12 @@ class RunService:
     @property
     def active(self) -> int:
         """Return how many runs are under way here, those that wait for a person not counted."""
-        return self._hand.active
+        return self._hands.active
 
     @property
     def held(self) -> int:
         """Return how many runs are in hand, those that wait for a person included."""
-        return len(self._hand)
+        return self._hands.held
 
     @property
     def followers(self) -> int:
@@ -88,11 +91,11 @@ class RunService:
 
     @property
     def is_open(self) -> bool:
-        return self._hand.is_open
+        return self._hands.is_open
 
     async def open(self) -> int:
-        """Take up every unended run that nobody drives or paused; return how many those are."""
-        return await self._hand.open()
+        """Begin to take runs; return how many were taken up that nobody drove."""
+        return await self._hands.open()
 
     def end_streams(self) -> None:
         """Tell whoever follows a run that the server is about to end."""
@@ -101,7 +104,7 @@ class RunService:
     async def close(self) -> None:
         """Begin nothing any more, and let go of the runs in hand; the next start takes them up."""
         self.tails.end()
-        await self._hand.close()
+        await self._hands.close()
 
     async def check_ready(self) -> None:
         """Raise why no runs are taken now, if none are.
@@ -110,7 +113,7 @@ class RunService:
             OverloadedError: The server is starting or ending.
             JournalError: The record cannot be read.
         """
-        self._hand.check_open()
+        self._hands.check_open()
         await self.journal.runs(limit=1)
 
     # --- plans ---
@@ -152,9 +155,10 @@ class RunService:
         """
         asked = _digest("submit", by, body)
 
-        async def begin(run_id: str | None) -> Run:
+        async def begin(run_id: str | None) -> str:
+            self._hands.check_room()
             plan = await self.plan_of(body)
-            return await self._engine.start(
+            return await self._hands.start(
                 plan,
                 body.inputs,
                 limits=_limits(plan, body.limits),
@@ -176,8 +180,8 @@ class RunService:
         """
         asked = _digest(f"fork {run_id}", by, body)
 
-        async def begin(new_id: str | None) -> Run:
-            return await self._engine.fork(
+        async def begin(new_id: str | None) -> str:
+            return await self._hands.fork(
                 run_id,
                 body.step,
                 body.output,
@@ -196,23 +200,23 @@ class RunService:
         """
         asked = _digest(f"retry {run_id}", by, body)
 
-        async def begin(new_id: str | None) -> Run:
-            return await self._engine.retry_failed(run_id, new_id=new_id, request=asked if key is not None else "")
+        async def begin(new_id: str | None) -> str:
+            return await self._hands.retry_failed(run_id, new_id=new_id, request=asked if key is not None else "")
 
         return await self._once(begin, by=by, key=key, asked=asked)
 
     async def _once(
-        self, begin: Callable[[str | None], Awaitable[Run]], *, by: str, key: str | None, asked: str
+        self, begin: Callable[[str | None], Awaitable[str]], *, by: str, key: str | None, asked: str
     ) -> tuple[str, bool]:
         """Begin a run, or find the one that this key began."""
         if key is None:
-            return (await self._hand.begin(lambda: begin(None))).run_id, True
+            return await begin(None), True
         run_id = f"key-{_sha256(by, key)[:40]}"
         async with self._locks.alone(run_id):
             known = await self._started(run_id)
             if known is None:
                 try:
-                    return (await self._hand.begin(lambda: begin(run_id))).run_id, True
+                    return await begin(run_id), True
                 except JournalConflictError:  # another process on this journal was faster
                     known = await self._started(run_id, tries=BUSY_TRIES)
             if known is None:
@@ -239,8 +243,17 @@ class RunService:
     # --- look ---
 
     async def read(self, run_id: str) -> RunOnRecord:
-        """Return a run from its record; RunNotFoundError if there is none."""
-        return await self._readings.read(run_id)
+        """Return a run from its record.
+
+        Raises:
+            RunNotFoundError: There is none, or not yet.
+            SubmissionRefusedError: There is none, since it was refused after it was taken on.
+        """
+        try:
+            return await self._readings.read(run_id)
+        except RunNotFoundError:
+            await self._hands.check_refused(run_id)
+            raise
 
     async def rows(
         self, *, status: RunStatus | None, plan: str | None, limit: int, before: tuple[float, str] | None

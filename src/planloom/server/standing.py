@@ -14,7 +14,7 @@ from planloom.runtime.replay import replayed
 
 if TYPE_CHECKING:
     from planloom.ports import Journal, RunRow
-    from planloom.server.hand import RunsInHand
+    from planloom.server.hands import RunHands
 
 KEPT_RUNS = 20_000
 
@@ -22,9 +22,9 @@ KEPT_RUNS = 20_000
 class Standings:
     """How the runs of a journal stand; those in hand say it themselves."""
 
-    def __init__(self, journal: Journal, hand: RunsInHand) -> None:
+    def __init__(self, journal: Journal, hands: RunHands) -> None:
         self._journal = journal
-        self._hand = hand
+        self._hands = hands
         self._kept: OrderedDict[str, tuple[int, RunStatus]] = OrderedDict()
         """By run: the number of its last event when it was read, and how it stood."""
 
@@ -33,9 +33,9 @@ class Standings:
         status = RunStatus(row.status)
         if status in RUN_ENDED:
             return status
-        run = self._hand.get(row.run_id)
-        if run is not None:
-            return run.status
+        now = self._hands.status_of(row.run_id)
+        if now is not None:
+            return now
         last_seq, stands = self._kept.get(row.run_id, (0, status))
         if last_seq != row.last_seq:
             records = await self._journal.read(row.run_id)

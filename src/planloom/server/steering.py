@@ -6,40 +6,34 @@ Rule 2: one thing at a time is said to one run; a run that nobody drives is take
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from planloom.core.events import ApprovalAnswered, CancelRequested, PauseRequested, StepResolved
+from planloom.core.events import CancelRequested, PauseRequested
 from planloom.core.result import RunStatus
-from planloom.errors import ConfigError, OverloadedError, PlanError, RunBusyError, RunStateError
+from planloom.errors import RunStateError
 from planloom.runtime.people import answer_fact, resolution_fact
 from planloom.runtime.reading import RunOnRecord, read_run
 
 if TYPE_CHECKING:
     from planloom.runtime.engine import Engine
     from planloom.server.bodies import AnswerBody, ResolutionBody
-    from planloom.server.hand import RunsInHand
+    from planloom.server.hands import RunHands, Said
     from planloom.server.locks import NamedLocks
-
-_log = logging.getLogger("planloom.server")
-
-Said = ApprovalAnswered | StepResolved | CancelRequested | PauseRequested
-"""What people say to runs."""
 
 
 class Steering:
     """Says to runs what people say, wherever they are driven.
 
     Args:
-        hand: The runs that are driven here.
+        hands: Whose the runs are.
         locks: By run, for doing one thing at a time with it.
     """
 
-    def __init__(self, engine: Engine, hand: RunsInHand, locks: NamedLocks) -> None:
+    def __init__(self, engine: Engine, hands: RunHands, locks: NamedLocks) -> None:
         self._engine = engine
         self._journal = engine.journal
-        self._hand = hand
+        self._hands = hands
         self._locks = locks
 
     async def answer(self, run_id: str, body: AnswerBody, *, by: str) -> tuple[Said, bool | None]:
@@ -94,15 +88,7 @@ class Steering:
             RunStateError: It was asked to pause, and what is under way has not ended yet.
         """
         async with self._locks.alone(run_id):
-            run = self._hand.get(run_id)
-            if run is not None and not run.is_paused:
-                return run_id
-            if run is not None and run.status is RunStatus.RUNNING:
-                raise RunStateError(f"run {run_id} is being paused: steps are under way", remedy="ask again shortly")
-            await self._hand.let_go(run_id)
-            if (await read_run(self._journal, run_id)).machine.ended:
-                return run_id
-            await self._hand.begin(lambda: self._engine.resume(run_id))
+            await self._hands.resume(run_id)
             return run_id
 
     async def _say(
@@ -122,24 +108,12 @@ class Steering:
             fact = make(on_record, self._engine.clock.now())
             if on_record.machine.ended:  # nothing is left to be told
                 return fact, None
-            run = self._hand.get(run_id)
-            if run is not None and await run.tell(fact):
+            if await self._hands.tell(run_id, fact):
                 return fact, True
             await self._journal.post(run_id, fact)
             if on_record.driven or not take_up(on_record):
                 return fact, on_record.driven
-            return fact, await self._taken_up(run_id)
-
-    async def _taken_up(self, run_id: str) -> bool:
-        """Try to go on with a run that nobody seems to drive; what was left for it stays if it cannot be."""
-        try:
-            await self._hand.begin(lambda: self._engine.resume(run_id))
-        except RunBusyError:
-            return True
-        except (ConfigError, OverloadedError, PlanError) as error:
-            _log.warning("run %s cannot go on here: %s", run_id, error)
-            return False
-        return True
+            return fact, await self._hands.take_up(run_id)
 
 
 def _unended(run: RunOnRecord, what: str) -> None:

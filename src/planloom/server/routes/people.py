@@ -13,8 +13,8 @@ from planloom.server.routes.terms import RUN, SAYING, Key, RunId, needs, new_run
 from planloom.server.settings import TokenScope
 
 if TYPE_CHECKING:
+    from planloom.server.hands import Said
     from planloom.server.service import RunService
-    from planloom.server.steering import Said
 
 
 def add_says(app: FastAPI, service: RunService) -> None:
