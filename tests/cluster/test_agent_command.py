@@ -170,8 +170,10 @@ def test_a35_an_agent_that_is_killed_is_not_missed(tmp_path: Path, postgres: str
         asyncio.run(main(folder, victim))
 
 
-def test_agents_that_are_replaced_one_after_the_other_hold_up_no_run(tmp_path: Path, postgres: str, nats: Nats) -> None:
-    async def main(folder: Path) -> None:
+def test_an_agent_that_is_told_to_go_in_the_middle_of_many_runs_holds_up_none(
+    tmp_path: Path, postgres: str, nats: Nats
+) -> None:
+    async def main(folder: Path, first: subprocess.Popen[str]) -> None:
         journal = PostgresJournal(postgres)
 
         async def takes_a_moment(request: Any) -> Any:
@@ -179,19 +181,17 @@ def test_agents_that_are_replaced_one_after_the_other_hold_up_no_run(tmp_path: P
             return request.args["n"] + 1
 
         async with Hand(nats.url, takes_a_moment) as hand, ClusterClient(nats.url) as client:
-            runs = []
             plan = load_plan(folder / "plan.yaml")
-            with agent_process(folder) as (first, _):
-                runs += [await client.submit(plan, {"n": n}, run_id=f"a{n}") for n in range(20)]
-                with agent_process(folder):
-                    runs += [await client.submit(plan, {"n": n}, run_id=f"b{n}") for n in range(20)]
+            for number in range(40):
+                await client.submit(plan, {"n": number}, run_id=f"r{number}")
+                if number == 20:
                     first.send_signal(signal.SIGTERM)
-                    await comes(lambda: first.poll() is not None)
-                    for run_id in runs:
-                        assert (await ended(journal, run_id)).output == int(run_id[1:]) + 2
+            await comes(lambda: first.poll() is not None)
+            for number in range(40):
+                assert (await ended(journal, f"r{number}")).output == number + 2
             assert first.returncode == 0
             assert {made for made, times in hand.made.items() if times > 1} == set()
         await journal.close()
 
-    with project(tmp_path, postgres, nats) as folder:
-        asyncio.run(main(folder))
+    with project(tmp_path, postgres, nats) as folder, agent_process(folder) as (first, _), agent_process(folder):
+        asyncio.run(main(folder, first))
