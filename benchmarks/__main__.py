@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks import (
     chunk_kv,
+    cluster,
     durable,
     gasa,
     growth,
@@ -52,7 +53,7 @@ SUITES: dict[str, Measure] = {
     "token_speculation": token_speculation.measure,
     "chunk_kv": chunk_kv.measure,
 }
-CLUSTER: dict[str, Measure] = {"postgres": postgres.measure}
+CLUSTER: dict[str, Measure] = {"postgres": postgres.measure, "cluster": cluster.measure}
 """Suites that start servers: measured only when they are named."""
 NEED_TORCH = ("gasa", "token_speculation", "chunk_kv")
 """Suites without rows where torch is missing."""
