@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -379,3 +380,18 @@ def test_what_came_to_two_places_at_once_waits_alive_for_the_one_slot_there_is(n
             return [facts, len(calls(tmp_path)), agent.stale]
 
     assert run(main) == [[4, 4], 2, []]
+
+
+def test_seconds_that_a_command_waited_count_against_its_time(nats: Nats, tmp_path: Path) -> None:
+    async def main() -> list[Any]:
+        async with small_agent(nats) as agent:
+            at = await agent.ask_for("w.put", {"folder": str(tmp_path), "n": 1, "seconds": 20.0}, left_s=1.5)
+            began = time.monotonic()
+            async with worker(nats):
+                told = await agent.outcomes(at)
+            return [failure(told.fact).kind, told.heard_at - began]
+
+    kind, took_s = run(main)
+
+    assert kind is FailureKind.TIMEOUT
+    assert took_s < 10.0
