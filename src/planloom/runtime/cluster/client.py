@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from planloom.core.events import CancelRequested, PauseRequested, RunFinished, RunResumed
 from planloom.errors import BrokerError, JetStreamError, OverloadedError, RunNotFoundError, SubmissionRefusedError
 from planloom.journal.address import spelled_out
-from planloom.journal.postgres.journal import PostgresJournal
-from planloom.journal.postgres.shared import SharedRuns
+from planloom.journal.open import open_database
 from planloom.plan.load import load_plan
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.cluster import bodies
@@ -25,19 +24,21 @@ from planloom.runtime.reading import read_run
 from planloom.runtime.run_ids import checked_run_id, new_run_id
 from planloom.runtime.wire import JsonWire
 from planloom.transport.nats import subjects
-from planloom.transport.nats.link import Broker, BrokerLink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from planloom.core.events import Fact
     from planloom.core.result import RunResult
+    from planloom.journal.postgres.journal import PostgresJournal
+    from planloom.journal.postgres.shared import SharedRuns
     from planloom.plan.policy import ResourceLimits
     from planloom.ports import Clock
     from planloom.runtime.checks import PlanSource
+    from planloom.transport.nats.link import Broker
 
-LOOK_S = 0.1
-"""Seconds between looks whether a submission has become a run."""
+FIRST_LOOK_S, LOOK_S = 0.02, 0.2
+"""Seconds between looks whether a submission has become a run: at first, and once it takes its time."""
 WAIT_S = 10.0
 """Seconds that a broker is waited for which does not listen yet."""
 TRIES = 20
@@ -66,25 +67,35 @@ class ClusterClient:
         key: bytes | None = None,
         clock: Clock | None = None,
     ) -> None:
+        from planloom.transport.nats.link import Broker, BrokerLink  # an extra; it says so where it is missing
+
         if isinstance(broker, str):
             broker = Broker((broker,), None if credentials is None else Path(credentials), "planloom-client")
         self._link = BrokerLink(broker)
-        self._address = spelled_out(journal) if isinstance(journal, str) else None
+        self._address = journal if isinstance(journal, str) else None
         self._journal = None if isinstance(journal, str) else journal
         self._shared = shared
         self._key = key
         self._clock = clock or LoopClock()
-        self._requests: dict[str, str] = {}
+        self._tickets: dict[str, str] = {}
+        """Of what was submitted here, until it is known what became of it."""
         self._ending = AsyncExitStack()
+
+    @property
+    def is_up(self) -> bool:
+        """Return whether there is a connection to the broker now."""
+        return self._link.is_up
 
     async def __aenter__(self) -> ClusterClient:
         async with AsyncExitStack() as opening:
             await self._link.open(wait_s=WAIT_S)
             opening.push_async_callback(self._link.close)
             if self._address is not None:
-                self._journal = PostgresJournal(self._address, key=self._key)
+                self._journal = open_database(self._address, key=self._key)
                 opening.push_async_callback(self._journal.close)
-                self._shared = SharedRuns(self._address, key=self._key, connections=1)
+                from planloom.journal.postgres.shared import SharedRuns  # of the same extra as the journal
+
+                self._shared = SharedRuns(spelled_out(self._address), key=self._key, connections=1)
                 opening.push_async_callback(self._shared.close)
             self._ending = opening.pop_all()
         return self
@@ -103,8 +114,12 @@ class ClusterClient:
         module: str = "",
         parallel: bool = True,
         track_cost: bool = True,
+        request: str = "",
     ) -> str:
         """Have a run of a plan begin; return its name once the broker has the submission.
+
+        Args:
+            request: What tells one request from another, for the record; "": all that is submitted does.
 
         Raises:
             PlanError: It is no plan.
@@ -121,10 +136,47 @@ class ClusterClient:
             module=module,
             parallel=parallel,
             track_cost=track_cost,
+            asked=request,
+            nonce=_nonce(request),
         )
-        self._requests[run_id] = submission.request
-        # Nobody must guess it: a message of any module's worker under the same one would swallow this.
-        await self._store(subjects.submission(run_id), submission.written(), secrets.token_hex(16))
+        return await self._submit(submission)
+
+    async def fork(
+        self,
+        run_id: str,
+        step: str,
+        output: Any,
+        *,
+        new_id: str | None = None,
+        repeat_effects: bool = False,
+        request: str = "",
+    ) -> str:
+        """Have a run begin that goes on from another one as if a step had come to another output; as `submit`.
+
+        What `Engine.fork` would refuse, an agent refuses.
+        """
+        earlier = bodies.EarlierRun(run_id=run_id, step=step, output=output, repeat_effects=repeat_effects)
+        return await self._go_on_from(earlier, new_id, request)
+
+    async def retry_failed(self, run_id: str, *, new_id: str | None = None, request: str = "") -> str:
+        """Have a run begin that reuses every result of an ended one that is not behind a failure; as `fork`."""
+        return await self._go_on_from(bodies.EarlierRun(run_id=run_id), new_id, request)
+
+    async def _go_on_from(self, earlier: bodies.EarlierRun, new_id: str | None, request: str) -> str:
+        new_id = new_run_id() if new_id is None else checked_run_id(new_id)
+        return await self._submit(
+            bodies.PlanSubmission(run_id=new_id, earlier=earlier, asked=request, nonce=_nonce(request))
+        )
+
+    async def _submit(self, submission: bodies.PlanSubmission) -> str:
+        run_id = submission.run_id
+        self._tickets[run_id] = submission.ticket
+        try:
+            # Nobody must guess it: a message of any module's worker under the same one would swallow this.
+            await self._store(subjects.submission(run_id), submission.written(), secrets.token_hex(16))
+        except BaseException:
+            self._tickets.pop(run_id, None)
+            raise
         return run_id
 
     async def cancel(self, run_id: str, *, by: str = "caller", reason: str = "") -> None:
@@ -149,18 +201,35 @@ class ClusterClient:
         Raises:
             SubmissionRefusedError: It was refused, and why.
         """
-        journal, shared = self._here()
-        while True:
-            try:
-                await journal.read(run_id, limit=1)
-            except RunNotFoundError:
-                pass
-            else:
-                return
-            told = await shared.refusal(run_id)
-            if told is not None:
-                self._raise(run_id, json.loads(told))
-            await asyncio.sleep(LOOK_S)
+        journal, _ = self._here()
+        ticket, wait_s = self._tickets.get(run_id), FIRST_LOOK_S
+        try:
+            while True:
+                try:
+                    await journal.read(run_id, limit=1)
+                except RunNotFoundError:
+                    pass
+                else:
+                    return
+                await self.check_refused(run_id, ticket=ticket)
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, LOOK_S)
+        finally:
+            self._tickets.pop(run_id, None)
+
+    async def check_refused(self, run_id: str, *, ticket: str | None = None) -> None:
+        """Look whether the newest submission under this name, or that one, was refused.
+
+        Raises:
+            SubmissionRefusedError: It was, and why.
+        """
+        _, shared = self._here()
+        told = json.loads(await shared.refusal(run_id) or "null")
+        if told is not None and ticket in (None, told["request"]):
+            error = told["error"]
+            raise SubmissionRefusedError(
+                f"run {run_id} was refused: {error['message']}", remedy=error.get("remedy", ""), refusal=error
+            )
 
     async def result(self, run_id: str) -> RunResult:
         """Wait until a run has ended, and return its result.
@@ -174,14 +243,6 @@ class ClusterClient:
             if isinstance(recorded.event, RunFinished):
                 break
         return (await read_run(journal, run_id)).result
-
-    def _raise(self, run_id: str, told: dict[str, Any]) -> None:
-        ours = self._requests.get(run_id)
-        if ours is None or told["request"] == ours:
-            error = told["error"]
-            raise SubmissionRefusedError(
-                f"run {run_id} was refused: {error['message']}", remedy=error.get("remedy", ""), refusal=error
-            )
 
     def _here(self) -> tuple[PostgresJournal, SharedRuns]:
         if self._journal is None or self._shared is None:
@@ -210,3 +271,8 @@ class ClusterClient:
                 await asyncio.sleep(AGAIN_S)
             else:
                 return
+
+
+def _nonce(request: str) -> str:
+    """Return what makes a submission another one than an earlier one of the same request, which may be refused."""
+    return secrets.token_hex(8) if request else ""
