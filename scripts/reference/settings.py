@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from planloom.plan.flow import FlowPolicy
+from planloom.runtime.cluster.settings import ClusterSettings, ModuleSetting
 from planloom.runtime.settings import FILE_NAME, AgentSetting, LogSetting, PriceSetting, RateSetting, Settings
 from planloom.server.settings import ServerSettings, TokenScope, TokenSetting
 from planloom.tools.mcp_terms import McpLabels, McpTerms
@@ -25,10 +26,11 @@ SECTIONS: tuple[type, ...] = (
     McpLabels,
 )
 SERVER: tuple[type, ...] = (ServerSettings, TokenSetting)
+CLUSTER: tuple[type, ...] = (ClusterSettings, ModuleSetting)
 
 
 def body() -> str:
-    schema, served = Settings.model_json_schema(), ServerSettings.model_json_schema()
+    schema, served, shared = (of.model_json_schema() for of in (Settings, ServerSettings, ClusterSettings))
     text = "\n".join(
         [
             f"`{FILE_NAME}` is looked for in the plan's folder and the folders above it, then from the current folder",
@@ -40,6 +42,7 @@ def body() -> str:
             "",
             *_sections(SECTIONS, schema["$defs"]),
             *_sections(SERVER, served["$defs"] | {"ServerSettings": served}),
+            *_sections(CLUSTER, shared["$defs"] | {"ClusterSettings": shared}),
         ]
     )
     scopes = ", ".join(f"`{scope}`" for scope in TokenScope)
