@@ -528,7 +528,12 @@ class Engine:
             RunStateError: The run has not ended (resume it) or needs no retry.
         """
         machine = replayed(run_id, await self._journal.read(run_id))
-        return await self._again(machine, behind_no_failure(machine), new_id=new_id, request=request)
+        started = self.prepared_retry(machine, request=request)
+        return await self._begin(new_run_id() if new_id is None else checked_run_id(new_id), started)
+
+    def prepared_retry(self, machine: RunMachine, *, request: str = "", run_ahead: bool = True) -> RunStarted:
+        """Return how a run would begin that `retry_failed` starts, from the earlier one's record; nothing happens."""
+        return self._again(machine, behind_no_failure(machine), request=request, run_ahead=run_ahead)
 
     async def fork(
         self,
@@ -556,16 +561,30 @@ class Engine:
             ValidationError: The output does not fit what the step declares.
         """
         machine = replayed(run_id, await self._journal.read(run_id))
-        taken = around(machine, step, output, repeat_effects=repeat_effects)
-        return await self._again(machine, taken, new_id=new_id, request=request)
+        started = self.prepared_fork(machine, step, output, repeat_effects=repeat_effects, request=request)
+        return await self._begin(new_run_id() if new_id is None else checked_run_id(new_id), started)
 
-    async def _again(self, machine: RunMachine, taken: TakenOver, *, new_id: str | None, request: str = "") -> Run:
-        """Start a new run of another one's plan and inputs."""
+    def prepared_fork(
+        self,
+        machine: RunMachine,
+        step: str,
+        output: Any,
+        *,
+        repeat_effects: bool = False,
+        request: str = "",
+        run_ahead: bool = True,
+    ) -> RunStarted:
+        """Return how a run would begin that `fork` starts, from the earlier one's record; nothing happens."""
+        taken = around(machine, step, output, repeat_effects=repeat_effects)
+        return self._again(machine, taken, request=request, run_ahead=run_ahead)
+
+    def _again(self, machine: RunMachine, taken: TakenOver, *, request: str, run_ahead: bool) -> RunStarted:
+        """Return how a new run of another one's plan and inputs begins."""
         old = machine.state.started
         assert old is not None
         allow = self._allow if old.allow is None else self._checks.narrowed(old.allow)
         checked = self._checks.of(old.plan, allow)
-        started = RunStarted(
+        return RunStarted(
             checked.plan,
             old.inputs,
             self._clock.now(),
@@ -585,8 +604,8 @@ class Engine:
             binds=True,
             request=request,
             edited=taken.edited,
+            run_ahead=run_ahead,
         )
-        return await self._begin(new_run_id() if new_id is None else checked_run_id(new_id), started)
 
     async def result_of(self, run_id: str) -> RunResult:
         """Return how a run stands, from the record alone."""

@@ -17,24 +17,39 @@ from planloom.runtime.declared import without_secrets
 from planloom.runtime.run_ids import checked_run_id
 
 if TYPE_CHECKING:
+    from planloom.core.events import RunStarted
+    from planloom.core.machine import RunMachine
     from planloom.runtime.cluster.bodies import PlanSubmission
     from planloom.runtime.cluster.capabilities import Capabilities
     from planloom.runtime.engine import Engine
 
 
-def admitted(submission: PlanSubmission, engine: Engine, capabilities: Capabilities) -> Submitted:
+def admitted(
+    submission: PlanSubmission, engine: Engine, capabilities: Capabilities, *, earlier: RunMachine | None = None
+) -> Submitted:
     """Return the run that a submission asks for.
+
+    Args:
+        earlier: The run that it is to go on from, if it names one.
 
     Raises:
         PlanloomError: It cannot run here, and why.
     """
     run_id = checked_run_id(submission.run_id)
+    started = _prepared(submission, engine) if earlier is None else _prepared_again(submission, engine, earlier)
+    problems = capabilities.problems(started.plan)
+    if problems:
+        raise plan_error(problems)
+    return Submitted(run_id, without_secrets(run_id, started))
+
+
+def _prepared(submission: PlanSubmission, engine: Engine) -> RunStarted:
     try:
         limits = submission.own_limits
     except (pydantic.ValidationError, TypeError) as error:
         told = "; ".join(field_problems(error)) if isinstance(error, pydantic.ValidationError) else str(error)
         raise FieldError(f"limits: {told}") from error
-    started = engine.prepared(
+    return engine.prepared(
         submission.plan,
         submission.inputs,
         limits=limits,
@@ -45,15 +60,26 @@ def admitted(submission: PlanSubmission, engine: Engine, capabilities: Capabilit
         request=submission.request,
         run_ahead=False,
     )
-    problems = capabilities.problems(started.plan)
-    if problems:
-        raise plan_error(problems)
-    return Submitted(run_id, without_secrets(run_id, started))
 
 
-def refusal_of(error: PlanloomError, request: str) -> str:
-    """Return what whoever submitted a run is told of its refusal; `request` says which submission it was."""
-    return json.dumps({"request": request, "error": error.to_dict()}, default=str)
+def _prepared_again(submission: PlanSubmission, engine: Engine, machine: RunMachine) -> RunStarted:
+    asked = submission.earlier
+    assert asked is not None
+    if asked.step is None:
+        return engine.prepared_retry(machine, request=submission.request, run_ahead=False)
+    return engine.prepared_fork(
+        machine,
+        asked.step,
+        asked.output,
+        repeat_effects=asked.repeat_effects,
+        request=submission.request,
+        run_ahead=False,
+    )
+
+
+def refusal_of(error: PlanloomError, ticket: str) -> str:
+    """Return what whoever submitted a run is told of its refusal; `ticket` says which submission it was."""
+    return json.dumps({"request": ticket, "error": error.to_dict()}, default=str)
 
 
 def taken_name(run_id: str) -> ConfigError:

@@ -29,27 +29,50 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
+class EarlierRun(BaseModel):
+    """Which run another one goes on from, and how: as if a step had come to another output, or from what failed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    step: str | None = None
+    """None: what failed is done anew."""
+    output: Any = None
+    repeat_effects: bool = False
+
+
 class PlanSubmission(BaseModel):
-    """What somebody asks for: a run of a plan."""
+    """What somebody asks for: a run of a plan, or one that goes on from an earlier run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     v: int = VERSION
     run_id: str
-    plan: dict[str, Any]
+    plan: dict[str, Any] = {}
+    earlier: EarlierRun | None = None
+    """With it, plan, inputs, limits and whatever else belongs to a run are those of that one."""
     inputs: dict[str, Any] = {}
     limits: dict[str, Any] | None = None
     allow: tuple[str, ...] | None = None
     module: str = ""
     parallel: bool = True
     track_cost: bool = True
+    asked: str = ""
+    """What tells one request from another, for the record; "": all that is submitted does."""
+    nonce: str = ""
+    """What tells this submission from an earlier one of the same."""
 
     def written(self) -> bytes:
         return written(self.model_dump(mode="json")).encode("utf-8", "surrogatepass")
 
     @property
     def request(self) -> str:
-        """Return what tells this submission from another one of the same name."""
+        """Return what is asked for, for the record: under one name it is taken on once, however often it comes."""
+        return self.asked or self.ticket
+
+    @property
+    def ticket(self) -> str:
+        """Return what tells this submission from another one of the same name, where it is refused."""
         return sha256(self.written()).hexdigest()
 
     @property

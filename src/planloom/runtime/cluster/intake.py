@@ -11,11 +11,20 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from planloom.errors import BrokerError, JetStreamError, JournalError, PlanloomError, ProtocolError
+from planloom.errors import (
+    BrokerError,
+    JetStreamError,
+    JournalError,
+    JournalFormatError,
+    PlanloomError,
+    ProtocolError,
+    RunNotFoundError,
+)
 from planloom.runtime.cluster import bodies
 from planloom.runtime.cluster.admission import admitted, refusal_of, taken_name
 from planloom.runtime.cluster.inputs import Fate, Lost, Submitted
 from planloom.runtime.cluster.turnstile import Waiting
+from planloom.runtime.replay import replayed
 from planloom.transport.events_out import refused
 from planloom.transport.nats import commands, subjects
 from planloom.transport.nats.commands import dead_command
@@ -28,7 +37,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
     from planloom.journal.postgres.shared import SharedRuns
-    from planloom.ports import Clock
+    from planloom.ports import Clock, Journal
     from planloom.runtime.cluster.capabilities import Capabilities
     from planloom.runtime.cluster.inputs import Input, Received
     from planloom.runtime.cluster.newsroom import Newsroom
@@ -61,6 +70,7 @@ class Intake:
         link: BrokerLink,
         turnstile: Turnstile,
         shared: SharedRuns,
+        journal: Journal,
         engine: Engine,
         capabilities: Capabilities,
         newsroom: Newsroom | None,
@@ -73,6 +83,7 @@ class Intake:
         self._lease_s = lease_s
         self._turnstile = turnstile
         self._shared = shared
+        self._journal = journal
         self._engine = engine
         self._capabilities = capabilities
         self._newsroom = newsroom
@@ -143,12 +154,36 @@ class Intake:
             self._start(self._refuse(delivery, error))
             return
         self._held.add(delivery)
+        if isinstance(one, bodies.PlanSubmission):
+            self._start(self._goes_on(delivery, one))
+        else:
+            self._put(delivery, one)
+
+    def _put(self, delivery: Delivery, one: Input) -> None:
         self._turnstile.put(Waiting(one, done=lambda answer: self._taken(delivery, one, answer)))
 
-    def _read(self, delivery: Delivery) -> Input:
+    async def _goes_on(self, delivery: Delivery, submission: bodies.PlanSubmission) -> None:
+        """Take in the submission of a run that goes on from an earlier one, whose record is read for it."""
+        assert submission.earlier is not None
+        run_id = submission.earlier.run_id
+        try:
+            earlier = replayed(run_id, await self._journal.read(run_id))
+            one = admitted(submission, self._engine, self._capabilities, earlier=earlier)
+        except (RunNotFoundError, JournalFormatError) as error:
+            await self._refuse(delivery, error)
+        except JournalError as error:
+            _log.warning("the record of a run that another one is to go on from cannot be read: %s", error.message)
+            self._done(delivery, delivery.give_back(delay_s=LATER_S))
+        except PlanloomError as error:
+            await self._refuse(delivery, error)
+        else:
+            self._put(delivery, one)
+
+    def _read(self, delivery: Delivery) -> Input | bodies.PlanSubmission:
         subject, body, now = delivery.subject, delivery.body, self._clock.now()
         if subject.startswith(_SUBMISSION):
-            return admitted(bodies.read_submission(subject, body), self._engine, self._capabilities)
+            submission = bodies.read_submission(subject, body)
+            return submission if submission.earlier else admitted(submission, self._engine, self._capabilities)
         if subject.startswith(_SIGNAL):
             return bodies.read_signal(subject, body, self._wire, now)
         return bodies.read_outcome(subject, body, self._wire, now)
@@ -179,13 +214,13 @@ class Intake:
         self.counts["submissions_refused"] += 1
         submission = bodies.read_submission(delivery.subject, delivery.body)
         try:
-            await self._shared.refuse(submission.run_id, refusal_of(error, submission.request))
+            await self._shared.refuse(submission.run_id, refusal_of(error, submission.ticket))
         except JournalError as problem:
             _log.warning("a refusal cannot be kept: %s", problem.message)
             self._done(delivery, delivery.give_back(delay_s=LATER_S))
             return
         if self._newsroom is not None:
-            told = refused(submission.run_id, submission.request, error.to_dict(), self._clock.now())
+            told = refused(submission.run_id, submission.ticket, error.to_dict(), self._clock.now())
             await self._newsroom.tell_now(told)
         self._done(delivery, delivery.ack())
 

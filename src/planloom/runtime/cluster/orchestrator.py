@@ -90,6 +90,7 @@ class Orchestrator:
             self._link,
             self._turnstile,
             shared,
+            journal,
             engine,
             capabilities,
             self._newsroom,
