@@ -136,6 +136,26 @@ def test_names_are_compared_byte_by_byte_whatever_the_database_would_do(postgres
     assert listed == sorted(names, reverse=True)
 
 
+def test_ids_of_commits_are_kept_for_the_last_ones_only(postgres: str) -> None:
+    async def main() -> list[tuple[Any, ...]]:
+        async with journal_at(postgres) as journal:
+            writer = await begun(journal)
+            with psycopg.connect(postgres) as connection:
+                for age in ("2 days", "1 hour"):
+                    connection.execute(
+                        "INSERT INTO planloom.commits VALUES (gen_random_uuid(), now() - %s::interval)", (age,)
+                    )
+            for number in range(5):
+                writer.append((dispatched(number),), (1,))
+                await writer.flush()
+        async with journal_at(postgres) as journal:
+            await journal.take("run-1", Told())
+        with psycopg.connect(postgres) as connection:
+            return connection.execute("SELECT now() - at > interval '1 day' FROM planloom.commits").fetchall()
+
+    assert asyncio.run(main()) == [(False,)] * 2  # another's of an hour ago, and the first journal's last
+
+
 # --- its owner ----------------------------------------------------------------------------------
 
 

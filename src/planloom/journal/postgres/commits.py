@@ -9,7 +9,7 @@ Rule 3: each connection takes out its last id with the next one, so the table st
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -18,9 +18,12 @@ import psycopg
 from planloom.journal.postgres.faults import is_away
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from planloom.journal.postgres.connect import Connection, Server
 
 _MARK = "WITH gone AS (DELETE FROM commits WHERE commit_id = %s) INSERT INTO commits (commit_id) VALUES (%s)"
+_FORGET = "DELETE FROM commits WHERE at < now() - interval '1 day'"
 _CLAIM = "INSERT INTO commits (commit_id) VALUES (%s) ON CONFLICT DO NOTHING"
 _AGAIN_S = 0.1
 
@@ -40,6 +43,11 @@ def mark(connection: Connection) -> UUID:
     return commit_id
 
 
+def forget_old(connection: Connection) -> None:
+    """Take out ids whose connections ended without a next commit; nobody asks for them any more."""
+    connection.execute(_FORGET)
+
+
 def commit(connection: Connection, commit_id: UUID, server: Server, until: float) -> None:
     """Commit; where the answer gets lost, find out.
 
@@ -50,8 +58,33 @@ def commit(connection: Connection, commit_id: UUID, server: Server, until: float
         psycopg.Error: It is not committed, and never will be.
         AnswerLostError: Nobody knows.
     """
-    try:
+    with _certain(connection, commit_id, server, until):
         connection.execute("COMMIT", prepare=False)
+
+
+def write_and_commit(connection: Connection, write: Callable[[Connection], None], server: Server, until: float) -> None:
+    """Have written what is to be written into the transaction under way, and commit it, all in one journey.
+
+    Args:
+        write: Executes statements and fetches nothing: it is called in a pipeline.
+
+    Raises:
+        psycopg.Error: It is not committed, and never will be.
+        AnswerLostError: Nobody knows.
+    """
+    commit_id = uuid4()
+    with _certain(connection, commit_id, server, until), connection.pipeline():
+        connection.execute(_MARK, (connection.last_commit, commit_id))
+        write(connection)
+        # After a statement that failed the server skips this one with all others.
+        connection.execute("COMMIT", prepare=False)
+
+
+@contextmanager
+def _certain(connection: Connection, commit_id: UUID, server: Server, until: float) -> Iterator[None]:
+    """Find out about the commit that the block makes where its answer gets lost."""
+    try:
+        yield
     except psycopg.Error as error:
         if not is_away(error):
             raise

@@ -163,31 +163,40 @@ class Pool:
 
     def take(self) -> Connection:
         """Return a connection that nobody else uses; blocks. Raises psycopg's own error."""
+        return self._idle_one() or self.server.connect(read_only=self._read_only)
+
+    def _idle_one(self) -> Connection | None:
         while True:
             try:
                 connection = self._idle.get_nowait()
             except Empty:
-                return self.server.connect(read_only=self._read_only)
+                return None
             if not connection.closed:
                 return connection
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next one, unless it is of no use any more."""
-        if connection.closed or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        if _is_idle(connection):
+            self._idle.put(connection)
+        else:
             with suppress(psycopg.Error):
                 connection.close()
-        else:
-            self._idle.put(connection)
 
     @asynccontextmanager
     async def borrowed(self) -> AsyncIterator[Connection]:
         """Lend a connection for several `in_thread`; what is under way on it at the end is taken back."""
         taken: list[Connection] = []
         try:
-            await self.in_thread(lambda: taken.append(self.take()))
+            idle = self._idle_one()
+            if idle is None:
+                await self.in_thread(lambda: taken.append(self.server.connect(read_only=self._read_only)))
+            else:
+                taken.append(idle)
             yield taken[0]
         finally:
-            if taken:
+            if taken and not self._closed and _is_idle(taken[0]):
+                self._idle.put(taken[0])
+            elif taken:
                 # Not `in_thread`: the pool may have been closed meanwhile.
                 await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._taken_back, taken[0]))
 
@@ -227,3 +236,8 @@ class Pool:
                 self._idle.get_nowait().close()
             except Empty:
                 return
+
+
+def _is_idle(connection: Connection) -> bool:
+    """Return whether it is of use, and nothing is under way on it."""
+    return not connection.closed and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE

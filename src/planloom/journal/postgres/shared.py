@@ -19,7 +19,7 @@ from planloom.core.events import RunFinished, RunStarted
 from planloom.errors import JournalConflictError, JournalError
 from planloom.journal.chain import Chains
 from planloom.journal.codec import encode
-from planloom.journal.postgres.commits import AnswerLostError, commit, mark
+from planloom.journal.postgres.commits import AnswerLostError, commit, mark, write_and_commit
 from planloom.journal.postgres.connect import PATIENCE_S, Pool, Server
 from planloom.journal.postgres.faults import is_away, journal_error, may_try_again
 from planloom.journal.postgres.locked import locked_runs
@@ -236,9 +236,12 @@ class SharedRuns:
         if batch.is_empty:
             return
         try:
-            commit_id = mark(connection)
-            batch.write(connection)
-            commit(connection, commit_id, self._server, until)
+            if batch.is_small:
+                write_and_commit(connection, batch.write_small, self._server, until)
+            else:
+                commit_id = mark(connection)
+                batch.write(connection)
+                commit(connection, commit_id, self._server, until)
         except psycopg.errors.UniqueViolation as error:
             raise JournalConflictError(
                 "somebody wrote to a run that the cluster drives",

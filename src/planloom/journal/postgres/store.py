@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from planloom.journal.faults import conflict
-from planloom.journal.postgres.commits import AnswerLostError, commit, mark
+from planloom.journal.postgres.commits import AnswerLostError, commit, forget_old, mark
 from planloom.journal.postgres.faults import is_away, journal_error, may_try_again
 from planloom.journal.postgres.rows import Batch
 
@@ -147,6 +147,7 @@ class PostgresStore:
         if connection is not None and not connection.closed and not connection.broken:
             return connection
         replaced, self._connection = self._connection, self._server.connect()
+        forget_old(self._connection)
         if replaced is not None:
             self._server.end(self._connection, replaced)
         if self._held:
