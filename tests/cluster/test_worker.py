@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -395,3 +397,13 @@ def test_seconds_that_a_command_waited_count_against_its_time(nats: Nats, tmp_pa
 
     assert kind is FailureKind.TIMEOUT
     assert took_s < 10.0
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
+    start = "import sys, runpy; sys.modules['nats'] = None; runpy.run_module('planloom', run_name='__main__')"
+    command = [sys.executable, "-c", start, "worker", "--nats", "nats://127.0.0.1:1"]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert done.returncode != 0
+    assert "pip install 'planloom[cluster]'" in done.stderr
