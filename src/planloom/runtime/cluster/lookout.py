@@ -37,6 +37,8 @@ MOST_S = 30.0
 """The same for a run that nothing changes about."""
 UNSENT_S = 5.0
 """Seconds after which work that is not sent was forgotten by whoever was to send it."""
+UNSENT_AGAIN_S = 30.0
+"""Seconds after which it is looked for again, at most."""
 FAR_S = 3_600.0
 MOST_ALARMS = 50_000
 """Moments that are waited for here; others are looked for."""
@@ -149,15 +151,18 @@ class Lookout:
     # --- work ---------------------------------------------------------------------------------
 
     async def _look_for_work(self) -> None:
-        now = self._clock.now()
-        await self._look_for(await self._shared.unsent(now - UNSENT_S, MANY))
-        ahead_s = 0.0
-        if self._all:
-            self._all, ahead_s = False, self._settings.check_s + UNSENT_S
-        while found := await self._shared.quiet(now + ahead_s, MANY, again_s=self._settings.check_s + ahead_s):
+        if not self._link.is_up:
+            return  # what is taken to be looked for is nobody else's for a while: not for nothing
+        now, check_s = self._clock.now(), self._settings.check_s
+        await self._look_for(await self._shared.unsent(now - UNSENT_S, MANY, again_s=min(check_s, UNSENT_AGAIN_S)))
+        is_all = self._all
+        ahead_s = check_s + UNSENT_S if is_all else 0.0
+        while found := await self._shared.quiet(now + ahead_s, MANY, again_s=check_s + ahead_s):
             await self._look_for(found)
             if len(found) < MANY:
-                return
+                break
+        if is_all:
+            self._all = False  # not before: a look that fails is made again
 
     async def _look_for(self, works: Sequence[Work]) -> None:
         for some in (works[at : at + AT_ONCE] for at in range(0, len(works), AT_ONCE)):
