@@ -20,6 +20,7 @@ from planloom.runtime.cluster.client import ClusterClient
 from planloom.transport.nats import commands, subjects
 from planloom.transport.nats.authority import SUBMITTER_FILE, ClusterAuthority
 from planloom.transport.nats.link import Broker, BrokerLink
+from planloom.transport.nats.permissions import DISCONNECTS
 from planloom.transport.nats.puller import Delivery, Puller
 from planloom.transport.nats.server_conf import ServerConf, version_of
 from planloom.transport.nats.streams import CMD, StreamTerms, backlog, ensure_streams, ensure_workers
@@ -194,7 +195,10 @@ def test_nothing_is_given_to_one_who_asked_and_went(how: str, tmp_path: Path) ->
                 await gone.client.publish(subject, json.dumps(told).encode(), reply=inbox)
                 await gone.settled()
                 if how == "it went":
+                    left = await agent.client.subscribe(DISCONNECTS)
+                    await agent.settled()
                     await gone.client.close()
+                    await left.next_msg(5)  # the server has noticed
                 else:
                     await hears.unsubscribe()
                     await gone.settled()

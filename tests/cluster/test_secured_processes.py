@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from planloom.transport.nats.authority import ClusterAuthority
+from planloom.transport.nats.server_conf import version_of
 from tests.cluster.secured import SecuredNats
-from tests.cluster.servers import until
+from tests.cluster.servers import nats_program, until
 from tests.cluster.test_agent_command import PLAN, TOOLS, agent_process, planloom
 
 pytestmark = pytest.mark.slow
@@ -52,7 +53,9 @@ def test_a_run_goes_through_two_modules_each_with_its_own_credential_and_one_is_
     tmp_path: Path, postgres: str
 ) -> None:
     project(tmp_path, postgres, "nats://127.0.0.1:1")  # the modules of `init` come from here
-    made = json.loads(told("cluster", "init", "cluster", "--listen", "127.0.0.1:-1", "--json", folder=tmp_path))
+    version = ".".join(str(part) for part in version_of(nats_program()) or (2, 12, 0))
+    served = ("--listen", "127.0.0.1:-1", "--nats-version", version)
+    made = json.loads(told("cluster", "init", "cluster", *served, "--json", folder=tmp_path))
     assert made["modules"] == ["counting", "money"]
     server = SecuredNats(ClusterAuthority(tmp_path / "cluster"))
     server.start()
