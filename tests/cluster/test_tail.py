@@ -218,6 +218,47 @@ def test_of_all_runs_what_is_not_heard_is_told_as_missed(postgres: str, nats: Na
     asyncio.run(main())
 
 
+def test_the_command_follows_all_runs_and_says_which_entries_it_did_not_hear(
+    tmp_path: Path, postgres: str, nats: Nats
+) -> None:
+    def lines(process: subprocess.Popen[str], until_type: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        assert process.stdout is not None
+        for line in process.stdout:
+            found.append(json.loads(line))
+            if found[-1]["type"] == until_type:
+                return found
+        raise AssertionError(f"{until_type} never came: {found}")
+
+    async def main(process: subprocess.Popen[str]) -> None:
+        journal = PostgresJournal(postgres)
+        async with (
+            agent(postgres, nats.url, tools=TOOLS),
+            Hand(nats.url, lambda request: 1),
+            client_of(nats) as client,
+        ):
+            await client.submit(chain(1), run_id="r")
+            heard = await asyncio.to_thread(lines, process, "planloom.run.finished")
+            assert heard == dicts(await on_record(journal, "r"))
+
+            late = Event("x/5", "planloom.run.resumed", "/planloom/runs/x", 1.0, None, "x", None, {}, 5)
+            async with linked(nats, terms=None) as link:
+                await link.publish(subjects.news("y", late.type), json.dumps(late.to_dict()).encode())
+                await link.publish(subjects.news("x", late.type), b"noise")
+                await link.publish(subjects.news("x", late.type), json.dumps(late.to_dict()).encode())
+            missed, event = await asyncio.to_thread(lines, process, late.type)
+
+            assert (missed["type"], missed["correlationid"]) == ("planloom.news.missed", "x")
+            assert missed["data"] == {"first": 1, "last": 4}
+            assert event == late.to_dict()
+        await journal.close()
+
+    with command("tail", "--all", "--json", "--nats", nats.url, folder=tmp_path) as process:
+        assert process.stderr is not None
+        assert "listening" in process.stderr.readline()
+        asyncio.run(main(process))
+
+
 class Following:
     """The example, as a process that may be killed and started again."""
 
