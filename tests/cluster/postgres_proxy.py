@@ -100,6 +100,8 @@ class PostgresProxy:
     def _cut(self, client: socket.socket, server: socket.socket, muted: threading.Event, message: bytes) -> None:
         how, self.next_cut = self.next_cut, None
         muted.set()
+        if message[:1] == b"P":  # in a pipeline: what the client sends with it belongs to it
+            message += _up_to_sync(client)
         if how is Cut.AFTER:
             server.sendall(message)
             threading.Event().wait(0.2)  # it has answered by then, to nobody
@@ -120,6 +122,15 @@ def _downwards(server: socket.socket, client: socket.socket, muted: threading.Ev
                 client.sendall(found)
     if not muted.is_set():
         _close(client)
+
+
+def _up_to_sync(end: socket.socket) -> bytes:
+    found = b""
+    while True:
+        head = _exactly(end, 5)
+        found += head + _exactly(end, struct.unpack("!I", head[1:])[0] - 4)
+        if head[:1] == b"S":
+            return found
 
 
 def _exactly(end: socket.socket, size: int) -> bytes:

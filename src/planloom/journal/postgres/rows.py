@@ -99,7 +99,7 @@ class Batch:
 
     @property
     def is_small(self) -> bool:
-        """Return whether all of it goes in one journey: COPY needs journeys of its own, which pay off with many rows."""
+        """Return whether all of it goes in one journey: COPY takes journeys of its own, which many rows are worth."""
         return len(self.events) <= FEW_EVENTS
 
     def write(self, connection: Connection) -> None:
