@@ -118,6 +118,26 @@ def test_news_of_a_run_come_in_order_and_name_what_led_to_them(postgres: str, na
     asyncio.run(main())
 
 
+def test_commands_for_which_there_is_no_room_wait_in_the_outbox_and_are_counted(postgres: str, nats: Nats) -> None:
+    async def main() -> None:
+        settings = ClusterSettings(max_queued=5, lease_s=5, check_s=5)
+        async with (
+            agent(postgres, nats.url, tools=TOOLS, settings=settings) as one,
+            asking(postgres, nats) as (client, journal),
+        ):
+            steps = [{"id": f"s{n}", "tool": "pay", "with": {"n": n}} for n in range(20)]
+            run_id = await client.submit({"planloom": 1, "steps": steps})
+            await comes(lambda: one.counts().get("commands_full", 0) >= 15)
+            async with Hand(nats.url, lambda request: 1) as hand:
+                result = await result_of(client, run_id)
+
+            assert result.status is RunStatus.SUCCESS
+            assert set(hand.made.values()) == {1}
+            await lawful(journal, run_id)
+
+    asyncio.run(main())
+
+
 MODULES = {"mail": ModuleSetting(allow=("pay",)), "sums": ModuleSetting(allow=("add",), max_in_flight=2)}
 
 

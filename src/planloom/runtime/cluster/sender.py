@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from planloom.errors import BrokerError, JetStreamError, JournalError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from planloom.journal.postgres.shared import SharedRuns
-    from planloom.journal.postgres.work import Work
+    from planloom.journal.postgres.work import Work, WorkKey
     from planloom.ports import Clock
     from planloom.runtime.cluster.inputs import Input
     from planloom.runtime.cluster.settings import ClusterSettings
@@ -35,6 +35,8 @@ _log = logging.getLogger("planloom.cluster")
 
 AGAIN_S = 1.0
 """Seconds before what the broker has no room for is tried again."""
+CROWD_S = 20.0
+"""Seconds for which what the broker has no room for is nobody else's to send."""
 MARK_S = 0.1
 """Seconds after which it is noted what was sent."""
 AT_ONCE = 256
@@ -70,7 +72,10 @@ class Sender:
         self._tell = tell
         self._places: set[tuple[str, str]] = set()
         self._void: OrderedDict[str, None] = OrderedDict()
-        self._later: dict[str, asyncio.TimerHandle] = {}
+        self._later: dict[tuple[str, WorkKey], asyncio.TimerHandle] = {}
+        """What waits for its moment, by run and attempt; `_crowd`: what waits for room at the broker."""
+        self._crowd: dict[tuple[str, WorkKey], Work] = {}
+        self._crowding: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(AT_ONCE)
         self._unmarked: list[Work] = []
@@ -84,10 +89,13 @@ class Sender:
     async def close(self) -> None:
         for handle in self._later.values():
             handle.cancel()
-        for task in self._tasks:
+        tasks = [*self._tasks, *([] if self._crowding is None else [self._crowding])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._mark()
+        if self._crowd:  # others may send it at once
+            await self._put_off(list(self._crowd.values()), [self._clock.now()] * len(self._crowd))
 
     @property
     def is_idle(self) -> bool:
@@ -97,6 +105,8 @@ class Sender:
 
     async def send(self, works: Sequence[Work]) -> None:
         """Publish work, as far as rates allow it now; the rest later."""
+        for work in works:
+            self._forget(work)  # what it was sent as before, and could not be
         due: list[Work] = []
         for capability, group in groupby(sorted(works, key=lambda one: one.capability), lambda one: one.capability):
             ready = await self._within_rate(capability, list(group))
@@ -118,20 +128,24 @@ class Sender:
         later = [(work, at) for work, at in zip(works, moments, strict=True) if at > now]
         if later:
             self.counts["rated"] += len(later)
-            try:
-                await self._shared.postpone([work for work, _ in later], [at for _, at in later])
-            except JournalError as error:  # somebody finds it unsent, and takes its moment anew
-                _log.warning("work cannot be put off: %s", error.message)
+            await self._put_off([work for work, _ in later], [at for _, at in later])
         for work, at in later:
             self._send_later(work, at - now)
         return ready
 
     def _send_later(self, work: Work, seconds: float) -> None:
         def send() -> None:
-            self._later.pop(work.token, None)
+            self._later.pop(_name(work), None)
             self._start(self._send_now([work]))
 
-        self._later[work.token] = asyncio.get_running_loop().call_later(seconds, send)
+        self._later[_name(work)] = asyncio.get_running_loop().call_later(seconds, send)
+
+    def _forget(self, work: Work) -> None:
+        """Send what is not sent yet of an attempt no more."""
+        self._crowd.pop(_name(work), None)
+        handle = self._later.pop(_name(work), None)
+        if handle is not None:
+            handle.cancel()
 
     def _start(self, doing: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(doing)
@@ -144,6 +158,32 @@ class Sender:
         if sent and not self._unmarked:
             self._start(self._mark_soon())
         self._unmarked += sent
+
+    def _wait(self, work: Work) -> None:
+        """Have a command sent once there is room for it."""
+        self._crowd[_name(work)] = work
+        if self._crowding is None or self._crowding.done():
+            self._crowding = asyncio.get_running_loop().create_task(self._send_crowd())
+
+    async def _send_crowd(self) -> None:
+        """Try again and again what the broker had no room for, or did not hear; meanwhile nobody else sends it."""
+        put_off_until = 0.0
+        while self._crowd:
+            now = self._clock.now()
+            if now > put_off_until - CROWD_S / 2:
+                put_off_until = now + CROWD_S
+                await self._put_off(list(self._crowd.values()), [put_off_until] * len(self._crowd))
+            await asyncio.sleep(AGAIN_S)
+            some = list(islice(self._crowd.values(), AT_ONCE))
+            for work in some:
+                del self._crowd[_name(work)]
+            await self._send_now(some)
+
+    async def _put_off(self, works: list[Work], moments: list[float]) -> None:
+        try:
+            await self._shared.postpone(works, moments)
+        except JournalError as error:  # somebody finds it unsent, and sends it anew
+            _log.warning("work cannot be put off: %s", error.message)
 
     async def _mark_soon(self) -> None:
         """Note what was sent, in a moment and all together: who waits for an acknowledgement need not wait for that."""
@@ -169,11 +209,11 @@ class Sender:
             except (BrokerError, JetStreamError) as error:
                 self.counts["unsent"] += 1
                 _log.warning("a command waits: %s", error.message)
-                self._send_later(work, AGAIN_S)
+                self._wait(work)
                 return False
         self.counts[sent.value] += 1
         if sent is Sent.FULL:
-            self._send_later(work, AGAIN_S)
+            self._wait(work)
             return False
         if sent is Sent.TOO_LARGE:
             why = f"what it is given takes {len(body)} bytes, and the broker takes {self._link.max_payload} at most"
@@ -206,9 +246,7 @@ class Sender:
         """Take work back from where it was put; a worker that has it already is not told."""
         for work in works:
             self._void[work.token] = None
-            handle = self._later.pop(work.token, None)
-            if handle is not None:
-                handle.cancel()
+            self._forget(work)
         while len(self._void) > VOID:
             self._void.popitem(last=False)
         for work in works:
@@ -224,3 +262,7 @@ class Sender:
                 await self._link.publish(subjects.stop(capability), bodies.stop_body(list(group)))
             except BrokerError as error:  # they are given up after a moment
                 _log.warning("workers cannot be told to stop: %s", error.message)
+
+
+def _name(work: Work) -> tuple[str, WorkKey]:
+    return work.run_id, work.key
