@@ -127,6 +127,13 @@ class RunSummary(BaseModel):
     paused: bool = False
 
 
+class QueuedRun(BaseModel):
+    """A run that a cluster has taken on, and that none of its agents has begun yet."""
+
+    run_id: str = Field(examples=[_RUN_ID], max_length=MAX_RUN_ID)
+    status: Literal["queued"]
+
+
 class RunRowValue(BaseModel):
     run_id: str = Field(examples=[_RUN_ID])
     plan: str = Field(examples=["hello"])

@@ -35,6 +35,7 @@ STATUSES: dict[type[errors.PlanloomError], int] = {
     errors.ResourceLimitError: 422,
     errors.RunBlockedError: 409,
     errors.OverloadedError: 503,
+    errors.SubmissionRefusedError: 422,
     errors.WorkerError: 503,
     errors.RunNotFoundError: 404,
     errors.NoStepError: 404,
@@ -63,7 +64,13 @@ _TITLES = {
 }
 _CODES = {400: "request.invalid", 404: "request.path", 405: "request.method", 415: "request.type"}
 _FOR_OPERATORS = (errors.JournalError, errors.WorkerError)
-_TOLD_WHOLE = (errors.OverloadedError, errors.RunBusyError, errors.JournalConflictError, errors.NoStepError)
+_TOLD_WHOLE = (
+    errors.OverloadedError,
+    errors.RunBusyError,
+    errors.JournalConflictError,
+    errors.NoStepError,
+    errors.SubmissionRefusedError,
+)
 
 
 class OneProblem(BaseModel):
@@ -144,9 +151,14 @@ def problem_of(error: errors.PlanloomError) -> tuple[dict[str, Any], dict[str, s
     elif isinstance(error, _FOR_OPERATORS) and not isinstance(error, _TOLD_WHOLE):
         _log.error("%s: %s", error.code, error.message)
         detail, remedy = "the record cannot be read or written now", "ask whoever runs this server: its log says why"
+        if isinstance(error, errors.BrokerError):
+            detail = "the cluster's broker gives no answer now, and may have taken this"
+            remedy = "ask again with the same Idempotency-Key; the server's log says why"
     elif status == 500:
         detail, remedy = "something that planloom did not expect", "report it; the server's log has the particulars"
     told = problem(status, error.code, detail, remedy=remedy)
+    if isinstance(error, errors.SubmissionRefusedError):
+        told["problems"] = _refused(error.facts.get("refusal", {}))
     if isinstance(error, errors.PlanError):
         told["problems"] = [_one(one) for one in error.problems]
         if len(error.problems) > 1:
@@ -157,6 +169,23 @@ def problem_of(error: errors.PlanloomError) -> tuple[dict[str, Any], dict[str, s
 def _one(error: errors.PlanError) -> dict[str, Any]:
     place = {"step": error.step, "path": list(error.path), "line": error.line, "column": error.column}
     return {"code": error.code, "detail": error.message, "remedy": error.remedy, "where": error.where, **place}
+
+
+def _refused(refusal: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return all that the agents of a cluster found wrong."""
+    return [
+        {
+            "code": one["code"],
+            "detail": one["message"],
+            "remedy": one.get("remedy", ""),
+            "where": "",
+            "step": one.get("step"),
+            "path": one.get("path", []),
+            "line": one.get("line"),
+            "column": one.get("column"),
+        }
+        for one in refusal.get("problems", [refusal] if refusal else [])
+    ]
 
 
 def problem(status: int, code: str, detail: str, *, remedy: str = "") -> dict[str, Any]:

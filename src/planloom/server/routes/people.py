@@ -9,7 +9,7 @@ from fastapi import Body, FastAPI, Request, Response
 from planloom.server import bodies
 from planloom.server.auth import caller_of
 from planloom.server.problems import JsonResponse
-from planloom.server.routes.terms import RUN, SAYING, Key, RunId, needs, new_run, problems
+from planloom.server.routes.terms import QUEUED, RUN, SAYING, Key, RunId, needs, new_run, problems
 from planloom.server.settings import TokenScope
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def add_says(app: FastAPI, service: RunService) -> None:
         operation_id="resume_run",
         response_model=bodies.RunSummary,
         responses=problems(
-            *SAYING, also={201: {"model": bodies.RunSummary, "description": "The new run, for `failed`."}}
+            *SAYING, also={201: {"model": bodies.RunSummary, "description": "The new run, for `failed`."}, **QUEUED}
         ),
         dependencies=needs(TokenScope.SUBMIT),
     )
@@ -114,7 +114,8 @@ def add_says(app: FastAPI, service: RunService) -> None:
         status_code=201,
         response_model=bodies.RunSummary,
         responses=problems(
-            *SAYING, also={200: {"model": bodies.RunSummary, "description": "The run that this key began before."}}
+            *SAYING,
+            also={200: {"model": bodies.RunSummary, "description": "The run that this key began before."}, **QUEUED},
         ),
         dependencies=needs(TokenScope.SUBMIT),
     )

@@ -12,7 +12,7 @@ from planloom.errors import ValidationError
 from planloom.server import bodies
 from planloom.server.auth import caller_of
 from planloom.server.problems import JsonResponse
-from planloom.server.routes.terms import Key, needs, new_run, problems
+from planloom.server.routes.terms import QUEUED, Key, needs, new_run, problems
 from planloom.server.settings import TokenScope
 from planloom.server.showing import run_line
 
@@ -37,12 +37,15 @@ def add_runs(app: FastAPI, service: RunService) -> None:
             408,
             409,
             413,
-            also={200: {"model": bodies.RunSummary, "description": "The run that this key began before."}},
+            also={200: {"model": bodies.RunSummary, "description": "The run that this key began before."}, **QUEUED},
         ),
         dependencies=needs(TokenScope.SUBMIT),
     )
     async def submit_run(request: Request, body: bodies.SubmitBody, idempotency_key: Key = None) -> Response:
-        """Run a plan. The run is on record when this answers; it goes on whether or not anybody listens."""
+        """Run a plan. The run is on record when this answers; it goes on whether or not anybody listens.
+
+        A cluster may answer 202: the run is taken on, cannot be lost, and is on record once an agent has begun it.
+        """
         run_id, is_new = await service.submit(body, by=caller_of(request).name, key=idempotency_key)
         return await new_run(service, run_id, is_new=is_new)
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Header, Path, Response, Security
 
+from planloom.errors import RunNotFoundError
 from planloom.runtime.run_ids import MAX_RUN_ID
+from planloom.server import bodies
 from planloom.server.auth import NeedsScope
 from planloom.server.problems import JsonResponse
 from planloom.server.settings import TokenScope
@@ -49,6 +51,8 @@ Key = Annotated[
 ]
 
 Responses = dict[int | str, dict[str, Any]]
+QUEUED: Responses = {202: {"model": bodies.QueuedRun, "description": "The cluster has it, and has yet to begin it."}}
+"""What only a server answers that has a cluster see to its runs."""
 
 
 def problems(*statuses: int, also: Responses | None = None) -> Responses:
@@ -65,5 +69,11 @@ def needs(scope: TokenScope) -> Sequence[Any]:
 
 
 async def new_run(service: RunService, run_id: str, *, is_new: bool) -> Response:
-    told = run_summary(await service.read(run_id))
-    return JsonResponse(told, 201 if is_new else 200, {"location": f"/v1/runs/{run_id}"})
+    at = {"location": f"/v1/runs/{run_id}"}
+    try:
+        run = await service.read(run_id)
+    except RunNotFoundError:
+        if not is_new:
+            raise
+        return JsonResponse({"run_id": run_id, "status": "queued"}, 202, at)
+    return JsonResponse(run_summary(run), 201 if is_new else 200, at)
