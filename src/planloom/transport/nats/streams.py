@@ -24,7 +24,9 @@ MANY = 65_536
 """Messages that a consumer without a limit of its own may have out at a time."""
 _NS = 1_000_000_000
 _NOT_NOW = 503
-"""What servers of one cluster answer while they have no leader, or too few of them are up."""
+"""What servers of one cluster answer while they have no leader."""
+_NO_PEERS = 10005
+"""The broker's number for: too few servers of one cluster are up."""
 _ABSENT = {10059, 10014}
 """The broker's numbers for: no such stream, no such consumer."""
 
@@ -170,7 +172,7 @@ async def _made(link: BrokerLink, name: str, told: dict[str, Any]) -> None:
     try:
         await link.api(name, told)
     except JetStreamError as error:
-        if error.facts.get("status") == _NOT_NOW:
+        if error.facts.get("status") == _NOT_NOW or error.facts["number"] == _NO_PEERS:
             raise
         raise ConfigError(
             f"{name}: {error.facts['words']}", remedy="look at [cluster], and at what else uses this account"
