@@ -7,7 +7,8 @@ Rule 2: nothing runs ahead in a run of the cluster: whoever takes its next turn 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 
@@ -19,38 +20,75 @@ from planloom.runtime.run_ids import checked_run_id
 if TYPE_CHECKING:
     from planloom.core.events import RunStarted
     from planloom.core.machine import RunMachine
+    from planloom.plan.model import Plan
+    from planloom.runtime.checks import PlanSource
     from planloom.runtime.cluster.bodies import PlanSubmission
     from planloom.runtime.cluster.capabilities import Capabilities
     from planloom.runtime.engine import Engine
 
+MOST_KEPT = 64
+MOST_KEPT_CHARS = 256 * 1024
+"""Plans that are known, and how long the text of one may be."""
+
+
+class KnownPlans:
+    """Plans that were admitted, by their text: one that is submitted again and again is read and compiled once."""
+
+    def __init__(self) -> None:
+        self._plans: OrderedDict[str, Plan] = OrderedDict()
+
+    def of(self, given: dict[str, Any]) -> tuple[str, PlanSource]:
+        """Return the text of a plan, and what it is read from: the plan itself where it is known."""
+        text = json.dumps(given, separators=(",", ":"))
+        plan = self._plans.get(text)
+        if plan is None:
+            return text, given
+        self._plans.move_to_end(text)
+        return text, plan
+
+    def keep(self, text: str, plan: Plan) -> None:
+        if len(text) <= MOST_KEPT_CHARS:
+            self._plans[text] = plan
+        while len(self._plans) > MOST_KEPT:
+            self._plans.popitem(last=False)
+
 
 def admitted(
-    submission: PlanSubmission, engine: Engine, capabilities: Capabilities, *, earlier: RunMachine | None = None
+    submission: PlanSubmission,
+    engine: Engine,
+    capabilities: Capabilities,
+    *,
+    known: KnownPlans | None = None,
+    earlier: RunMachine | None = None,
 ) -> Submitted:
     """Return the run that a submission asks for.
 
     Args:
+        known: Plans that need not be read again.
         earlier: The run that it is to go on from, if it names one.
 
     Raises:
         PlanloomError: It cannot run here, and why.
     """
     run_id = checked_run_id(submission.run_id)
-    started = _prepared(submission, engine) if earlier is None else _prepared_again(submission, engine, earlier)
+    text, plan = (known or KnownPlans()).of(submission.plan)
+    started = _prepared(submission, plan, engine) if earlier is None else _prepared_again(submission, engine, earlier)
     problems = capabilities.problems(started.plan)
     if problems:
         raise plan_error(problems)
+    if known is not None and earlier is None:
+        known.keep(text, started.plan)
     return Submitted(run_id, without_secrets(run_id, started))
 
 
-def _prepared(submission: PlanSubmission, engine: Engine) -> RunStarted:
+def _prepared(submission: PlanSubmission, plan: PlanSource, engine: Engine) -> RunStarted:
     try:
         limits = submission.own_limits
     except (pydantic.ValidationError, TypeError) as error:
         told = "; ".join(field_problems(error)) if isinstance(error, pydantic.ValidationError) else str(error)
         raise FieldError(f"limits: {told}") from error
     return engine.prepared(
-        submission.plan,
+        plan,
         submission.inputs,
         limits=limits,
         parallel=submission.parallel,

@@ -21,7 +21,7 @@ from planloom.errors import (
     RunNotFoundError,
 )
 from planloom.runtime.cluster import bodies
-from planloom.runtime.cluster.admission import admitted, refusal_of, taken_name
+from planloom.runtime.cluster.admission import KnownPlans, admitted, refusal_of, taken_name
 from planloom.runtime.cluster.inputs import Fate, Lost, Submitted
 from planloom.runtime.cluster.turnstile import Waiting
 from planloom.runtime.replay import replayed
@@ -92,6 +92,7 @@ class Intake:
         self._inputs = Puller(link, IN, ORCH, self._came, room=self._free)
         self._dead = Puller(link, DLQ, BURIERS, self._died, room=lambda: 16)
         self._asks: Hearing | None = None
+        self._plans = KnownPlans()
         self._held: set[Delivery] = set()
         """Inputs that are not acknowledged."""
         self._renewing: asyncio.Task[None] | None = None
@@ -183,7 +184,9 @@ class Intake:
         subject, body, now = delivery.subject, delivery.body, self._clock.now()
         if subject.startswith(_SUBMISSION):
             submission = bodies.read_submission(subject, body)
-            return submission if submission.earlier else admitted(submission, self._engine, self._capabilities)
+            if submission.earlier:
+                return submission
+            return admitted(submission, self._engine, self._capabilities, known=self._plans)
         if subject.startswith(_SIGNAL):
             return bodies.read_signal(subject, body, self._wire, now)
         return bodies.read_outcome(subject, body, self._wire, now)
