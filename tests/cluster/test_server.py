@@ -301,17 +301,22 @@ def test_a_run_goes_on_from_another_one_in_the_cluster(folder: Path, nats: Nats)
     assert (retry["status"], retry["from_run"]) == ("success", run_id)
 
 
-def test_what_only_the_agents_find_wrong_is_told_with_its_problems(folder: Path, nats: Nats) -> None:
+def test_what_only_the_agents_find_wrong_is_told_until_they_know_better(folder: Path, nats: Nats) -> None:
     (folder / "more.py").write_text(TOOLS + "\n@tool(effects='none')\ndef extra() -> int:\n    return 1\n")
     plan = {"steps": [{"id": "x", "tool": "extra"}]}
-    with agent_process(folder), ready(folder, "--tools", "more.py") as server:
-        unsound = server.ask("/runs", {"plan": {"steps": [{"id": "x", "tool": "nothing"}]}})
-        refused = [server.ask("/runs", {"plan": plan}, **{"Idempotency-Key": "k"}) for _ in range(2)]
+    key = {"Idempotency-Key": "k"}
+    with ready(folder, "--tools", "more.py") as server:
+        with agent_process(folder):
+            unsound = server.ask("/runs", {"plan": {"steps": [{"id": "x", "tool": "nothing"}]}})
+            refused = [server.ask("/runs", {"plan": plan}, **key) for _ in range(2)]
+        with agent_process(folder, "--tools", "more.py"):
+            taken = server.ask("/runs", {"plan": plan}, **key)
 
     assert unsound.json()["code"] == "plan.unknown_tool"
     assert [one.status_code for one in refused] == [422, 422]
     assert refused[1].json()["code"] == "worker.submission_refused"
     assert [(one["code"], one["step"]) for one in refused[1].json()["problems"]] == [("plan.unknown_tool", "x")]
+    assert taken.status_code == 201
 
 
 def test_without_its_broker_a_server_shows_what_is_on_record_and_takes_nothing(folder: Path, nats: Nats) -> None:
