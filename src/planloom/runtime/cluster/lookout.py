@@ -71,9 +71,6 @@ class Lookout:
 
     Args:
         tell: Takes in what was found.
-
-    Attributes:
-        not_found: How often work was nowhere when it was looked for; most of it was answered at that moment.
     """
 
     def __init__(
@@ -95,7 +92,6 @@ class Lookout:
         self._tasks: list[asyncio.Task[None]] = []
         self._all = False
         self._late, self._left = _Patience(tell, LOOK_S), _Patience(tell, POSTED_S)
-        self.not_found = 0
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -168,7 +164,6 @@ class Lookout:
         for some in (works[at : at + AT_ONCE] for at in range(0, len(works), AT_ONCE)):
             there = await asyncio.gather(*map(self._is_somewhere, some))
             for work in (work for work, is_there in zip(some, there, strict=True) if not is_there):
-                self.not_found += 1
                 # Whether it was answered meanwhile is seen on record, with its row locked.
                 self._tell(Lost(work.run_id, work.key, work.token, NOWHERE, is_nowhere=True))
 

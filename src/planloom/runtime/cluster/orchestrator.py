@@ -19,6 +19,7 @@ from planloom.errors import BrokerError, ConfigError, JetStreamError
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.cluster.capabilities import Capabilities
 from planloom.runtime.cluster.hearts import Hearts
+from planloom.runtime.cluster.inputs import Fate, Lost
 from planloom.runtime.cluster.intake import Intake
 from planloom.runtime.cluster.lookout import Lookout
 from planloom.runtime.cluster.newsroom import Newsroom
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from planloom.journal.postgres.shared import SharedRuns
     from planloom.ports import Clock, Journal
     from planloom.runtime.cluster.hearts import Done
-    from planloom.runtime.cluster.inputs import Input
+    from planloom.runtime.cluster.inputs import Input, Received
     from planloom.runtime.cluster.settings import ClusterSettings
     from planloom.runtime.engine import Engine
     from planloom.transport.nats.link import Broker
@@ -98,6 +99,7 @@ class Orchestrator:
             self._clock,
             lease_s=settings.lease_s,
         )
+        self._not_found = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._seeing: asyncio.Task[None] | None = None
 
@@ -164,7 +166,7 @@ class Orchestrator:
         dropped = 0 if self._newsroom is None else self._newsroom.dropped
         more = {
             "turns_failed": self._turnstile.failures,
-            "work_not_found": self._lookout.not_found,
+            "work_not_found": self._not_found,
             "news_dropped": dropped,
         }
         return told | more | {"broker_losses": self._link.losses, "broker_refused": self._link.refused}
@@ -181,7 +183,11 @@ class Orchestrator:
     # --- one input after another --------------------------------------------------------------
 
     def _put(self, one: Input) -> None:
-        self._turnstile.put(Waiting(one))
+        self._turnstile.put(Waiting(one, self._missed if isinstance(one, Lost) else lambda _: None))
+
+    def _missed(self, answer: Received | None) -> None:
+        """Count work that was nowhere and is asked for again; most of what is missed was answered at that moment."""
+        self._not_found += answer is not None and answer.fate is Fate.TAKEN
 
     async def _after(self, done: Done) -> None:
         """See to what followed from a batch of inputs."""
