@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from importlib import resources
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import nats as nats_py
@@ -38,6 +39,7 @@ from tests.cluster.test_secured_processes import project, told, worker_process
 
 pytestmark = pytest.mark.slow
 
+WITHIN_S = 90.0
 TOOLS = [fake_tool("add", [0], effects="none")]
 FOLLOW = Path(__file__).parent.parent.parent / "examples/cluster_events/follow.py"
 
@@ -76,9 +78,12 @@ async def client_of(nats: Nats) -> AsyncIterator[ClusterClient]:
 @contextmanager
 def command(*args: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     process = planloom(*args, folder=folder)
+    late = Timer(WITHIN_S, process.kill)  # whoever waits for its words waits no longer
+    late.start()
     try:
         yield process
     finally:
+        late.cancel()
         process.kill()
         process.communicate()
 
