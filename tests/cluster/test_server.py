@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +18,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster.servers import Nats, until
+from planloom.transport.nats.authority import ClusterAuthority
+from planloom.transport.nats.server_conf import version_of
+from tests.cluster.secured import SecuredNats
+from tests.cluster.servers import Nats, Postgres, nats_program, until
 from tests.cluster.test_agent_command import agent_process, planloom, project
 from tests.cluster.test_cluster_commands import ASKS, said, worker_process
 
@@ -353,3 +357,37 @@ def test_a_server_runs_plans_itself_on_a_database_without_a_cluster(folder: Path
     assert paused["driven"] is True
     assert resumed.status_code == 200
     assert (folder / "paid.log").read_text() == "2\n"
+
+
+def test_a_server_needs_a_submitters_credential_and_a_persons_login_and_no_more(
+    folder: Path, nats: Nats, postgres: str, postgres_server: Postgres
+) -> None:
+    version = ".".join(str(part) for part in version_of(nats_program()) or (2, 12, 0))
+    said("cluster", "init", "cluster", "--listen", "127.0.0.1:-1", "--nats-version", version, folder=folder)
+    said("cluster", "credential", "--folder", "cluster", "--module", "main", "--worker", "w", folder=folder)
+    said("cluster", "database", "--journal", postgres, folder=folder)
+    web = f"web_{secrets.token_hex(4)}"
+    postgres_server.sql(f"CREATE ROLE {web} LOGIN IN ROLE planloom_person")
+    as_web = ("--creds", "cluster/creds/submitter.creds", "--journal", postgres.replace("//postgres@", f"//{web}@"))
+    broker = SecuredNats(ClusterAuthority(folder / "cluster"))
+    broker.start()
+    settings = folder / "planloom.toml"
+    settings.write_text(settings.read_text().replace(nats.url, broker.url))
+    try:
+        with (
+            agent_process(folder, "--creds", "cluster/creds/agent.creds"),
+            worker_process(folder, broker, "--creds", "cluster/creds/main-w.creds"),
+            ready(folder, *as_web, "--plans", "plans") as server,
+        ):
+            run_id = server.ask("/runs", {"name": "asks", "inputs": {"n": 1}}).json()["run_id"]
+            server.comes_to(run_id, "waiting")
+            answers = [server.ask(f"/runs/{run_id}/{what}", {}) for what in ("pause", "resume")]
+            answers.append(server.ask(f"/runs/{run_id}/answers", {"step": "ask"}))
+            server.comes_to(run_id, "success")
+            answers.append(server.ask(f"/runs/{run_id}/fork", {"step": "ask", "output": None, "repeat_effects": True}))
+            server.comes_to(answers[-1].json()["run_id"], "success")
+    finally:
+        broker.kill()
+
+    assert [one.status_code for one in answers] == [200, 200, 200, 201]
+    assert "Violation" not in broker.log
