@@ -9,6 +9,7 @@ import pytest
 
 from planloom.core import machine
 from planloom.core.events import (
+    ApprovalAnswered,
     AttemptFailed,
     AttemptSucceeded,
     CallEnded,
@@ -177,6 +178,22 @@ def test_a_resumption_that_had_to_rest_is_heard_when_the_last_attempt_under_way_
     assert cluster.machine("r").state.paused is False
     assert [work.step for work in told.opened] == ["b"]
     assert cluster.table.rows["r"].posted == []
+
+
+def test_an_answer_that_does_not_fit_its_form_is_refused_and_the_step_goes_on_waiting() -> None:
+    cluster = Cluster(1, NO_FAULTS)
+    heart = cluster.agents[0]
+    form = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    plan = Plan.from_dict({"steps": [{"id": "ask", "approve": {"message": "how many?", "form": form}}]})
+    now(heart.take([Submitted("r", RunStarted(plan, {}, 1_000.0, tools=TOOLS, binds=True))]))
+    [asked] = cluster.machine("r").state.blocked.values()
+    binding = asked.asked.request.binding if asked.asked is not None else None
+
+    answers = [ApprovalAnswered("ask", True, "Ann", 0.0, output, binding) for output in ({"n": "many"}, {"n": 3})]
+    fates = [now(heart.take([PersonSaid("r", answer)])).answers[0].fate for answer in answers]
+
+    assert fates == [Fate.REFUSED, Fate.TAKEN]
+    assert cluster.machine("r").state.nodes["ask"].output == {"n": 3}
 
 
 def test_a_run_that_cannot_be_written_stops_none_of_those_that_come_with_it() -> None:

@@ -45,16 +45,20 @@ def answer_fact(
         )
     if binding is not None:
         _same(asked, step, binding)
-    form = asked.request.form
     filled = as_json(output)
-    if approved and form is not None:
-        problems = input_problems("answer", filled, form)
-        if problems:
-            told = "; ".join(problem.message for problem in problems)
-            raise ValidationError(
-                f"the answer does not fit the form of step {step!r}: {told}", remedy=f"fill in: {form}"
-            )
+    told = misfit(asked, filled) if approved else ""
+    if told:
+        form = asked.request.form
+        raise ValidationError(f"the answer does not fit the form of step {step!r}: {told}", remedy=f"fill in: {form}")
     return ApprovalAnswered(step, approved, by, at, filled, asked.request.binding)
+
+
+def misfit(asked: Consent, filled: Any) -> str:
+    """Return why what was filled in does not fit the form of a question, or ""."""
+    form = asked.request.form
+    if form is None:
+        return ""
+    return "; ".join(problem.message for problem in input_problems("answer", filled, form))
 
 
 def _same(asked: Consent, step: str, binding: str) -> None:

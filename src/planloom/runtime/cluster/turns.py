@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, assert_never
 from planloom import masking
 from planloom.core.commands import GoOn, RunStep, StopStep
 from planloom.core.events import (
+    ApprovalAnswered,
     AttemptFailed,
     AttemptSucceeded,
     CallEnded,
@@ -50,6 +51,7 @@ from planloom.runtime.cluster.inputs import (
     Unsendable,
 )
 from planloom.runtime.cluster.outbox import GRACE_S, Placing, again, is_once, needs_claim
+from planloom.runtime.people import misfit
 from planloom.transport.leases import ENDS, NOTES, check_stated
 
 if TYPE_CHECKING:
@@ -280,6 +282,11 @@ class RunTurn:
             fact = RunResumed(state.epoch + 1, self._now)
         elif isinstance(fact, PauseRequested) and state.paused:
             return TAKEN
+        elif isinstance(fact, ApprovalAnswered) and fact.approved:
+            node = state.blocked.get(fact.step)
+            why = misfit(node.asked, fact.output) if node is not None and node.asked is not None else ""
+            if why:
+                return Received(Fate.REFUSED, f"the answer does not fit the form of step {fact.step!r}: {why}")
         # It says when it was said; it takes effect when it is heard.
         return TAKEN if self._hand(replace(fact, at=self._now)) else NOT_WANTED
 
