@@ -16,15 +16,12 @@ from typing import TYPE_CHECKING, assert_never
 from planloom import masking
 from planloom.core.commands import GoOn, RunStep, StopStep
 from planloom.core.events import (
-    ApprovalAnswered,
     AttemptFailed,
     AttemptSucceeded,
     CallEnded,
     CallStarted,
     Event,
     Fact,
-    PauseRequested,
-    RunResumed,
     TimerFired,
     WentOn,
 )
@@ -36,7 +33,6 @@ from planloom.plan.values import as_json
 from planloom.runtime.cluster.inputs import (
     NOT_WANTED,
     RESTS,
-    SIGNALS,
     STALE,
     TAKEN,
     Claimed,
@@ -51,7 +47,7 @@ from planloom.runtime.cluster.inputs import (
     Unsendable,
 )
 from planloom.runtime.cluster.outbox import GRACE_S, Placing, again, is_once, needs_claim
-from planloom.runtime.people import misfit
+from planloom.runtime.cluster.signals import heard
 from planloom.transport.leases import ENDS, NOTES, check_stated
 
 if TYPE_CHECKING:
@@ -271,24 +267,10 @@ class RunTurn:
             self._taken = number
 
     def _said(self, fact: Fact) -> Received:
-        state = self._machine.state
-        if state.started is None or self._machine.ended or type(fact) not in SIGNALS.values():
-            return NOT_WANTED
-        if isinstance(fact, RunResumed):
-            if not state.paused:
-                return NOT_WANTED
-            if state.running:
-                return RESTS  # what is under way ends first: it is not to be made a second time
-            fact = RunResumed(state.epoch + 1, self._now)
-        elif isinstance(fact, PauseRequested) and state.paused:
-            return TAKEN
-        elif isinstance(fact, ApprovalAnswered) and fact.approved:
-            node = state.blocked.get(fact.step)
-            why = misfit(node.asked, fact.output) if node is not None and node.asked is not None else ""
-            if why:
-                return Received(Fate.REFUSED, f"the answer does not fit the form of step {fact.step!r}: {why}")
-        # It says when it was said; it takes effect when it is heard.
-        return TAKEN if self._hand(replace(fact, at=self._now)) else NOT_WANTED
+        told = heard(self._machine, fact, self._now)
+        if isinstance(told, Received):
+            return told
+        return TAKEN if self._hand(told) else NOT_WANTED
 
     # --- time ---------------------------------------------------------------------------------
 
