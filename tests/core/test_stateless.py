@@ -82,9 +82,9 @@ class AnySharedLabelledRun(AnyLabelledRun):
     drives = TakingTurns
 
 
-TestAnySharedRun = pytest.mark.slow(walked(AnySharedRun, examples=40, steps=25))
-TestAnySharedRunInSmallTurns = pytest.mark.slow(walked(AnySharedRunInSmallTurns, examples=40, steps=25))
-TestAnySharedLabelledRun = pytest.mark.slow(walked(AnySharedLabelledRun, examples=25, steps=25))
+TestAnySharedRun = pytest.mark.slow(walked(AnySharedRun, examples=25, steps=25))
+TestAnySharedRunInSmallTurns = pytest.mark.slow(walked(AnySharedRunInSmallTurns, examples=25, steps=25))
+TestAnySharedLabelledRun = pytest.mark.slow(walked(AnySharedLabelledRun, examples=12, steps=25))
 
 
 @pytest.mark.parametrize("seed", range(8))
