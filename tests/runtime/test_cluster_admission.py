@@ -9,7 +9,7 @@ import pytest
 from planloom import Engine, tool
 from planloom.errors import PlanError
 from planloom.journal.memory import MemoryJournal
-from planloom.runtime.cluster.admission import KnownPlans, admitted
+from planloom.runtime.cluster.admission import PlansInHand, admitted
 from planloom.runtime.cluster.bodies import PlanSubmission
 from planloom.runtime.cluster.capabilities import Capabilities
 
@@ -23,14 +23,14 @@ def plan(n: int, *, name: str = "add") -> dict[str, Any]:
     return {"planloom": 1, "name": "counts", "steps": [{"id": "a", "tool": name, "with": {"n": n}}]}
 
 
-def started(known: KnownPlans, run_id: str, given: dict[str, Any], **more: Any) -> Any:
+def started(known: PlansInHand, run_id: str, given: dict[str, Any], **more: Any) -> Any:
     engine = Engine(MemoryJournal(), tools=[add])
     submission = PlanSubmission(run_id=run_id, plan=given, **more)
     return admitted(submission, engine, Capabilities({}, engine.tools), known=known).started
 
 
 def test_a_plan_that_is_submitted_again_is_read_once_and_another_one_by_itself() -> None:
-    known = KnownPlans()
+    known = PlansInHand()
 
     first, again, other = (started(known, f"r{number}", plan(n)) for number, n in enumerate((1, 1, 2)))
 
@@ -39,7 +39,7 @@ def test_a_plan_that_is_submitted_again_is_read_once_and_another_one_by_itself()
 
 
 def test_a_known_plan_is_held_against_each_submissions_own_allowlist() -> None:
-    known = KnownPlans()
+    known = PlansInHand()
     started(known, "r1", plan(1))
 
     with pytest.raises(PlanError, match="allow"):
@@ -47,7 +47,7 @@ def test_a_known_plan_is_held_against_each_submissions_own_allowlist() -> None:
 
 
 def test_a_plan_that_is_refused_is_not_known() -> None:
-    known = KnownPlans()
+    known = PlansInHand()
 
     for _ in range(2):
         with pytest.raises(PlanError, match="nothing"):

@@ -31,7 +31,7 @@ MOST_KEPT_CHARS = 256 * 1024
 """Plans that are known, and how long the text of one may be."""
 
 
-class KnownPlans:
+class PlansInHand:
     """Plans that were admitted, by their text: one that is submitted again and again is read and compiled once."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ def admitted(
     engine: Engine,
     capabilities: Capabilities,
     *,
-    known: KnownPlans | None = None,
+    known: PlansInHand | None = None,
     earlier: RunMachine | None = None,
 ) -> Submitted:
     """Return the run that a submission asks for.
@@ -71,7 +71,7 @@ def admitted(
         PlanloomError: It cannot run here, and why.
     """
     run_id = checked_run_id(submission.run_id)
-    text, plan = (known or KnownPlans()).of(submission.plan)
+    text, plan = (known or PlansInHand()).of(submission.plan)
     started = _prepared(submission, plan, engine) if earlier is None else _prepared_again(submission, engine, earlier)
     problems = capabilities.problems(started.plan)
     if problems:

@@ -21,7 +21,7 @@ from planloom.errors import (
     RunNotFoundError,
 )
 from planloom.runtime.cluster import bodies
-from planloom.runtime.cluster.admission import KnownPlans, admitted, refusal_of, taken_name
+from planloom.runtime.cluster.admission import PlansInHand, admitted, refusal_of, taken_name
 from planloom.runtime.cluster.inputs import Fate, Lost, Submitted
 from planloom.runtime.cluster.turnstile import Waiting
 from planloom.runtime.replay import replayed
@@ -92,7 +92,7 @@ class Intake:
         self._inputs = Puller(link, IN, ORCH, self._came, room=self._free)
         self._dead = Puller(link, DLQ, BURIERS, self._died, room=lambda: 16)
         self._asks: Hearing | None = None
-        self._plans = KnownPlans()
+        self._plans = PlansInHand()
         self._held: set[Delivery] = set()
         """Inputs that are not acknowledged."""
         self._renewing: asyncio.Task[None] | None = None

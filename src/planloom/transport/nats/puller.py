@@ -34,6 +34,8 @@ LATE_S = 1.0
 AGAIN_S = 0.25
 """Seconds before it is asked again where nobody answers: there is no consumer, or no connection."""
 MAX_BATCH = 256
+PART = 4
+"""What part of the room has to be free before more is asked for: each open request costs signs of life."""
 _NS = 1_000_000_000
 _ACK, _NAK, _PROGRESS, _TERM = b"+ACK", b"-NAK", b"+WPI", b"+TERM"
 
@@ -178,8 +180,9 @@ class Puller:
             if self._link.is_up and now >= self._pause_until:
                 if self._stale:
                     await self._begin_anew()
-                wanted = min(self._room() - self.asked, MAX_BATCH)
-                if wanted > 0:
+                room = self._room()
+                wanted = min(room - self.asked, MAX_BATCH)
+                if wanted > 0 and wanted >= min(room // PART, MAX_BATCH):
                     await self._ask(wanted)
             wait_s = self._pause_until - now if self._pause_until > now else self._heartbeat_s
             with suppress(TimeoutError):
