@@ -222,6 +222,11 @@ def _envelope() -> dict[str, Any]:
                 "pattern": rf"^[0-9]{{{SEQUENCE_DIGITS},}}$",
                 "description": "Number of the entry of the run's record, padded so that it compares as text.",
             },
+            "entryevents": {
+                "type": "integer",
+                "minimum": 2,
+                "description": "How many events follow from that entry, this one among them; left out: this one alone.",
+            },
             "datacontenttype": {"const": "application/json"},
             "data": {"type": "object"},
         },

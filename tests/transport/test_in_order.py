@@ -13,8 +13,9 @@ from planloom.transport.event import Event, read_event
 from planloom.transport.in_order import InOrder, Unheard
 
 
-def event(seq: int | None, suffix: str = "", run: str = "r") -> Event:
-    return Event(f"{run}/{seq}{suffix}", "planloom.step.requested", "/planloom/runs/r", 1.0, "a", run, None, {}, seq)
+def event(seq: int | None, suffix: str = "", run: str = "r", *, of: int = 1) -> Event:
+    name = f"{run}/{seq}{suffix}"
+    return Event(name, "planloom.step.requested", "/planloom/runs/r", 1.0, "a", run, None, {}, seq, of)
 
 
 def told(order: InOrder, *events: Event, now: float = 0.0) -> list[str | tuple[int, int]]:
@@ -55,6 +56,24 @@ def test_what_never_comes_is_told_as_missed_after_a_moment_and_left_out_when_it_
     assert told(order, event(3), event(5)) == ["r/5"]
 
 
+def test_an_entry_of_which_a_part_was_lost_is_told_as_missed_whether_more_comes_or_not() -> None:
+    order = InOrder(patience_s=1.0)
+
+    assert told(order, event(1, of=2), event(2), now=0.0) == ["r/1"]
+    assert named(order.overdue(1.0)) == [(1, 1), "r/2"]
+    assert told(order, event(1, "/started", of=2), event(3, of=2), now=5.0) == ["r/3"]
+    assert named(order.overdue(6.0)) == [(3, 3)]
+    assert told(order, event(3, "/started", of=2), event(4)) == ["r/4"]
+    assert order.due_at is None
+
+
+def test_an_entry_whose_parts_come_with_the_next_between_is_whole() -> None:
+    order = InOrder()
+
+    assert told(order, event(1, of=2), event(2), event(1, "/started", of=2)) == ["r/1", "r/1/started", "r/2"]
+    assert order.due_at is None
+
+
 def test_each_hole_is_told_by_itself() -> None:
     order = InOrder(patience_s=1.0)
     told(order, event(1), event(3), event(6), now=0.0)
@@ -88,7 +107,7 @@ def test_little_is_kept_however_much_is_early(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_the_bus_does_every_entry_is_told_once_or_missed_once_and_in_order(seed: int) -> None:
     dice, order = random.Random(seed), InOrder(patience_s=1.0)
-    sent = [event(seq, suffix, run) for run in "ab" for seq in range(1, 40) for suffix in ("", "/started")]
+    sent = [event(seq, suffix, run, of=2) for run in "ab" for seq in range(1, 40) for suffix in ("", "/started")]
     on_the_way = [(position + dice.uniform(0, 8), one) for position, one in enumerate(sent) if dice.random() > 0.1]
     on_the_way += [(position + dice.uniform(0, 8), one) for position, one in dice.sample(on_the_way, 20)]
     found: list[Event | Unheard] = []
@@ -107,12 +126,15 @@ def test_whatever_the_bus_does_every_entry_is_told_once_or_missed_once_and_in_or
         seqs = [seq for group in numbers for seq in group]
         assert sorted(seqs, key=lambda seq: seq or 0) == seqs
         assert set(seqs) == set(range(1, max(seq or 0 for seq in seqs) + 1))
+        missed = {seq for group in numbers if isinstance(group, range) for seq in group}
+        heard = [group[0] for group in numbers if isinstance(group, list)]
+        assert all(heard.count(seq) == 2 for seq in set(seqs) - missed)
     ids = [one.id for one in found if isinstance(one, Event)]
     assert len(ids) == len(set(ids))
 
 
 def test_an_event_is_read_as_it_was_told() -> None:
-    one = Event("r/3", "planloom.step.completed", "/planloom/runs/r", 1_760_000_000.5, "a", "r", None, {"x": 1}, 3)
+    one = Event("r/3", "planloom.step.completed", "/planloom/runs/r", 1_760_000_000.5, "a", "r", None, {"x": 1}, 3, 2)
 
     assert read_event(json.dumps(one.to_dict()).encode()) == one
 
@@ -125,6 +147,8 @@ def test_an_event_is_read_as_it_was_told() -> None:
         {"time": "yesterday"},
         {"sequence": "x"},
         {"sequence": 3},
+        {"entryevents": 0},
+        {"entryevents": "2"},
         {"data": []},
         {"subject": ""},
     ],

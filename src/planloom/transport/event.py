@@ -39,6 +39,7 @@ class Event:
         correlation_id: What belongs together: the run's id.
         causation_id: Id of the event that led to it; None for what came from outside.
         seq: Its number in the run's journal; None for what is not on record.
+        of_entry: How many events follow from that entry of the journal, this one among them.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Event:
     causation_id: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
     seq: int | None = None
+    of_entry: int = 1
 
     @classmethod
     def new(
@@ -83,6 +85,7 @@ class Event:
             "correlationid": self.correlation_id,
             "causationid": self.causation_id,
             "sequence": None if self.seq is None else f"{self.seq:0{SEQUENCE_DIGITS}d}",
+            "entryevents": None if self.of_entry == 1 else self.of_entry,
             "datacontenttype": "application/json",
             "data": self.data,
         }
@@ -106,7 +109,10 @@ def read_event(body: bytes) -> Event:
         at = datetime.fromisoformat(told["time"]).timestamp()
         *texts, sequence = texts
         seq = None if sequence is None else int(sequence)
+        of_entry = told.get("entryevents", 1)
+        if type(of_entry) is not int or of_entry < 1:
+            raise ValueError("an attribute is no number")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ProtocolError(f"this is no event: {type(error).__name__}: {error}") from error
     name, kind, source, subject, correlation, cause = texts
-    return Event(name, kind, source, at, subject, correlation, cause, told.get("data", {}), seq)
+    return Event(name, kind, source, at, subject, correlation, cause, told.get("data", {}), seq, of_entry)

@@ -132,6 +132,12 @@ class RunEvents:
 
     def of(self, recorded: Recorded) -> list[Event]:
         """Return what an entry is to those who listen: its own event, and what follows from it."""
+        events = self._of(recorded)
+        if len(events) == 1:
+            return events
+        return [replace(event, of_entry=len(events)) for event in events]
+
+    def _of(self, recorded: Recorded) -> list[Event]:
         entry = recorded.event
         self._machine.replay((entry,))
         key: str = getattr(entry, "step", "")
