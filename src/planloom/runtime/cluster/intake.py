@@ -45,7 +45,10 @@ if TYPE_CHECKING:
     from planloom.runtime.engine import Engine
     from planloom.transport.nats.link import BrokerLink, Hearing
     from planloom.transport.nats.puller import Delivery
+    from planloom.transport.nats.stranded import Stranded
     from planloom.transport.wire import WireFormat
+
+    Given = Delivery | Stranded
 
 _log = logging.getLogger("planloom.cluster")
 
@@ -93,7 +96,7 @@ class Intake:
         self._dead = Puller(link, DLQ, BURIERS, self._died, room=lambda: 16)
         self._asks: Hearing | None = None
         self._plans = PlansInHand()
-        self._held: set[Delivery] = set()
+        self._held: set[Given] = set()
         """Inputs that are not acknowledged."""
         self._renewing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -142,7 +145,12 @@ class Intake:
 
     # --- inputs of the stream -----------------------------------------------------------------
 
-    def _came(self, delivery: Delivery) -> None:
+    def take(self, one: Stranded) -> None:
+        """Take an input that was not given to anybody, unless it is being seen to already."""
+        if all(one.sequence != held.sequence for held in self._held):
+            self._came(one)
+
+    def _came(self, delivery: Given) -> None:
         try:
             one = self._read(delivery)
         except ProtocolError as error:
@@ -160,10 +168,10 @@ class Intake:
         else:
             self._put(delivery, one)
 
-    def _put(self, delivery: Delivery, one: Input) -> None:
+    def _put(self, delivery: Given, one: Input) -> None:
         self._turnstile.put(Waiting(one, done=lambda answer: self._taken(delivery, one, answer)))
 
-    async def _goes_on(self, delivery: Delivery, submission: bodies.PlanSubmission) -> None:
+    async def _goes_on(self, delivery: Given, submission: bodies.PlanSubmission) -> None:
         """Take in the submission of a run that goes on from an earlier one, whose record is read for it."""
         assert submission.earlier is not None
         run_id = submission.earlier.run_id
@@ -180,7 +188,7 @@ class Intake:
         else:
             self._put(delivery, one)
 
-    def _read(self, delivery: Delivery) -> Input | bodies.PlanSubmission:
+    def _read(self, delivery: Given) -> Input | bodies.PlanSubmission:
         subject, body, now = delivery.subject, delivery.body, self._clock.now()
         if subject.startswith(_SUBMISSION):
             submission = bodies.read_submission(subject, body)
@@ -191,7 +199,7 @@ class Intake:
             return bodies.read_signal(subject, body, self._wire, now)
         return bodies.read_outcome(subject, body, self._wire, now)
 
-    def _taken(self, delivery: Delivery, one: Input, answer: Received | None) -> None:
+    def _taken(self, delivery: Given, one: Input, answer: Received | None) -> None:
         """Acknowledge an input, or have it brought again."""
         if answer is None or answer.fate in (Fate.RESTS, Fate.BROKEN):
             broken = answer is not None and answer.fate is Fate.BROKEN
@@ -207,12 +215,12 @@ class Intake:
     def _count(self, answer: Received | None) -> None:
         self.counts["unwritten" if answer is None else answer.fate.value] += 1
 
-    def _done(self, delivery: Delivery, said: Coroutine[None, None, None]) -> None:
+    def _done(self, delivery: Given, said: Coroutine[None, None, None]) -> None:
         self._held.discard(delivery)
         self._inputs.more()
         self._start(said)
 
-    async def _refuse(self, delivery: Delivery, error: PlanloomError) -> None:
+    async def _refuse(self, delivery: Given, error: PlanloomError) -> None:
         """Keep why a submission is refused where whoever submitted it looks, and tell it."""
         self.counts["submissions_refused"] += 1
         submission = bodies.read_submission(delivery.subject, delivery.body)

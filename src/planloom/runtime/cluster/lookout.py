@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from planloom.errors import PlanloomError
 from planloom.runtime.cluster import bodies
 from planloom.runtime.cluster.inputs import Due, Lost
-from planloom.transport.nats import commands
-from planloom.transport.nats.streams import CMD, IN
+from planloom.transport.nats import subjects
+from planloom.transport.nats.stranded import done_up_to, number_of, stranded, taken_out
+from planloom.transport.nats.streams import CMD, IN, ORCH
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from planloom.journal.postgres.shared import SharedRuns
     from planloom.journal.postgres.work import Work
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from planloom.runtime.cluster.inputs import Input
     from planloom.runtime.cluster.settings import ClusterSettings
     from planloom.transport.nats.link import BrokerLink
+    from planloom.transport.nats.stranded import Stranded
 
 _log = logging.getLogger("planloom.cluster")
 
@@ -71,6 +73,7 @@ class Lookout:
 
     Args:
         tell: Takes in what was found.
+        take: Takes an input that the broker has, and gives to nobody any more.
     """
 
     def __init__(
@@ -81,7 +84,9 @@ class Lookout:
         settings: ClusterSettings,
         clock: Clock,
         tell: Callable[[Input], None],
+        take: Callable[[Stranded], None],
     ) -> None:
+        self._take = take
         self._link = link
         self._shared = shared
         self._journal = journal
@@ -149,6 +154,9 @@ class Lookout:
     async def _look_for_work(self) -> None:
         if not self._link.is_up:
             return  # what is taken to be looked for is nobody else's for a while: not for nothing
+        for one in await stranded(self._link, IN, ORCH):
+            _log.warning("an input was stranded at the broker: %s", one.subject[:200])
+            self._take(one)
         now, check_s = self._clock.now(), self._settings.check_s
         await self._look_for(await self._shared.unsent(now - UNSENT_S, MANY, again_s=min(check_s, UNSENT_AGAIN_S)))
         is_all = self._all
@@ -161,13 +169,26 @@ class Lookout:
             self._all = False  # not before: a look that fails is made again
 
     async def _look_for(self, works: Sequence[Work]) -> None:
+        queues = {subjects.consumer(work.capability, work.place) for work in works}
+        done = {queue: await done_up_to(self._link, CMD, queue) for queue in queues}
         for some in (works[at : at + AT_ONCE] for at in range(0, len(works), AT_ONCE)):
-            there = await asyncio.gather(*map(self._is_somewhere, some))
+            there = await asyncio.gather(*(self._is_somewhere(work, done) for work in some))
             for work in (work for work, is_there in zip(some, there, strict=True) if not is_there):
                 # Whether it was answered meanwhile is seen on record, with its row locked.
                 self._tell(Lost(work.run_id, work.key, work.token, NOWHERE, is_nowhere=True))
 
-    async def _is_somewhere(self, work: Work) -> bool:
-        if await commands.holds(self._link, CMD, bodies.command_subject(work)):
+    async def _is_somewhere(self, work: Work, done: Mapping[str, int]) -> bool:
+        """Return whether work is with the workers, or among the inputs.
+
+        Args:
+            done: Up to which number each queue takes its commands for done with.
+        """
+        number = await number_of(self._link, CMD, bodies.command_subject(work))
+        if number is not None and number > done[subjects.consumer(work.capability, work.place)]:
             return True
-        return await commands.holds(self._link, IN, bodies.outcome_subject(work))
+        if await number_of(self._link, IN, bodies.outcome_subject(work)) is not None:
+            return True
+        if number is not None:
+            _log.warning("a command of run %s was stranded at the broker", work.run_id)
+            await taken_out(self._link, CMD, number)
+        return False

@@ -86,7 +86,9 @@ class Orchestrator:
         self._newsroom = Newsroom(self._link, journal) if settings.news else None
         self._turnstile = Turnstile(Hearts(shared, placing, self._clock), self._after)
         self._sender = Sender(self._link, shared, settings, self._clock, self._put)
-        self._lookout = Lookout(self._link, shared, journal, settings, self._clock, self._put)
+        self._lookout = Lookout(
+            self._link, shared, journal, settings, self._clock, self._put, lambda one: self._intake.take(one)
+        )
         self._intake = Intake(
             self._link,
             self._turnstile,
