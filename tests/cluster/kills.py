@@ -37,8 +37,14 @@ AGAIN_S = 6.0
 """Seconds after which a submission that became no run is made again."""
 ACTIVE = 120
 """Runs that are under way at a time, at most."""
+COMMANDS = 3
+"""Commands of the person who answers that run at a time."""
 ZOMBIE_LEASES = 3.0
 """Leases after which nobody is still at an attempt whose outcome is unknown."""
+_LEFT = {
+    "record": "SELECT run_id, seq, kind, at, left(body, 300) FROM planloom.events ORDER BY run_id, seq",
+    "work": "SELECT run_id, step, attempt, token, send_at, sent_at, claimed_by, stop_at, check_at FROM planloom.work",
+}
 
 
 @dataclass
@@ -52,6 +58,7 @@ class Told:
     killing_s: float = 0.0
     struck: Counter[str] = field(default_factory=Counter)
     resubmitted: int = 0
+    gone: int = 0
     answered: Counter[str] = field(default_factory=Counter)
     metrics: dict[str, float] = field(default_factory=dict)
     verdict: Verdict = field(default_factory=Verdict)
@@ -92,6 +99,7 @@ class Trial:
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen_unknown: dict[tuple[str, str], float] = {}
         self._to_answer: set[str] = set()
+        self._commands = asyncio.Semaphore(COMMANDS)
         self._submitted = 0
         self._began = time.monotonic()
 
@@ -101,7 +109,7 @@ class Trial:
         client = ClusterClient(Broker((self._cluster.nats.url,), name="trial"))
         try:
             async with client:
-                looking = asyncio.create_task(self._look_on(journal))
+                looking = asyncio.gather(self._look_on(journal), self._look_after())
                 await self._kill_and_submit(client, journal)
                 self.told.killing_s = time.monotonic() - self._began
                 await self._striker.all_back()
@@ -114,10 +122,18 @@ class Trial:
             self.told.took_s = time.monotonic() - self._began
             self.told.struck = self._striker.struck
             self.told.metrics = await asyncio.to_thread(self._cluster.metrics)
+            await self._leave_behind()
             self.told.verdict = await judged(journal, self._runs, self._cluster.folder)
             return self.told
         finally:
             await journal.close()
+
+    async def _leave_behind(self) -> None:
+        """Write the whole record, and the work that is still asked for, beside the logs, for whoever asks why."""
+        async with await psycopg.AsyncConnection.connect(self._cluster.dsn) as connection:
+            for name, told in _LEFT.items():
+                rows = await (await connection.execute(told)).fetchall()
+                (self._cluster.folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
     def some(self, number: int) -> list[str]:
         """Return names of runs, spread over all of them."""
@@ -193,6 +209,16 @@ class Trial:
             f"{len(self._statuses)} on record, {self._ended} ended, {sum(self.told.answered.values())} answered"
         )
 
+    async def _look_after(self) -> None:
+        """Start members again that ended by themselves, as whatever runs services does."""
+        while True:
+            for member in self._cluster.members:
+                if member.has_gone:
+                    self.told.gone += 1
+                    self._say(f"{member.name} ended by itself: {member.said.read_text(errors='replace')[-300:]}")
+                    member.start()
+            await asyncio.sleep(LOOK_S)
+
     # --- people ---
 
     async def _look_on(self, journal: PostgresJournal) -> None:
@@ -255,14 +281,15 @@ class Trial:
         else:
             return
         assert all(line["tool"] == ONCE for line in done)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "planloom", "resolve", run_id, key, *how, "--by", "trial", "--json"),
-            *("--journal", self._cluster.dsn),
-            cwd=self._cluster.folder,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        _, said = await process.communicate()
+        async with self._commands:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "planloom", "resolve", run_id, key, *how, "--by", "trial", "--json"),
+                *("--journal", self._cluster.dsn),
+                cwd=self._cluster.folder,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            _, said = await process.communicate()
         if process.returncode == 0:
             self.told.answered[f"resolved {how[0]}"] += 1
             self._seen_unknown.pop((run_id, key), None)
@@ -283,6 +310,7 @@ def table(told: Told) -> str:
         ("seconds, and of them with kills", f"{told.took_s:.0f}, {told.killing_s:.0f}"),
         *((f"  {way}", number) for way, number in sorted(told.struck.items())),
         ("kills", sum(told.struck.values())),
+        ("members that ended by themselves", told.gone),
         ("runs accepted", verdict.runs - len(verdict.lost)),
         ("runs submitted more than once", told.resubmitted),
         *((f"  {status}", number) for status, number in sorted(verdict.statuses.items())),

@@ -52,6 +52,11 @@ class Member:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def has_gone(self) -> bool:
+        """Return whether it ended though nobody killed it."""
+        return self._process is not None and self._process.poll() is not None
+
+    @property
     def is_ready(self) -> bool:
         """Return whether it has said that it works, since it was started."""
         with self.said.open("rb") as said:
