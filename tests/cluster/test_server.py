@@ -204,6 +204,22 @@ def test_a_key_stands_for_one_run_whichever_server_is_asked(folder: Path, nats: 
     assert count == 1
 
 
+def test_two_servers_that_are_asked_at_once_under_one_key_begin_one_run(folder: Path, nats: Nats) -> None:
+    def both(pool: ThreadPoolExecutor, servers: list[Server], key: str, numbers: tuple[int, int]) -> list[Any]:
+        bodies = [{"plan": ADDS, "inputs": {"n": number}} for number in numbers]
+        return list(pool.map(lambda one, body: one.ask("/runs", body, **{"Idempotency-Key": key}), servers, bodies))
+
+    with agent_process(folder), ready(folder) as one, ready(folder) as other, ThreadPoolExecutor(2) as pool:
+        same = [both(pool, [one, other], f"same{number}", (1, 1)) for number in range(5)]
+        differ = [both(pool, [one, other], f"differ{number}", (1, 2)) for number in range(5)]
+        count = len(one.ask("/runs").json()["runs"])
+
+    assert all({answer.status_code for answer in answers} <= {200, 201} for answers in same)
+    assert all(len({answer.json()["run_id"] for answer in answers}) == 1 for answers in same)
+    assert [sorted(answer.status_code for answer in answers) for answers in differ] == [[201, 409]] * 5
+    assert count == 10
+
+
 def test_a_server_that_is_killed_is_missed_by_no_run_and_its_follower_misses_nothing(folder: Path, nats: Nats) -> None:
     async def main(server: Server, run_id: str) -> list[Any]:
         heard = asyncio.Event()

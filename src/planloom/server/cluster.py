@@ -139,6 +139,7 @@ class RunsOfCluster:
             started.inputs,
             run_id=run_id,
             limits=limits,
+            allow=started.allow,
             module=module,
             parallel=parallel,
             track_cost=track_cost,
@@ -212,6 +213,8 @@ class RunsOfCluster:
                 raise JournalConflictError(
                     f"run {run_id!r} exists", remedy="start a run under another id", run_id=run_id
                 ) from None
+            raise
+        except JournalConflictError:
             raise
         except JournalError as error:  # the submission is safe; whoever asks for the run is told what is wrong
             _log.warning("whether run %s has begun cannot be read: %s", run_id, error.message)

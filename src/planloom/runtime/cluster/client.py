@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planloom.core.events import CancelRequested, PauseRequested, RunFinished, RunResumed
-from planloom.errors import BrokerError, JetStreamError, OverloadedError, RunNotFoundError, SubmissionRefusedError
+from planloom.errors import (
+    BrokerError,
+    JetStreamError,
+    JournalConflictError,
+    OverloadedError,
+    RunNotFoundError,
+    SubmissionRefusedError,
+)
 from planloom.journal.address import spelled_out
 from planloom.journal.open import open_database
 from planloom.plan.load import load_plan
@@ -77,8 +84,8 @@ class ClusterClient:
         self._shared = shared
         self._key = key
         self._clock = clock or LoopClock()
-        self._tickets: dict[str, str] = {}
-        """Of what was submitted here, until it is known what became of it."""
+        self._submitted: dict[str, bodies.PlanSubmission] = {}
+        """What was submitted here, until it is known what became of it."""
         self._ending = AsyncExitStack()
 
     @property
@@ -170,12 +177,12 @@ class ClusterClient:
 
     async def _submit(self, submission: bodies.PlanSubmission) -> str:
         run_id = submission.run_id
-        self._tickets[run_id] = submission.ticket
+        self._submitted[run_id] = submission
         try:
             # Nobody must guess it: a message of any module's worker under the same one would swallow this.
             await self._store(subjects.submission(run_id), submission.written(), secrets.token_hex(16))
         except BaseException:
-            self._tickets.pop(run_id, None)
+            self._submitted.pop(run_id, None)
             raise
         return run_id
 
@@ -200,22 +207,27 @@ class ClusterClient:
 
         Raises:
             SubmissionRefusedError: It was refused, and why.
+            JournalConflictError: There is a run of that name, which something else was asked for.
         """
         journal, _ = self._here()
-        ticket, wait_s = self._tickets.get(run_id), FIRST_LOOK_S
+        ours, wait_s = self._submitted.get(run_id), FIRST_LOOK_S
         try:
             while True:
                 try:
-                    await journal.read(run_id, limit=1)
+                    first = (await journal.read(run_id, limit=1))[0].event
                 except RunNotFoundError:
                     pass
                 else:
+                    if ours is not None and getattr(first, "request", "") != ours.request:
+                        raise JournalConflictError(
+                            f"run {run_id!r} exists", remedy="submit it under another id, or none", run_id=run_id
+                        )
                     return
-                await self.check_refused(run_id, ticket=ticket)
+                await self.check_refused(run_id, ticket=None if ours is None else ours.ticket)
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, LOOK_S)
         finally:
-            self._tickets.pop(run_id, None)
+            self._submitted.pop(run_id, None)
 
     async def check_refused(self, run_id: str, *, ticket: str | None = None) -> None:
         """Look whether the newest submission under this name, or that one, was refused.
