@@ -272,11 +272,7 @@ class Trial:
         done = [line for line in effects_of(self._cluster.folder) if (line["run"], line["step"]) == (run_id, key)]
         if done:
             how = ["--output", str(done[0]["n"] + 1)]
-        elif (
-            now - since > self._zombie_s
-            and not self._striker.is_somebody_stopped
-            and now - self._striker.stopped_at > 3
-        ):
+        elif now - since > self._zombie_s and not self._striker.may_be_at_it(since):
             how = ["--retry"]
         else:
             return

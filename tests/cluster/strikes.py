@@ -7,6 +7,7 @@ Rule 2: a server that is struck is up again before the next strike; an agent or 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from dataclasses import dataclass
 from random import Random
@@ -27,6 +28,8 @@ WAYS = {
     "database killed": 7,
 }
 """How often each is drawn, of a hundred."""
+ATTEMPT_S = 5.0
+"""Longer than any attempt takes."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,14 @@ class Striker:
 
     Attributes:
         struck: How often, by way.
-        stopped_at: When something stood still last, on the loop's clock.
+        stood: From when until when something stood still, on the loop's clock.
     """
 
     def __init__(self, cluster: Deployment) -> None:
         self._cluster = cluster
         self._tasks: set[asyncio.Task[None]] = set()
         self.struck: Counter[str] = Counter()
-        self.stopped_at = 0.0
+        self.stood: list[list[float]] = []
 
     async def strike(self, strike: Strike) -> None:
         """Strike; on return, a server is up again."""
@@ -108,14 +111,18 @@ class Striker:
     async def _pause(self, member: Member, strike: Strike) -> None:
         if not member.is_up:
             return
+        loop = asyncio.get_running_loop()
+        stood = [loop.time(), math.inf]
+        self.stood.append(stood)
         member.stop()
         await asyncio.sleep(strike.away_s)
         member.go_on()
-        self.stopped_at = asyncio.get_running_loop().time()
+        stood[1] = loop.time()
 
-    @property
-    def is_somebody_stopped(self) -> bool:
-        return any(member.stopped for member in self._cluster.members)
+    def may_be_at_it(self, since: float) -> bool:
+        """Return whether somebody may still do what was given up then: who stood still, or went on just now."""
+        now = asyncio.get_running_loop().time()
+        return any(began < since + ATTEMPT_S and now < ended + ATTEMPT_S for began, ended in self.stood)
 
     async def all_back(self) -> None:
         """Wait until everything that was struck is there again."""
