@@ -21,6 +21,7 @@ from planloom.testing import check_history
 from planloom.testing.fakes import fake_tool
 from planloom.transport.nats.link import Broker
 from tests.cluster.hands import Hand, agent
+from tests.cluster.links import linked
 from tests.cluster.servers import Nats, Postgres, comes
 
 TOOLS = [fake_tool("add", [0], effects="none"), fake_tool("pay", ["paid"], effects="once")]
@@ -77,6 +78,25 @@ def test_a_broker_that_loses_all_it_has_in_the_middle_costs_no_run(postgres: str
             assert one.counts()["broker_losses"] >= 1
             for run_id in runs:
                 await lawful(journal, run_id)
+
+    asyncio.run(main())
+
+
+def test_a_submission_that_the_broker_lost_before_anybody_read_it_is_made_again_while_it_is_waited_for(
+    postgres: str, nats: Nats
+) -> None:
+    async def main() -> None:
+        async with linked(nats), asking(postgres, nats) as (client, _):
+            run_id = await client.submit(chain("pay"))
+            nats.restart(empty=True)
+            async with (
+                agent(postgres, nats.url, tools=TOOLS),
+                Hand(nats.url, lambda request: 1) as hand,
+            ):
+                result = await result_of(client, run_id)
+
+            assert result.status is RunStatus.SUCCESS
+            assert hand.made == {(run_id, "s0"): 1}
 
     asyncio.run(main())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,8 @@ FIRST_LOOK_S, LOOK_S = 0.02, 0.2
 """Seconds between looks whether a submission has become a run: at first, and once it takes its time."""
 WAIT_S = 10.0
 """Seconds that a broker is waited for which does not listen yet."""
+SUBMIT_AGAIN_S = 3.0
+"""Seconds after which a submission that nobody took is submitted once more, while it is waited for."""
 TRIES = 20
 AGAIN_S = 0.5
 
@@ -210,7 +212,8 @@ class ClusterClient:
             JournalConflictError: There is a run of that name, which something else was asked for.
         """
         journal, _ = self._here()
-        ours, wait_s = self._submitted.get(run_id), FIRST_LOOK_S
+        ours, wait_s, now = self._submitted.get(run_id), FIRST_LOOK_S, asyncio.get_running_loop().time
+        again_at = now() + SUBMIT_AGAIN_S
         try:
             while True:
                 try:
@@ -224,10 +227,19 @@ class ClusterClient:
                         )
                     return
                 await self.check_refused(run_id, ticket=None if ours is None else ours.ticket)
+                if ours is not None and now() >= again_at:
+                    again_at = now() + SUBMIT_AGAIN_S
+                    await self._submit_again(ours)
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, LOOK_S)
         finally:
             self._submitted.pop(run_id, None)
+
+    async def _submit_again(self, submission: bodies.PlanSubmission) -> None:
+        """Submit once more what nobody has read: the broker may have lost it with its store. Twins are one run."""
+        with suppress(BrokerError):  # it has it, is full, or is away: there is another time
+            subject = subjects.submission(submission.run_id)
+            await self._link.store(subject, submission.written(), msg_id=secrets.token_hex(16))
 
     async def check_refused(self, run_id: str, *, ticket: str | None = None) -> None:
         """Look whether the newest submission under this name, or that one, was refused.
