@@ -50,6 +50,7 @@ class Done:
         stopped: Work whose workers are to be told that it stops.
         void: Work that is to be taken from where it was put.
         news: What is new on record, by run.
+        missed: What others recorded before that since this agent's last turn, by run.
         wake_at: When runs have to be looked at again though nothing comes in.
     """
 
@@ -58,6 +59,7 @@ class Done:
     stopped: Sequence[Work] = ()
     void: Sequence[Work] = ()
     news: Mapping[str, Sequence[Recorded]] = field(default_factory=dict)
+    missed: Mapping[str, Sequence[Recorded]] = field(default_factory=dict)
     wake_at: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -125,6 +127,7 @@ class Hearts:
             [work for part in parts for work in part.stopped],
             [work for part in parts for work in part.void],
             {run_id: news for part in parts for run_id, news in part.news.items()},
+            {run_id: missed for part in parts for run_id, missed in part.missed.items()},
             {run_id: at for part in parts for run_id, at in part.wake_at.items()},
         )
 
@@ -132,6 +135,8 @@ class Hearts:
         self, inputs: Sequence[Input], by_run: Mapping[str, list[int]], known: dict[str, RunMachine | None]
     ) -> Done:
         turns: dict[str, tuple[RunTurn | None, RunMachine, list[Received], Decided | None, int]] = {}
+
+        missed: dict[str, Sequence[Recorded]] = {}
 
         def decide(locked: LockedRun) -> Decided | None:
             kept = known[locked.run_id]
@@ -141,6 +146,7 @@ class Hearts:
             mine = [inputs[place] for place in by_run[locked.run_id]]
             turn, answers, decided = self._decide(locked, machine, mine)
             turns[locked.run_id] = turn, machine, answers, decided, locked.last_seq
+            missed[locked.run_id] = locked.events
             return decided
 
         seqs = {run_id: 0 if kept is None else kept.state.seq for run_id, kept in known.items()}
@@ -157,6 +163,7 @@ class Hearts:
             [work for _, turn, _, _ in done for work in turn.stopped],
             [work for _, turn, _, _ in done for work in turn.void],
             {run_id: _recorded(decided, last) for run_id, _, decided, last in done if decided and decided.events},
+            {run_id: events for run_id, events in missed.items() if events},
             {run_id: decided.wake_at for run_id, _, decided, _ in done if decided and decided.wake_at is not None},
         )
 

@@ -45,17 +45,21 @@ class Newsroom:
         self._link = link
         self._journal = journal
         self._runs: OrderedDict[str, tuple[int, RunEvents]] = OrderedDict()
-        self._waiting: asyncio.Queue[tuple[str, Sequence[Recorded]]] = asyncio.Queue(MOST_WAITING)
+        self._waiting: asyncio.Queue[tuple[str, Sequence[Recorded], Sequence[Recorded]]] = asyncio.Queue(MOST_WAITING)
         self._telling: asyncio.Task[None] | None = None
         self.dropped = 0
 
     def start(self) -> None:
         self._telling = asyncio.get_running_loop().create_task(self._tell_on())
 
-    def tell(self, run_id: str, news: Sequence[Recorded]) -> None:
-        """Have it told what is new of a run."""
+    def tell(self, run_id: str, news: Sequence[Recorded], *, missed: Sequence[Recorded] = ()) -> None:
+        """Have it told what is new of a run.
+
+        Args:
+            missed: What others recorded before, and tell: as far as it is at hand. The rest is read.
+        """
         try:
-            self._waiting.put_nowait((run_id, news))
+            self._waiting.put_nowait((run_id, news, missed))
         except asyncio.QueueFull:
             self.dropped += 1
 
@@ -82,8 +86,9 @@ class Newsroom:
 
     async def _tell_on(self) -> None:
         while True:
-            run_id, news = await self._waiting.get()
+            run_id, news, missed = await self._waiting.get()
             try:
+                self._catch_up(run_id, missed)
                 for recorded in news:
                     for event in await self._events(run_id, recorded):
                         await self.tell_now(event)
@@ -92,6 +97,17 @@ class Newsroom:
                 _log.warning("news of run %s are not told: %s", run_id, error.message)
             finally:
                 self._waiting.task_done()
+
+    def _catch_up(self, run_id: str, missed: Sequence[Recorded]) -> None:
+        """Take note of what others tell; where something before it is not known, nothing of it is."""
+        seq, told = self._runs.get(run_id, (0, None))
+        for recorded in missed:
+            if recorded.seq == seq + 1:
+                told = told or RunEvents(run_id, source=source_of(run_id))
+                told.of(recorded)
+                seq = recorded.seq
+        if told is not None:
+            self._runs[run_id] = seq, told
 
     async def _events(self, run_id: str, recorded: Recorded) -> list[Event]:
         """Return what an entry is to those who listen, having read what others recorded before it."""

@@ -203,7 +203,7 @@ class Orchestrator:
             await self._sender.send(done.opened)
         if self._newsroom is not None:
             for run_id, news in done.news.items():
-                self._newsroom.tell(run_id, news)
+                self._newsroom.tell(run_id, news, missed=done.missed.get(run_id, ()))
 
     # --- the broker ---------------------------------------------------------------------------
 
