@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,11 +23,12 @@ from planloom.transport.nats.streams import (
     ensure_workers,
 )
 from tests.cluster.links import linked
-from tests.cluster.servers import comes
+from tests.cluster.servers import Nats, comes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from planloom.transport.nats.link import BrokerLink
-    from tests.cluster.servers import Nats
 
 
 def at(run: str, number: int = 1, place: str = "") -> str:
@@ -42,6 +44,24 @@ def test_streams_are_made_once_and_follow_the_settings(nats: Nats) -> None:
         return first, second, told["config"]["max_msgs"]
 
     assert asyncio.run(main()) == (["CMD", "IN", "DLQ", "EVT"], [], 7)
+
+
+def test_agents_that_come_together_make_the_streams_together(tmp_path: Path) -> None:
+    """What one makes is reserved twice for a moment: the broker then says that it has no room for the other's."""
+    server = Nats(tmp_path / "nats", "jetstream { max_memory_store: 256MB }\n").start()  # just enough
+
+    async def main() -> None:
+        async with AsyncExitStack() as open_links:
+            links = [await open_links.enter_async_context(linked(server, terms=None)) for _ in range(6)]
+            for _ in range(5):
+                await asyncio.gather(*(ensure_streams(link, StreamTerms()) for link in links))
+                for name in (CMD, DLQ, "IN", "EVT"):
+                    await links[0].api(f"STREAM.DELETE.{name}")
+
+    try:
+        asyncio.run(main())
+    finally:
+        server.kill()
 
 
 def test_a_stream_of_somebody_else_is_left_alone(nats: Nats) -> None:

@@ -7,6 +7,8 @@ Rule 3: no setting that nats-server 2.9 does not know.
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,8 @@ _NOT_NOW = 503
 """What servers of one cluster answer while they have no leader."""
 _NO_PEERS = 10005
 """The broker's number for: too few servers of one cluster are up."""
+LOOKS, LOOK_S = 10, 0.1
+"""How often, and how far apart in seconds, a stream is looked for that could not be made: another agent may make it."""
 _ABSENT = {10059, 10014}
 """The broker's numbers for: no such stream, no such consumer."""
 
@@ -123,7 +127,12 @@ async def _ensure_stream(link: BrokerLink, told: dict[str, Any]) -> bool:
     except JetStreamError as error:
         if error.facts["number"] not in _ABSENT:
             raise
-        await _made(link, f"STREAM.CREATE.{name}", told)
+        try:
+            await _made(link, f"STREAM.CREATE.{name}", told)
+        except ConfigError:
+            if await _is_there(link, name):
+                return False
+            raise
         return True
     if any(has.get(key) != value for key, value in told.items()):
         if has.get("retention") != told["retention"] or has.get("storage") != told["storage"]:
@@ -131,6 +140,16 @@ async def _ensure_stream(link: BrokerLink, told: dict[str, Any]) -> bool:
                 f"the broker has a stream {name} that is another one", remedy="give planloom an account of its own"
             )
         await _made(link, f"STREAM.UPDATE.{name}", has | told)
+    return False
+
+
+async def _is_there(link: BrokerLink, name: str) -> bool:
+    """Return whether somebody else makes a stream at this moment: what it reserves, the broker counts twice."""
+    for _ in range(LOOKS):
+        with suppress(JetStreamError):
+            await link.api(f"STREAM.INFO.{name}")
+            return True
+        await asyncio.sleep(LOOK_S)
     return False
 
 
