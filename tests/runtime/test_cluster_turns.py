@@ -180,6 +180,21 @@ def test_a_resumption_that_had_to_rest_is_heard_when_the_last_attempt_under_way_
     assert cluster.table.rows["r"].posted == []
 
 
+def test_a_cancel_does_not_wait_behind_a_resumption_that_rests() -> None:
+    cluster = Cluster(1, NO_FAULTS)
+    heart = cluster.agents[0]
+    plan = Plan.from_dict({"steps": [{"id": "a", "tool": "t"}, {"id": "b", "tool": "t", "needs": ["a"]}]})
+    now(heart.take([Submitted("r", RunStarted(plan, {}, 1_000.0, tools=TOOLS))]))
+    for fact in (PauseRequested("Ann", 0.0), RunResumed(0, 0.0), CancelRequested("Ann", 0.0)):
+        cluster.leave("r", fact)
+
+    told = now(heart.take([Due("r")]))
+
+    assert [work.step for work in told.stopped] == ["a"]
+    assert cluster.machine("r").state.stopping is not None
+    assert cluster.table.rows["r"].posted == []
+
+
 def test_an_answer_that_does_not_fit_its_form_is_refused_and_the_step_goes_on_waiting() -> None:
     cluster = Cluster(1, NO_FAULTS)
     heart = cluster.agents[0]

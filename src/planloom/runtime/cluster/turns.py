@@ -20,6 +20,7 @@ from planloom.core.events import (
     AttemptSucceeded,
     CallEnded,
     CallStarted,
+    CancelRequested,
     Event,
     Fact,
     TimerFired,
@@ -260,9 +261,11 @@ class RunTurn:
     # --- people -------------------------------------------------------------------------------
 
     def _hear_people(self) -> None:
-        """Take in what people left in the journal, in order."""
-        for number, fact in [one for one in self._posted if one[0] > self._taken]:
-            if self._said(fact) is RESTS:
+        """Take in what people left in the journal, in order; a cancel does not wait behind a resumption that rests."""
+        left = [one for one in self._posted if one[0] > self._taken]
+        cancelled = max((number for number, fact in left if isinstance(fact, CancelRequested)), default=0)
+        for number, fact in left:
+            if self._said(fact) is RESTS and number > cancelled:
                 return
             self._taken = number
 
