@@ -67,6 +67,27 @@ def test_never_more_is_taken_than_there_is_room_for_and_all_of_it_in_order(nats:
     assert {one.deliveries for one in desk.taken} == {1}
 
 
+def test_messages_that_come_one_by_one_leave_few_requests_open(nats: Nats) -> None:
+    """Each one that is open costs a sign of life each second, at both ends."""
+
+    async def main() -> int:
+        async with linked(nats) as link:
+            consumer = await ensure_workers(link, "mail")
+            desk = Desk(64)
+            puller = Puller(link, CMD, consumer, desk.take, room=desk.free)
+            puller.start("_INBOX.desk")
+            for number in range(40):
+                await ask_for(link, 1, first=number)
+                await comes(lambda: len(desk.taken) > desk.done)
+                await desk.finish_one()
+                puller.more()
+            told = await link.api(f"CONSUMER.INFO.{CMD}.{consumer}")
+            await puller.withdraw()
+        return int(told["num_waiting"])
+
+    assert asyncio.run(main()) <= 5
+
+
 async def backlog_is_empty(link: BrokerLink, consumer: str) -> bool:
     left = await backlog(link, CMD, consumer)
     return not left.waiting and not left.in_flight
