@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from planloom.cli.main import main as command
 from planloom.plan.policy import Effects, FailureKind
 from planloom.transport.nats import subjects
-from planloom.transport.nats.commands import holds
+from planloom.transport.nats.stranded import number_of
 from planloom.transport.nats.streams import CMD, backlog
 from tests.cluster.servers import Nats, comes
 from tests.cluster.small_agent import failure, small_agent, value, worker
@@ -50,7 +50,7 @@ def test_an_attempt_is_made_and_its_command_is_gone_once_its_outcome_is_there(na
 
 
 async def gone(link: Any, subject: str) -> bool:
-    return not await holds(link, CMD, subject)
+    return await number_of(link, CMD, subject) is None
 
 
 def test_it_takes_as_many_as_it_has_slots_and_leaves_the_rest_to_others(nats: Nats, tmp_path: Path) -> None:

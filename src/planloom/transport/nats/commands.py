@@ -1,8 +1,7 @@
-"""Commands on their way to the workers: sent, looked for, taken back.
+"""Commands on their way to the workers: sent, taken back, buried.
 
 Rule 1: an attempt has one subject, and a subject one outstanding command: a second one is refused, and that is well.
 Rule 2: "outstanding" and "full" come under one number of the broker's: its words tell them apart.
-Rule 3: whether something is there is asked of a stream's leader: a replica may answer with what was.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from planloom.errors import JetStreamError
 from planloom.transport.nats import subjects
+from planloom.transport.nats.stranded import taken_out
 from planloom.transport.nats.streams import CMD
 
 if TYPE_CHECKING:
@@ -68,21 +68,6 @@ _IN_FLIGHT = 10158
 """A replicated stream's number for: the very same message is being stored at this moment."""
 
 
-async def holds(link: BrokerLink, stream: str, subject: str) -> bool:
-    """Return whether a stream has a message of this subject, waiting or given out.
-
-    Raises:
-        BrokerError: No answer. A stream that is not there holds nothing.
-    """
-    try:
-        await link.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
-    except JetStreamError as error:
-        if error.facts["number"] in (_NO_MESSAGE, _NO_STREAM):
-            return False
-        raise
-    return True
-
-
 async def purge(link: BrokerLink, subject: str) -> int:
     """Take back every command of a subject, or of a filter; return how many there were.
 
@@ -130,11 +115,7 @@ async def dead_command(link: BrokerLink, advisory: bytes) -> DeadCommand | None:
 
 async def bury(link: BrokerLink, sequence: int) -> None:
     """Delete a dead command; it would be kept for ever."""
-    try:
-        await link.api(f"STREAM.MSG.DELETE.{CMD}", {"seq": sequence, "no_erase": True})
-    except JetStreamError as error:
-        if error.facts["number"] not in (_NO_MESSAGE, _NO_STREAM, 10043):
-            raise
+    await taken_out(link, CMD, sequence)
 
 
 def _object(text: bytes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ out last may then be done with, as far as the consumer knows, though nobody ackn
 Rule 1: a consumer's floor only rises, and is never above what is under way: what is below it and still there, when the
 floor was read first, is stranded.
 Rule 2: a message that is stranded is taken out only once what it says was seen to.
+Rule 3: whether something is there is asked of a stream's leader: a replica may answer with what was.
 """
 
 from __future__ import annotations
