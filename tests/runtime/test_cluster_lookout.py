@@ -17,6 +17,7 @@ from planloom.transport.nats.stranded import Stranded
 
 WORK = Work("r", "s", 1, 1, "token", "main", "", "{}", 0.0, sent_at=1.0)
 CHECK_S = 0.04
+WITHIN_S = 10.0
 
 
 class Rows:
@@ -95,7 +96,7 @@ def test_no_row_is_taken_while_the_broker_is_away_and_a_look_at_all_that_fails_i
         assert len(set(rows.quiet_before[:3])) == 1  # ahead of time, each time, until it was done once
         assert rows.quiet_before[0] > clock.now()
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), WITHIN_S))
 
 
 def test_what_a_killed_broker_has_and_takes_for_done_with_is_taken_up_again() -> None:
@@ -115,7 +116,7 @@ def test_what_a_killed_broker_has_and_takes_for_done_with_is_taken_up_again() ->
         assert (stranded.sequence, stranded.subject) == (3, "pl.in.submit.r")
         assert link.messages == {"CMD": {}, "IN": {9: "pl.in.submit.later"}}
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), WITHIN_S))
 
 
 def test_what_is_with_a_worker_is_left_there() -> None:
@@ -133,4 +134,4 @@ def test_what_is_with_a_worker_is_left_there() -> None:
         assert found.empty()
         assert link.messages["CMD"]
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), WITHIN_S))
