@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planloom import masking
-from planloom.core.events import RunFinished
 from planloom.errors import JournalConflictError, RunBusyError
 from planloom.journal.chain import Chains, RunChain
 from planloom.journal.codec import encode
 from planloom.journal.followers import Followers, file_watch
+from planloom.journal.following import PAGE, followed
 from planloom.journal.ownership import OwnersFile, is_owned, owners_of
 from planloom.journal.reader import (
     ReadPool,
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
     from planloom.core.events import Fact
     from planloom.ports import OnDurable, Recorded, RunRow
-
-_PAGE = 500
-"""Events that a follower reads at once."""
 
 
 class SqliteJournal:
@@ -124,36 +121,23 @@ class SqliteJournal:
         checked = (await self._page(run_id, tails=Tails())).checked
         return RunChain(checked.seq, checked.chained, self._chains.is_keyed, checked.link)
 
-    async def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
-        """Yield durable events as they come, none left out, none twice; ends after `RunFinished`.
+    def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
+        """Yield durable events as they come, none left out, none twice; ends after `RunFinished`. See `followed`."""
+        return followed(self, self._followers, run_id, after)
 
-        Raises:
-            RunNotFoundError: No such run on record, and none of that name is being started here.
-            JournalFormatError: As `read`.
-            JournalError: The journal was closed meanwhile.
-        """
-        checked: CheckedUpTo | None = None
-        with self._followers.waiting(run_id) as waiter:
-            while not self._closed:
-                starting = run_id in self._writers  # asked before reading: it may begin and be given up meanwhile
-                page = await self._reads.read(
-                    partial(read_page, run_id=run_id, chains=self._chains, after=after, limit=_PAGE, checked=checked)
-                )
-                if page is None and not starting:
-                    raise not_found(run_id, self.path)
-                for recorded in page.events if page is not None else ():
-                    yield recorded
-                    after = recorded.seq
-                    if isinstance(recorded.event, RunFinished):
-                        return
-                if page is not None:
-                    checked = page.checked
-                    if page.events:
-                        continue
-                    if page.ended:
-                        return
-                await waiter.news()
-        raise closed_error(self.path)
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def is_starting(self, run_id: str) -> bool:
+        """Return whether this journal drives the run, or is about to."""
+        return run_id in self._writers
+
+    async def next_page(self, run_id: str, after: int, checked: CheckedUpTo | None) -> Page | None:
+        """Return the next events for who follows a run; None: there is no such run."""
+        return await self._reads.read(
+            partial(read_page, run_id=run_id, chains=self._chains, after=after, limit=PAGE, checked=checked)
+        )
 
     async def runs(
         self,

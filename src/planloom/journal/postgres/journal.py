@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import psycopg
 
 from planloom import masking
-from planloom.core.events import RunFinished
 from planloom.errors import JournalConflictError, JournalWriteError, RunBusyError
 from planloom.journal.chain import Chains, RunChain
 from planloom.journal.codec import encode
 from planloom.journal.followers import Followers
+from planloom.journal.following import PAGE, followed
 from planloom.journal.postgres.connect import PATIENCE_S, Pool, Server
 from planloom.journal.postgres.faults import journal_error
 from planloom.journal.postgres.rows import insert_blobs
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from planloom.journal.reader import Rows
     from planloom.ports import OnDurable, Recorded, RunRow
 
-_PAGE = 500
-"""Events that a follower reads at once."""
 READING_THREADS = 4
 _RUNS = (
     "SELECT runs.run_id, runs.plan, runs.plan_hash, runs.status, runs.started_at, last.at, last.seq FROM runs"
@@ -158,35 +156,23 @@ class PostgresJournal:
         checked = (await self._page(run_id)).checked
         return RunChain(checked.seq, checked.chained, self._chains.is_keyed, checked.link)
 
-    async def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
-        """Yield durable events as they come, none left out, none twice; ends after `RunFinished`.
+    def follow(self, run_id: str, *, after: int = 0) -> AsyncIterator[Recorded]:
+        """Yield durable events as they come, none left out, none twice; ends after `RunFinished`. See `followed`."""
+        return followed(self, self._followers, run_id, after)
 
-        Raises:
-            RunNotFoundError: No such run on record, and none of that name is being started here.
-            JournalFormatError: As `read`.
-            JournalError: The journal was closed meanwhile.
-        """
-        self._check_name(run_id)
-        checked: CheckedUpTo | None = None
-        with self._followers.waiting(run_id) as waiter:
-            while not self._closed:
-                starting = run_id in self._writers  # asked before reading: it may begin and be given up meanwhile
-                page = await self._read(read_page, run_id, self._chains, after=after, limit=_PAGE, checked=checked)
-                if page is None and not starting:
-                    raise not_found(run_id, self.place)
-                for recorded in page.events if page is not None else ():
-                    yield recorded
-                    after = recorded.seq
-                    if isinstance(recorded.event, RunFinished):
-                        return
-                if page is not None:
-                    checked = page.checked
-                    if page.events:
-                        continue
-                    if page.ended:
-                        return
-                await waiter.news()
-        raise closed_error(self.place)
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def is_starting(self, run_id: str) -> bool:
+        """Return whether this journal drives the run, or is about to."""
+        return run_id in self._writers
+
+    async def next_page(self, run_id: str, after: int, checked: CheckedUpTo | None) -> Page | None:
+        """Return the next events for who follows a run; None: there is no such run."""
+        if not is_name(run_id):
+            return None
+        return await self._read(read_page, run_id, self._chains, after=after, limit=PAGE, checked=checked)
 
     async def runs(
         self,
