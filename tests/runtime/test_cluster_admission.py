@@ -14,7 +14,7 @@ from planloom.runtime.cluster.bodies import PlanSubmission
 from planloom.runtime.cluster.capabilities import Capabilities
 
 
-@tool(effects="none")
+@tool(effects="none", register=False)
 def add(n: int) -> int:
     return n + 1
 

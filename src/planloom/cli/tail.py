@@ -51,7 +51,7 @@ def tail(
     servers: tuple[str, ...],
     creds: str | None,
 ) -> None:
-    """Print events as they happen, with --json as CloudEvents, one a line.
+    """Print events as they happen: of one run, or of a cluster.
 
     Of RUN: from its first event, or the one after SEQUENCE, to its end, none left out and none twice, from the journal.
     With --all: of every run of a cluster, as its agents tell them; what was missed is said.
