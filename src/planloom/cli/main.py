@@ -61,7 +61,7 @@ _COMMANDS = {
     "schema": ("planloom.cli.plan", "schema", "Print the JSON Schema of plans."),
     "mcp": ("planloom.cli.mcp", "mcp", "Offer plans as tools over MCP; show and approve tools of MCP servers."),
     "serve": ("planloom.cli.serve", "serve", "Serve runs over HTTP, and a page to look at them."),
-    "worker": ("planloom.cli.worker", "worker", "Make attempts for an engine or a cluster, with the tools that are here."),
+    "worker": ("planloom.cli.worker", "worker", "Make attempts for an engine or a cluster, with the tools here."),
     "cluster": ("planloom.cli.cluster", "cluster", "Set up a cluster's keys, and who may do what in it."),
     "agent": ("planloom.cli.agent", "agent", "Decide about the runs of a cluster, over PostgreSQL and NATS."),
     "submit": ("planloom.cli.submit", "submit", "Ask a cluster for a run of a plan."),

@@ -91,7 +91,7 @@ def worker(
     name: str | None,
     wait_s: float,
 ) -> None:
-    """Make attempts for an engine or a cluster, with the tools that are here.
+    """Make attempts for an engine or a cluster, with the tools here.
 
     Ends when its engine ends, or, after SIGTERM, when what it began has ended.
     """
