@@ -24,7 +24,7 @@ from planloom.transport.nats.permissions import DISCONNECTS
 from planloom.transport.nats.puller import Delivery, Puller
 from planloom.transport.nats.server_conf import ServerConf, version_of
 from planloom.transport.nats.streams import CMD, StreamTerms, backlog, ensure_streams, ensure_workers
-from tests.cluster.secured import SecuredNats, add_consumer, connected, secured, stored
+from tests.cluster.secured import Connection, SecuredNats, add_consumer, connected, secured, stored
 from tests.cluster.servers import comes, nats_program
 
 if TYPE_CHECKING:
@@ -175,6 +175,12 @@ def test_over_tls_only_whoever_trusts_the_servers_certificate_speaks_to_it(tmp_p
         server.kill()
 
 
+async def nobody_asks(agent: Connection) -> bool:
+    """Return whether the server knows of nobody who waits for a message of the module."""
+    told = await agent.asked(f"$JS.API.CONSUMER.INFO.CMD.{MAIL}")
+    return told is not None and told["num_waiting"] == 0
+
+
 @pytest.mark.parametrize("how", ["it went", "its inbox went"])
 def test_nothing_is_given_to_one_who_asked_and_went(how: str, tmp_path: Path) -> None:
     """A lost message would come again only when its lease ends: 30 s."""
@@ -198,7 +204,8 @@ def test_nothing_is_given_to_one_who_asked_and_went(how: str, tmp_path: Path) ->
                     left = await agent.client.subscribe(DISCONNECTS)
                     await agent.settled()
                     await gone.client.close()
-                    await left.next_msg(5)  # the server has noticed
+                    await left.next_msg(5)  # the server has noticed; JetStream does a moment later
+                    await comes(lambda: nobody_asks(agent))
                 else:
                     await hears.unsubscribe()
                     await gone.settled()

@@ -148,7 +148,10 @@ class Puller:
         self._wake.set()
 
     async def withdraw(self) -> None:
-        """Ask for nothing more; what was on its way when this was called has been taken when it returns."""
+        """Ask for nothing more; what was on its way when this was called has been taken when it returns.
+
+        But for what the server gives out in the very moment in which it hears of that: it comes again after its lease.
+        """
         if self._asking is not None:
             self._asking.cancel()
             with suppress(asyncio.CancelledError):
