@@ -17,7 +17,7 @@ import click
 
 from planloom import blocking
 from planloom.cli.exits import Exit
-from planloom.cli.options import Invocation, shared
+from planloom.cli.options import Invocation, broker_options, shared
 from planloom.cli.project import Workplace
 from planloom.cli.signals import answering
 from planloom.errors import ConfigError
@@ -36,8 +36,7 @@ AGAIN_S = 0.5
 
 
 @click.command()
-@click.option("--nats", "servers", multiple=True, metavar="URL", help="The broker; default: that of planloom.toml.")
-@click.option("--creds", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Who we are at the broker.")
+@broker_options
 @click.option("--metrics-port", type=click.IntRange(0, 65_535), help="Port for /metrics and /healthz; 0 for any.")
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address for them.")
 @shared(tools=True)

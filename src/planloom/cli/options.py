@@ -112,3 +112,45 @@ def shared(*, journal: bool = True, tools: bool = False) -> Callable[[Callable[.
         return _journal_option(decorated) if journal else decorated
 
     return decorate
+
+
+def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command what a run begins with: `pairs`, `files` and `document` (see `inputs.py`), `run_id`, `limits`."""
+    for option in reversed(
+        [
+            click.option(
+                "--input",
+                "pairs",
+                multiple=True,
+                metavar="NAME=VALUE",
+                help="An input: text, or JSON where text does not fit.",
+            ),
+            click.option(
+                "--input-file", "files", multiple=True, metavar="NAME=PATH", help="An input: the text of a file."
+            ),
+            click.option(
+                "--inputs",
+                "document",
+                metavar="FILE",
+                type=click.Path(path_type=Path),
+                help="Inputs as a JSON object.",
+            ),
+            click.option("--run-id", metavar="ID", help="Name of the run; default: a new one that sorts by time."),
+            click.option(
+                "--limit", "limits", multiple=True, metavar="NAME=VALUE", help="A limit, e.g. max_tool_calls=20."
+            ),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def broker_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command of a cluster `servers` and `creds`: where its broker is, and as whom to go there."""
+    creds = click.option(
+        "--creds", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Who we are at the broker."
+    )
+    servers = click.option(
+        "--nats", "servers", multiple=True, metavar="URL", help="The broker; default: that of planloom.toml."
+    )
+    return servers(creds(function))

@@ -20,7 +20,7 @@ import click
 from planloom import blocking
 from planloom.cli.exits import Exit, exit_of_run
 from planloom.cli.inputs import read_inputs, read_limits
-from planloom.cli.options import Invocation, shared
+from planloom.cli.options import Invocation, run_options, shared
 from planloom.cli.plan import PLAN_PATH
 from planloom.cli.plan_file import STDIN, PlanFile
 from planloom.cli.project import Workplace
@@ -48,13 +48,7 @@ _quiet = click.option("-q", "--quiet", is_flag=True, help="No progress; only the
 @click.command()
 @shared(tools=True)
 @click.argument("plan", metavar="PLAN", type=PLAN_PATH)
-@click.option(
-    "--input", "pairs", multiple=True, metavar="NAME=VALUE", help="An input: text, or JSON where text does not fit."
-)
-@click.option("--input-file", "files", multiple=True, metavar="NAME=PATH", help="An input: the text of a file.")
-@click.option("--inputs", "document", metavar="FILE", type=click.Path(path_type=Path), help="Inputs as a JSON object.")
-@click.option("--run-id", metavar="ID", help="Name of the run; default: a new one that sorts by time.")
-@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="A limit, e.g. max_tool_calls=20.")
+@run_options
 @click.option("--max-concurrent", type=click.IntRange(min=1), help="Steps under way at the same time.")
 @click.option("--no-parallel", is_flag=True, help="One step at a time.")
 @_quiet

@@ -16,7 +16,7 @@ import click
 from planloom import blocking
 from planloom.cli.agent import broker_of, cluster_of, database_of
 from planloom.cli.mcp_serving import listening_on
-from planloom.cli.options import Invocation, shared
+from planloom.cli.options import Invocation, broker_options, shared
 from planloom.cli.project import Workplace
 from planloom.cli.signals import answering
 from planloom.errors import ConfigError
@@ -62,8 +62,7 @@ LOGGERS = ("planloom", "uvicorn", "asyncio")
     help="Have a cluster see to the runs, or this process. Default: a cluster where planloom.toml has [cluster] and the"
     " journal is a database.",
 )
-@click.option("--nats", "servers", multiple=True, metavar="URL", help="The broker; default: that of planloom.toml.")
-@click.option("--creds", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Who we are at the broker.")
+@broker_options
 def serve(
     call: Invocation,
     host: str | None,

@@ -12,7 +12,7 @@ import click
 from planloom.cli.agent import broker_of, cluster_of, database_of
 from planloom.cli.exits import exit_of_run
 from planloom.cli.inputs import read_inputs, read_limits
-from planloom.cli.options import Invocation, shared
+from planloom.cli.options import Invocation, broker_options, run_options, shared
 from planloom.cli.plan import PLAN_PATH
 from planloom.cli.plan_file import STDIN, PlanFile
 from planloom.cli.project import Workplace
@@ -26,16 +26,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("plan", metavar="PLAN", type=PLAN_PATH)
-@click.option(
-    "--input", "pairs", multiple=True, metavar="NAME=VALUE", help="An input: text, or JSON where text does not fit."
-)
-@click.option("--input-file", "files", multiple=True, metavar="NAME=PATH", help="An input: the text of a file.")
-@click.option("--inputs", "document", metavar="FILE", type=click.Path(path_type=Path), help="Inputs as a JSON object.")
-@click.option("--run-id", metavar="ID", help="Name of the run; default: a new one that sorts by time.")
-@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="A limit, e.g. max_tool_calls=20.")
+@run_options
 @click.option("--module", default="", metavar="NAME", help="Whose run it is, for the record.")
-@click.option("--nats", "servers", multiple=True, metavar="URL", help="The broker; default: that of planloom.toml.")
-@click.option("--creds", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Who we are at the broker.")
+@broker_options
 @click.option("--wait", is_flag=True, help="Wait for the run's end, and print its result. Needs the journal.")
 @shared()
 def submit(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from planloom.cli.exits import Exit
-from planloom.cli.options import Invocation, shared
+from planloom.cli.options import Invocation, broker_options, shared
 from planloom.cli.project import Workplace
 from planloom.observe.looks import printable, shortened
 from planloom.transport.event import Event
@@ -39,8 +39,7 @@ _COLUMNS = 100
 @click.option("--all", "everything", is_flag=True, help="Of all runs of the cluster, from now on.")
 @click.option("--type", "kinds", multiple=True, metavar="GLOB", help='Only these types, e.g. "*.failed".')
 @click.option("--after", type=click.IntRange(0), default=0, metavar="SEQUENCE", help="Of a run: only later events.")
-@click.option("--nats", "servers", multiple=True, metavar="URL", help="The broker; default: that of planloom.toml.")
-@click.option("--creds", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Who we are at the broker.")
+@broker_options
 @shared()
 def tail(
     call: Invocation,

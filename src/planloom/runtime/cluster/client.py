@@ -190,19 +190,19 @@ class ClusterClient:
 
     async def cancel(self, run_id: str, *, by: str = "caller", reason: str = "") -> None:
         """Ask a run to stop."""
-        await self._say(run_id, "cancel", CancelRequested(by, self._clock.now(), reason))
+        await self.say(run_id, "cancel", CancelRequested(by, self._clock.now(), reason))
 
     async def pause(self, run_id: str, *, by: str = "caller") -> None:
         """Have nothing new start in a run; what is under way ends."""
-        await self._say(run_id, "pause", PauseRequested(by, self._clock.now()))
+        await self.say(run_id, "pause", PauseRequested(by, self._clock.now()))
 
     async def resume(self, run_id: str) -> None:
         """Have a paused run go on, once what was under way has ended."""
-        await self._say(run_id, "resume", RunResumed(0, self._clock.now()))
+        await self.say(run_id, "resume", RunResumed(0, self._clock.now()))
 
     async def say(self, run_id: str, name: str, fact: Fact) -> None:
         """Say to a run what a person answers: see `runtime.people`."""
-        await self._say(run_id, name, fact)
+        await self._store(subjects.signal(run_id, name), bodies.signal_body(run_id, fact, JsonWire()), "")
 
     async def started(self, run_id: str) -> None:
         """Wait until a submission has become a run.
@@ -272,10 +272,6 @@ class ClusterClient:
         if self._journal is None or self._shared is None:
             raise RunNotFoundError("this client has no record to look at", remedy="give it the journal's address")
         return self._journal, self._shared
-
-    async def _say(self, run_id: str, name: str, fact: Fact) -> None:
-        body = bodies.signal_body(run_id, fact, JsonWire())
-        await self._store(subjects.signal(run_id, name), body, "")
 
     async def _store(self, subject: str, body: bytes, msg_id: str) -> None:
         """Have the broker keep a message, however often it has to be asked."""
