@@ -10,7 +10,7 @@ import pytest
 
 from planloom.errors import ConfigError
 from planloom.transport.nats import subjects
-from planloom.transport.nats.commands import Sent, bury, dead_command, purge_run, send
+from planloom.transport.nats.commands import Sent, bury, dead_command, purge, send
 from planloom.transport.nats.puller import Delivery, Puller
 from planloom.transport.nats.stranded import number_of
 from planloom.transport.nats.streams import (
@@ -120,7 +120,7 @@ def test_commands_of_a_run_are_found_and_taken_back_and_others_are_not(nats: Nat
                 await number_of(link, CMD, at("r")) is not None,
                 await number_of(link, CMD, at("none")) is not None,
             ]
-            gone = await purge_run(link, "r")
+            gone = await purge(link, "pl.cmd.*.*.r.>")
             after = [
                 await number_of(link, CMD, one) is not None for one in (at("r"), at("r", 2, "region=eu"), at("other"))
             ]

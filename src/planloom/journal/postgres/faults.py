@@ -10,7 +10,6 @@ from psycopg import Error
 
 from planloom.errors import JournalDamagedError, JournalError, JournalFormatError, JournalWriteError
 
-UNIQUE = "23505"
 _ACKNOWLEDGED = "what was acknowledged is kept"
 _GOING = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03"})
 """The server is going down, starting up, or has cut a connection that was idle for too long."""
@@ -33,11 +32,6 @@ def is_away(error: Error) -> bool:
 def may_try_again(error: Error) -> bool:
     """Return whether the same transaction may go through at once."""
     return error.sqlstate in _IN_THE_WAY
-
-
-def is_conflict(error: Error) -> bool:
-    """Return whether a row was there already that must be there once."""
-    return error.sqlstate == UNIQUE
 
 
 def journal_error(error: Error, place: str) -> JournalError:

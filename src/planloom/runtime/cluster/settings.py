@@ -16,7 +16,6 @@ from planloom.errors import ConfigError, field_problems
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FILE_SECTION = "cluster"
 MAIN = "main"
 """The one module of a cluster whose settings name none: it may do everything."""
 KINDS = ("model", "agent", "task", "code", "replan")

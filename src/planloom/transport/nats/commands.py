@@ -13,7 +13,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from planloom.errors import JetStreamError
-from planloom.transport.nats import subjects
 from planloom.transport.nats.stranded import taken_out
 from planloom.transport.nats.streams import CMD
 
@@ -75,10 +74,6 @@ async def purge(link: BrokerLink, subject: str) -> int:
     """
     answer = await link.api(f"STREAM.PURGE.{CMD}", {"filter": subject})
     return int(answer.get("purged", 0))
-
-
-async def purge_run(link: BrokerLink, run_id: str) -> int:
-    return await purge(link, subjects.commands_of_run(run_id))
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,11 +81,6 @@ def commands_of(capability: str, place: str = "") -> str:
     return f"{ROOT}.cmd.{token(capability)}.{place_token(place)}.>"
 
 
-def commands_of_run(run_id: str) -> str:
-    """Return the filter of everything that is asked for of one run."""
-    return f"{ROOT}.cmd.*.*.{token(run_id)}.>"
-
-
 def outcome(capability: str, run_id: str, step: str, attempt: int, epoch: int) -> str:
     """Return where what an attempt came to is told."""
     return f"{ROOT}.in.{token(capability)}.{_attempt(run_id, step, attempt, epoch)}"
