@@ -13,7 +13,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
-import planloom
 from planloom.core.events import PauseRequested, RunResumed, RunStarted
 from planloom.core.machine import RunMachine
 from planloom.core.report import run_result
@@ -23,7 +22,6 @@ from planloom.executors.wrap.guarded import check_spared
 from planloom.journal.open import open_journal
 from planloom.observe.heard import HeardWriter
 from planloom.observe.logs import RunLog
-from planloom.plan.inputs import check_inputs
 from planloom.plan.model import Plan
 from planloom.runtime.agents import roster_of
 from planloom.runtime.batch import run_batch
@@ -31,10 +29,10 @@ from planloom.runtime.checks import Checks, PlanSource
 from planloom.runtime.clock import LoopClock
 from planloom.runtime.declared import declare_secrets, without_secrets
 from planloom.runtime.driver import Driver
-from planloom.runtime.forks import TakenOver, around, behind_no_failure
 from planloom.runtime.guesses import Guesses
 from planloom.runtime.inflight import InFlight, another_decision, needed_of, unreadable
 from planloom.runtime.labelled import Labelled
+from planloom.runtime.openings import Openings
 from planloom.runtime.posted import look_for_posted, take_posted
 from planloom.runtime.reach import Reach
 from planloom.runtime.replay import replayed
@@ -155,6 +153,7 @@ class Engine:
         self._observers: tuple[Observer, ...] = tuple(one for one in told if one is not None)
         self._drivers: dict[str, Driver] = {}
         self._guesses = Guesses()
+        self._openings = Openings(self._checks, self._guesses, self._clock, allow=self._allow)
         self._poll: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -169,6 +168,11 @@ class Engine:
     @property
     def tools(self) -> ToolRegistry:
         return self._registry
+
+    @property
+    def openings(self) -> Openings:
+        """Return what says how its runs begin, for whoever has them done elsewhere."""
+        return self._openings
 
     async def __aenter__(self) -> Engine:
         return self
@@ -253,7 +257,7 @@ class Engine:
             MissingKeyError: There is no key for one of its models; nothing has happened.
             JournalConflictError: A run of that name exists.
         """
-        started = self.prepared(
+        started = self.openings.of(
             plan,
             inputs,
             limits=limits,
@@ -265,43 +269,6 @@ class Engine:
             run_ahead=run_ahead,
         )
         return await self._begin(new_run_id() if run_id is None else checked_run_id(run_id), started)
-
-    def prepared(
-        self,
-        plan: PlanSource,
-        inputs: Mapping[str, Any] | None = None,
-        *,
-        limits: ResourceLimits | None = None,
-        parallel: bool = True,
-        track_cost: bool = True,
-        allow: Iterable[str] | None = None,
-        module: str = "",
-        request: str = "",
-        run_ahead: bool = True,
-    ) -> RunStarted:
-        """Return what a run of this plan would begin with, checked whole; nothing happens. Raises as `start`."""
-        allow = self._checks.narrowed(allow)
-        checked = self._checks.of(plan, allow)
-        limits = limits if limits is not None else checked.plan.limits
-        return RunStarted(
-            checked.plan,
-            check_inputs(checked.plan, inputs),
-            self._clock.now(),
-            limits,
-            checked.tools,
-            allow,
-            parallel,
-            track_cost,
-            planloom.__version__,
-            models=self._checks.model_facts(checked, limits, track_cost=track_cost),
-            guesses=self._guesses.of(checked.plan) if run_ahead else {},
-            agents=checked.agents,
-            module=module,
-            flow=checked.flow,
-            binds=True,
-            request=request,
-            run_ahead=run_ahead,
-        )
 
     async def run(self, plan: PlanSource, inputs: Mapping[str, Any] | None = None, **options: Any) -> RunResult:
         """Start a run (see `start`), wait for it, let go of it, and return its result."""
@@ -528,12 +495,8 @@ class Engine:
             RunStateError: The run has not ended (resume it) or needs no retry.
         """
         machine = replayed(run_id, await self._journal.read(run_id))
-        started = self.prepared_retry(machine, request=request)
+        started = self.openings.retry(machine, request=request)
         return await self._begin(new_run_id() if new_id is None else checked_run_id(new_id), started)
-
-    def prepared_retry(self, machine: RunMachine, *, request: str = "", run_ahead: bool = True) -> RunStarted:
-        """Return how a run would begin that `retry_failed` starts, from the earlier one's record; nothing happens."""
-        return self._again(machine, behind_no_failure(machine), request=request, run_ahead=run_ahead)
 
     async def fork(
         self,
@@ -561,51 +524,8 @@ class Engine:
             ValidationError: The output does not fit what the step declares.
         """
         machine = replayed(run_id, await self._journal.read(run_id))
-        started = self.prepared_fork(machine, step, output, repeat_effects=repeat_effects, request=request)
+        started = self.openings.fork(machine, step, output, repeat_effects=repeat_effects, request=request)
         return await self._begin(new_run_id() if new_id is None else checked_run_id(new_id), started)
-
-    def prepared_fork(
-        self,
-        machine: RunMachine,
-        step: str,
-        output: Any,
-        *,
-        repeat_effects: bool = False,
-        request: str = "",
-        run_ahead: bool = True,
-    ) -> RunStarted:
-        """Return how a run would begin that `fork` starts, from the earlier one's record; nothing happens."""
-        taken = around(machine, step, output, repeat_effects=repeat_effects)
-        return self._again(machine, taken, request=request, run_ahead=run_ahead)
-
-    def _again(self, machine: RunMachine, taken: TakenOver, *, request: str, run_ahead: bool) -> RunStarted:
-        """Return how a new run of another one's plan and inputs begins."""
-        old = machine.state.started
-        assert old is not None
-        allow = self._allow if old.allow is None else self._checks.narrowed(old.allow)
-        checked = self._checks.of(old.plan, allow)
-        return RunStarted(
-            checked.plan,
-            old.inputs,
-            self._clock.now(),
-            old.limits,
-            checked.tools,
-            allow,
-            old.parallel,
-            old.track_cost,
-            planloom.__version__,
-            machine.run_id,
-            taken.outputs,
-            self._checks.model_facts(checked, old.limits, track_cost=old.track_cost),
-            agents=checked.agents,
-            module=old.module,
-            flow=checked.flow,
-            reused_labels=taken.labels,
-            binds=True,
-            request=request,
-            edited=taken.edited,
-            run_ahead=run_ahead,
-        )
 
     async def result_of(self, run_id: str) -> RunResult:
         """Return how a run stands, from the record alone."""

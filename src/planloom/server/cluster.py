@@ -123,7 +123,7 @@ class RunsOfCluster:
     ) -> str:
         self.check_open()
         run_id = run_id or new_run_id()
-        started = self._engine.prepared(
+        started = self._engine.openings.of(
             plan,
             inputs,
             limits=limits,
@@ -153,7 +153,7 @@ class RunsOfCluster:
         self.check_open()
         new_id = new_id or new_run_id()
         earlier = replayed(run_id, await self._journal.read(run_id))
-        self._check(new_id, self._engine.prepared_fork(earlier, step, output, repeat_effects=repeat_effects))
+        self._check(new_id, self._engine.openings.fork(earlier, step, output, repeat_effects=repeat_effects))
         submitting = self._client.fork(
             run_id, step, output, new_id=new_id, repeat_effects=repeat_effects, request=request
         )
@@ -163,7 +163,7 @@ class RunsOfCluster:
         self.check_open()
         new_id = new_id or new_run_id()
         earlier = replayed(run_id, await self._journal.read(run_id))
-        self._check(new_id, self._engine.prepared_retry(earlier))
+        self._check(new_id, self._engine.openings.retry(earlier))
         return await self._begun(self._client.retry_failed(run_id, new_id=new_id, request=request))
 
     async def resume(self, run_id: str) -> None:

@@ -87,7 +87,7 @@ def _prepared(submission: PlanSubmission, plan: PlanSource, engine: Engine) -> R
     except (pydantic.ValidationError, TypeError) as error:
         told = "; ".join(field_problems(error)) if isinstance(error, pydantic.ValidationError) else str(error)
         raise FieldError(f"limits: {told}") from error
-    return engine.prepared(
+    return engine.openings.of(
         plan,
         submission.inputs,
         limits=limits,
@@ -104,8 +104,8 @@ def _prepared_again(submission: PlanSubmission, engine: Engine, machine: RunMach
     asked = submission.earlier
     assert asked is not None
     if asked.step is None:
-        return engine.prepared_retry(machine, request=submission.request, run_ahead=False)
-    return engine.prepared_fork(
+        return engine.openings.retry(machine, request=submission.request, run_ahead=False)
+    return engine.openings.fork(
         machine,
         asked.step,
         asked.output,
